@@ -1,0 +1,44 @@
+"""qdrl: evolve neural policies and illuminate behaviour spaces on real physics.
+
+Every public name is listed here and imported when it is first used, so that
+`import qdrl` costs milliseconds and never loads torch, MuJoCo or MPI by itself.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Archive": "qdrl.archives.archive",
+    "Candidates": "qdrl.evaluation",
+    "CentroidalVoronoi": "qdrl.archives.cvt",
+    "Evaluation": "qdrl.evaluation",
+    "Experiment": "qdrl.config",
+    "Gaussian": "qdrl.genomes",
+    "Grid": "qdrl.archives.grid",
+    "IsoLine": "qdrl.genomes",
+    "MapElites": "qdrl.algorithms.map_elites",
+    "StoredArchive": "qdrl.archives.hdf5",
+    "Streams": "qdrl.streams",
+    "UserError": "qdrl.errors",
+    "evolve": "qdrl.engine",
+    "make_task": "qdrl.tasks",
+    "open_archive": "qdrl.archives.hdf5",
+    "plot_heatmap": "qdrl.report.heatmap",
+    "replay": "qdrl.replay",
+    "task_names": "qdrl.tasks",
+}
+
+__all__ = sorted([*_PUBLIC, "__version__"])  # noqa: PLE0604 - names are strings
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'qdrl' has no attribute {name!r}; public names: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,40 @@
+"""Entry point of the `qdrl` command and of `python -m qdrl`."""
+
+import sys
+
+from qdrl.errors import UserError
+from qdrl.ranks import abort, launched_rank, limit_threads
+
+
+def main() -> None:
+    """Run the command line; every failure ends all ranks.
+
+    A user's mistake is one line and exit code 2. Under MPI any other exception aborts the whole job with the
+    traceback of the rank that raised it.
+    """
+    limit_threads()  # before anything imports numpy or torch
+    from qdrl.cli import qdrl
+
+    try:
+        qdrl(prog_name="qdrl")
+    except UserError as error:
+        if not launched_rank():
+            sys.stderr.write(f"qdrl: {error}\n")
+        _end_other_ranks(2)
+        raise SystemExit(2) from None
+    except Exception as error:
+        rank = launched_rank()
+        if rank is None:
+            raise
+        abort(error, rank)
+
+
+def _end_other_ranks(code: int) -> None:
+    """Abort if MPI is already running: the mistake may be visible to this rank only, and others would wait."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
+        mpi.COMM_WORLD.Abort(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A regular grid of cells over the descriptor space (Mouret and Clune 2015)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.errors import UserError
+
+
+BORDER_TOLERANCE = 1e-6
+
+
+class Grid:
+    """Axis-aligned boxes of equal size.
+
+    A descriptor outside the bounds falls into the nearest edge cell; a descriptor on a border between two cells
+    belongs to the upper one, where "on" forgives `BORDER_TOLERANCE` (pyribs' default, so that both agree on which
+    cell 0.1 + 0.2 is in). Cells are numbered row-major: the last axis runs fastest.
+
+    Args:
+        lower: lower bound of each axis, in the axis's unit.
+        upper: upper bound of each axis.
+        shape: cells along each axis.
+
+    Raises:
+        UserError: bounds are not finite and increasing, or the shape does not fit them.
+    """
+
+    kind = "grid"
+
+    def __init__(self, lower: Sequence[float], upper: Sequence[float], shape: Sequence[int]) -> None:
+        check_bounds(lower, upper)
+        if len(shape) != len(lower) or min(shape) < 1:
+            raise UserError(f"a grid over {len(lower)} axes needs {len(lower)} positive cell counts, got {list(shape)}")
+        self.lower, self.upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
+        self.shape = tuple(int(n) for n in shape)
+        self.cells = int(np.prod(self.shape))
+
+    @property
+    def centroids(self) -> np.ndarray:
+        """`(cells, d)` float64 centres of the cells."""
+        axes = [
+            low + (np.arange(n) + 0.5) * (high - low) / n
+            for low, high, n in zip(self.lower, self.upper, self.shape, strict=True)
+        ]
+        return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+
+    def cell_of(self, descriptor: Tensor) -> Tensor:
+        """Cells of finite descriptors, `(rows, d)` float64 -> `(rows,)` int64."""
+        device = descriptor.device
+        lower, upper = (torch.as_tensor(bound, device=device) for bound in (self.lower, self.upper))
+        shape = torch.tensor(self.shape, device=device)
+        inside = descriptor.clamp(lower, upper)
+        place = ((shape * (inside - lower) + BORDER_TOLERANCE) / (upper - lower)).long()
+        place = torch.minimum(place, shape - 1)
+        strides = torch.tensor([int(np.prod(self.shape[k + 1 :])) for k in range(len(self.shape))], device=device)
+        return (place * strides).sum(dim=1)
+
+
+def check_bounds(lower: Sequence[float], upper: Sequence[float]) -> None:
+    """Refuse bounds that do not span a box.
+
+    Raises:
+        UserError: lengths differ, a bound is not finite, or a lower bound is not below its upper one.
+    """
+    if len(lower) != len(upper) or len(lower) == 0:
+        raise UserError(f"bounds need the same number of axes, got lower {list(lower)} and upper {list(upper)}")
+    for axis, (low, high) in enumerate(zip(lower, upper, strict=True)):
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise UserError(f"axis {axis}: lower bound {low} must be finite and below upper bound {high}")

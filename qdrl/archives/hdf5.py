@@ -1,0 +1,451 @@
+"""The archive file: the only module that knows the format, specified in `archives/README.md`.
+
+A file is written whole to a temporary name, flushed to the disk and renamed, so that a kill at any instant leaves
+the previous file as it was. Reading checks before it trusts: `open_archive` refuses the first problem found,
+`validate` lists them all. Nothing is ever unpickled, and nothing here needs torch.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from qdrl.archives.statistics import Statistics, statistics
+from qdrl.axes import Axis
+from qdrl.errors import UserError
+
+FORMAT = "qdrl-archive"
+CHECKPOINT_FORMAT = "qdrl-checkpoint"
+FORMAT_VERSION = "1.0"
+
+# Per-elite columns: stored dtype and, for a column that a writer may leave out, the value that means "unknown".
+_COLUMNS: dict[str, tuple[str, float | None]] = {
+    "cell": ("i4", None),
+    "fitness": ("f8", None),
+    "descriptor": ("f8", None),
+    "evaluation_seed": ("i8", None),
+    "generation": ("i4", None),
+    "emitter": ("i4", 0),
+    "parent_cell": ("i4", -1),
+    "n_evaluations": ("i4", 1),
+    "fitness_std": ("f8", np.nan),
+    "descriptor_std": ("f8", np.nan),
+}
+_META_JSON = ("config", "command", "packages", "task", "policy")
+# What says when, where and how fast a file was made, not what it holds.
+_NOT_CONTENT = ("meta", "history/seconds")
+
+
+@dataclass(frozen=True)
+class StoredArchive:
+    """An archive as it lies in a file: small columns in memory, genomes read a row at a time.
+
+    Attributes:
+        axes: the descriptor's axes.
+        kind: "grid" or "cvt".
+        shape: cells along each axis of a grid; `(cells,)` for cvt.
+        centroids: `(cells, d)` float64.
+        fitness_name: what fitness measures, with its unit.
+        qd_offset: subtracted from each elite's fitness in the QD score.
+        emitters: names that `elites["emitter"]` counts into.
+        elites: `(n, ...)` columns by name, ordered by cell, genomes apart.
+        history: `(generations,)` metrics by name.
+        attributes: created_utc, qdrl_version, git_commit, seed, license.
+        meta: config, command, packages, task, policy as parsed JSON; `mjcf` as text where a model was used.
+        normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
+            `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.
+        genomes: `(n, parameters)` float32 when held in memory.
+        path: the file, when read from one.
+    """
+
+    axes: tuple[Axis, ...]
+    kind: str
+    shape: tuple[int, ...]
+    centroids: np.ndarray
+    fitness_name: str
+    qd_offset: float
+    emitters: tuple[str, ...]
+    elites: dict[str, np.ndarray]
+    history: dict[str, np.ndarray] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    normalizer: dict[str, np.ndarray] | None = None
+    genomes: np.ndarray | None = None
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.elites["cell"])
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are, occupied or not."""
+        return len(self.centroids)
+
+    def statistics(self) -> Statistics:
+        """Coverage, QD score and the rest, from the stored fitness."""
+        return statistics(self.elites["fitness"], self.cells, self.qd_offset)
+
+    def row_of(self, cell: int) -> int:
+        """The row of the elite in a cell.
+
+        Raises:
+            UserError: no such cell, or it is empty; the nearest occupied cell is named.
+        """
+        if not 0 <= cell < self.cells:
+            raise UserError(f"cell {cell} does not exist; cells run from 0 to {self.cells - 1}")
+        row = int(np.searchsorted(self.elites["cell"], cell))
+        if row < len(self) and self.elites["cell"][row] == cell:
+            return row
+        if len(self) == 0:
+            raise UserError("the archive is empty")
+        near = int(self.elites["cell"][self.nearest(self.centroids[cell], 1)[0]])
+        raise UserError(f"cell {cell} is empty; the nearest occupied one is {near}")
+
+    def nearest(self, descriptor: np.ndarray, count: int) -> np.ndarray:
+        """Rows of the elites whose descriptors lie nearest, `(count,)`, distances in units of the bounds."""
+        span = np.array([axis.upper - axis.lower for axis in self.axes])
+        distance = np.linalg.norm((self.elites["descriptor"] - descriptor) / span, axis=1)
+        return np.argsort(distance, kind="stable")[:count]
+
+    def genome(self, row: int) -> np.ndarray:
+        """One elite's genome, `(parameters,)` float32."""
+        if self.genomes is not None:
+            return self.genomes[row]
+        with _open(self._file_path) as file:
+            return file["elites/genome"][row]
+
+    def all_genomes(self) -> np.ndarray:
+        """All genomes, `(n, parameters)` float32."""
+        if self.genomes is not None:
+            return self.genomes
+        with _open(self._file_path) as file:
+            return file["elites/genome"][:]
+
+    @property
+    def _file_path(self) -> Path:
+        if self.path is None:
+            raise ValueError("this archive has neither genomes in memory nor a file")
+        return self.path
+
+
+def open_archive(path: str | Path) -> StoredArchive:
+    """Read an archive, or the archive inside a checkpoint.
+
+    Raises:
+        UserError: there is no such file, or it is not a whole archive of a known version; the first problem is
+            named (`validate` lists all).
+    """
+    path = Path(path)
+    with _open(path) as file:
+        if problems := _problems(file):
+            raise UserError(f"{path}: {problems[0]}")
+        return _read(file, path)
+
+
+def validate(path: str | Path) -> list[str]:
+    """Everything wrong with a file, with the place of each; empty for a good one. Reads every genome."""
+    try:
+        with _open(Path(path)) as file:
+            problems = _problems(file)
+            if not problems and (rows := _rows_not_finite(file["elites/genome"])):
+                problems.append(f"/elites/genome: not finite in rows {rows[:5]}")
+            return problems
+    except UserError as error:
+        return [str(error).removeprefix(f"{path}: ")]
+
+
+def write_archive(path: str | Path, archive: StoredArchive) -> None:
+    """Write an archive file, atomically; its genomes must be in memory."""
+    _write_atomically(Path(path), lambda file: _write(file, archive, FORMAT))
+
+
+def write_checkpoint(path: str | Path, archive: StoredArchive, state: Mapping[str, Any]) -> None:
+    """Write an archive with what resuming needs besides, atomically.
+
+    Args:
+        path: the checkpoint file.
+        archive: the archive as it stands, genomes in memory.
+        state: nested mapping of arrays, numbers and strings, kept under /state.
+    """
+
+    def write(file: h5py.File) -> None:
+        _write(file, archive, CHECKPOINT_FORMAT)
+        _write_tree(file.create_group("state"), state)
+
+    _write_atomically(Path(path), write)
+
+
+def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
+    """The archive, its history and the state that `write_checkpoint` kept.
+
+    Raises:
+        UserError: the file is missing, damaged or not a checkpoint.
+    """
+    archive = open_archive(path)
+    with _open(Path(path)) as file:
+        if "state" not in file:
+            raise UserError(f"{path}: holds no /state; it is an archive, not a checkpoint")
+        return archive, _read_tree(file["state"])
+
+
+def content_digest(path: str | Path) -> str:
+    """sha256 over what a file holds: elites, cells, history and normaliser, but not when, where or how fast.
+
+    Two runs of one experiment and seed have the same digest whatever the number of ranks.
+    """
+    digest = sha256()
+
+    def visit(name: str, item: Any) -> None:
+        if any(name == skipped or name.startswith(f"{skipped}/") for skipped in _NOT_CONTENT):
+            return
+        digest.update(f"{name}\n".encode())
+        for key in sorted(item.attrs):
+            digest.update(f"{key}={np.asarray(item.attrs[key]).tolist()!r}\n".encode())
+        if isinstance(item, h5py.Dataset):
+            data = np.ascontiguousarray(item[()])
+            digest.update(f"{data.dtype.str}{data.shape}\n".encode())
+            digest.update(data.tobytes())
+
+    with _open(Path(path)) as file:
+        file.visititems(visit)
+    return digest.hexdigest()
+
+
+# Writing
+
+
+def _write_atomically(path: Path, write: Callable[[h5py.File], None]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            write(file)
+            file.flush()
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(file: h5py.File, archive: StoredArchive, kind_of_file: str) -> None:
+    file.attrs.update({"format": kind_of_file, "format_version": FORMAT_VERSION, **archive.attributes})
+    meta = file.create_group("meta")
+    for name in _META_JSON:
+        meta[name] = json.dumps(archive.meta.get(name))
+    if archive.meta.get("mjcf"):
+        meta["mjcf"] = archive.meta["mjcf"]
+        meta["mjcf"].attrs["sha256"] = sha256(archive.meta["mjcf"].encode()).hexdigest()
+    group = file.create_group("archive")
+    group.attrs.update(
+        {
+            "kind": archive.kind,
+            "cells": archive.cells,
+            "shape": np.array(archive.shape, np.int64),
+            "descriptor_names": [axis.name for axis in archive.axes],
+            "descriptor_units": [axis.unit for axis in archive.axes],
+            "lower": np.array([axis.lower for axis in archive.axes], np.float64),
+            "upper": np.array([axis.upper for axis in archive.axes], np.float64),
+            "fitness_name": archive.fitness_name,
+            "qd_offset": archive.qd_offset,
+            "emitters": list(archive.emitters),
+        }
+    )
+    group["centroids"] = archive.centroids
+    _write_elites(file.create_group("elites"), archive)
+    if archive.normalizer is not None:
+        normalizer = file.create_group("normalizer")
+        for name, value in archive.normalizer.items():
+            normalizer[name.replace(".", "/")] = value
+    history = file.create_group("history")
+    for name, values in archive.history.items():
+        history[name] = values
+
+
+def _write_elites(group: h5py.Group, archive: StoredArchive) -> None:
+    count, dimensions = len(archive), len(archive.axes)
+    for name, (dtype, unknown) in _COLUMNS.items():
+        shape = (count, dimensions) if name.startswith("descriptor") else (count,)
+        values = archive.elites.get(name)
+        group.create_dataset(name, data=np.full(shape, unknown) if values is None else values, dtype=dtype)
+    genomes = archive.all_genomes()
+    # A row a chunk: one elite of a large archive is read in 0.04 ms instead of 6.6 ms.
+    chunks = (1, genomes.shape[1]) if count else None
+    group.create_dataset("genome", data=genomes, dtype="f4", chunks=chunks)
+
+
+def _write_tree(group: h5py.Group, tree: Mapping[str, Any]) -> None:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            _write_tree(group.create_group(name), value)
+        else:
+            group[name] = value
+
+
+# Reading
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        # Files are replaced, never changed in place, so no lock is needed; network file systems often lack them.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        reason = str(error).rpartition("(")[2].rstrip(")") or str(error)
+        raise UserError(f"{path}: not a readable HDF5 file: {reason}") from error
+
+
+def _read(file: h5py.File, path: Path) -> StoredArchive:
+    attributes = {
+        name: _plain(value) for name, value in file.attrs.items() if name not in ("format", "format_version")
+    }
+    meta: dict[str, Any] = {name: json.loads(file["meta"][name].asstr()[()]) for name in _META_JSON}
+    if "mjcf" in file["meta"]:
+        meta["mjcf"] = file["meta/mjcf"].asstr()[()]
+    group = file["archive"].attrs
+    axes = tuple(
+        Axis(str(name), str(unit), float(low), float(high))
+        for name, unit, low, high in zip(
+            group["descriptor_names"], group["descriptor_units"], group["lower"], group["upper"], strict=True
+        )
+    )
+    return StoredArchive(
+        axes=axes,
+        kind=str(group["kind"]),
+        shape=tuple(int(n) for n in group["shape"]),
+        centroids=file["archive/centroids"][:],
+        fitness_name=str(group["fitness_name"]),
+        qd_offset=float(group["qd_offset"]),
+        emitters=tuple(str(name) for name in group["emitters"]),
+        elites={name: file["elites"][name][:] for name in _COLUMNS},
+        history={name: values[:] for name, values in file["history"].items()},
+        attributes=attributes,
+        meta=meta,
+        normalizer=_read_normalizer(file["normalizer"]) if "normalizer" in file else None,
+        path=path,
+    )
+
+
+def _read_normalizer(group: h5py.Group) -> dict[str, np.ndarray]:
+    state = {name: group[name][()] for name in ("mean", "var", "count")}
+    return state | {f"at.{name}": group["at"][name][()] for name in ("generation", "mean", "var")}
+
+
+def _read_tree(group: h5py.Group) -> dict[str, Any]:
+    return {
+        name: _read_tree(item) if isinstance(item, h5py.Group) else _plain(item[()])
+        for name, item in group.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# Checking
+
+
+def _problems(file: h5py.File) -> list[str]:
+    """What is wrong, in reading order; later checks run only where the earlier ones leave something to read."""
+    kind_of_file = file.attrs.get("format")
+    if kind_of_file not in (FORMAT, CHECKPOINT_FORMAT):
+        return [f"/: attribute format is {kind_of_file!r}, not '{FORMAT}'; this is not a qdrl archive"]
+    version = str(file.attrs.get("format_version"))
+    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        return [f"/: format_version is {version}; this qdrl reads {FORMAT_VERSION}"]
+    expected = ["archive/centroids", "history", *(f"meta/{name}" for name in _META_JSON)]
+    expected += [f"elites/{name}" for name in (*_COLUMNS, "genome")]
+    try:
+        if missing := [f"/{name}: missing" for name in expected if name not in file]:
+            return missing
+        return _problems_of_cells(file) or _problems_of_elites(file) + _problems_of_the_rest(file)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        return [f"damaged: {error}"]
+
+
+def _problems_of_cells(file: h5py.File) -> list[str]:
+    attributes = file["archive"].attrs
+    names = ("kind", "cells", "shape", "lower", "upper", "descriptor_names", "descriptor_units")
+    missing = [name for name in (*names, "fitness_name", "qd_offset", "emitters") if name not in attributes]
+    if missing:
+        return [f"/archive: attribute {name} missing" for name in missing]
+    centroids, dimensions = file["archive/centroids"], len(attributes["descriptor_names"])
+    problems = []
+    if attributes["kind"] not in ("grid", "cvt"):
+        problems.append(f"/archive: kind is {attributes['kind']!r}, neither 'grid' nor 'cvt'")
+    if any(len(attributes[name]) != dimensions for name in ("lower", "upper", "descriptor_units")):
+        problems.append(f"/archive: lower, upper and descriptor_units must have {dimensions} entries")
+    if centroids.shape != (attributes["cells"], dimensions):
+        problems.append(
+            f"/archive/centroids: shape {centroids.shape}, expected {(int(attributes['cells']), dimensions)}"
+        )
+    if int(np.prod(attributes["shape"])) != attributes["cells"]:
+        problems.append(f"/archive: shape {list(attributes['shape'])} does not give {attributes['cells']} cells")
+    return problems
+
+
+def _problems_of_elites(file: h5py.File) -> list[str]:
+    elites, attributes = file["elites"], file["archive"].attrs
+    count, dimensions = len(elites["cell"]), len(attributes["descriptor_names"])
+    problems = []
+    for name in (*_COLUMNS, "genome"):
+        shape = elites[name].shape
+        width = dimensions if name.startswith("descriptor") else shape[1] if name == "genome" else None
+        expected = (count,) if width is None else (count, width)
+        if shape != expected:
+            problems.append(f"/elites/{name}: shape {shape}, expected {expected}")
+    if problems:
+        return problems
+    cell = elites["cell"][:]
+    if count and (cell[0] < 0 or cell[-1] >= attributes["cells"] or (np.diff(cell) <= 0).any()):
+        problems.append(f"/elites/cell: must be ascending, each once, within 0..{attributes['cells'] - 1}")
+    problems += [
+        f"/elites/{name}: not finite in rows {rows[:5]}"
+        for name in ("fitness", "descriptor")
+        if (rows := _rows_not_finite(elites[name]))
+    ]
+    emitter = elites["emitter"][:]
+    if count and not (0 <= emitter.min() and emitter.max() < len(attributes["emitters"])):
+        problems.append(f"/elites/emitter: must lie within 0..{len(attributes['emitters']) - 1}")
+    return problems
+
+
+def _problems_of_the_rest(file: h5py.File) -> list[str]:
+    problems = []
+    for name in _META_JSON:
+        try:
+            json.loads(file["meta"][name].asstr()[()])
+        except ValueError as error:
+            problems.append(f"/meta/{name}: not JSON: {error}")
+    if "mjcf" in file["meta"]:
+        text = file["meta/mjcf"].asstr()[()]
+        if sha256(text.encode()).hexdigest() != file["meta/mjcf"].attrs.get("sha256"):
+            problems.append("/meta/mjcf: does not match its sha256")
+    lengths = {name: len(values) for name, values in file["history"].items()}
+    if len(set(lengths.values())) > 1:
+        problems.append(f"/history: metrics have different lengths: {lengths}")
+    return problems
+
+
+def _rows_not_finite(dataset: h5py.Dataset) -> list[int]:
+    rows: list[int] = []
+    for start in range(0, len(dataset), 256):
+        part = dataset[start : start + 256].reshape(min(256, len(dataset) - start), -1)
+        rows += (start + np.flatnonzero(~np.isfinite(part).all(axis=1))).tolist()
+    return rows

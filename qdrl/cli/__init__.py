@@ -1,0 +1,62 @@
+"""The command line: one file a verb, imported when it is called, so that `qdrl --help` is quick."""
+
+from importlib import import_module
+
+import click
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported only when used.
+
+    Args:
+        verbs: command name -> (module, one-line help shown in the index).
+    """
+
+    def __init__(self, *args: object, verbs: dict[str, tuple[str, str]], **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+        self._verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in self._verbs:
+            return None
+        return import_module(self._verbs[cmd_name][0]).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._verbs.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self._verbs and not args[0].startswith("-"):
+            from qdrl.naming import suggest
+
+            ctx.fail(f"no verb '{args[0]}'{suggest(args[0], self._verbs)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    verbs={
+        "evolve": ("qdrl.cli.evolve", "Start a run from an experiment file, alone or under mpirun."),
+        "resume": ("qdrl.cli.resume", "Go on with a run that was stopped or killed."),
+        "tasks": ("qdrl.cli.tasks", "List the tasks, or describe one."),
+        "algorithms": ("qdrl.cli.algorithms", "List the algorithms, or describe one's settings."),
+        "archive": ("qdrl.cli.archive", "Look into an archive file: info, plot, show, find, validate."),
+        "render": ("qdrl.cli.render", "Film an elite as .mp4 or .gif."),
+        "doctor": ("qdrl.cli.doctor", "Say what this machine offers: MPI, threads, HDF5, MuJoCo, devices, GL."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="qdrl", message="qdrl %(version)s")
+def qdrl() -> None:
+    """Evolve neural policies and illuminate behaviour spaces on real physics.
+
+    \b
+    Example:
+      mpirun -n 2 qdrl evolve experiments/quickstart/config.toml
+      qdrl archive plot runs/quickstart/<run>/archive.h5
+    """

@@ -1,0 +1,9 @@
+"""What the user can mend, told apart from what we must mend."""
+
+
+class UserError(ValueError):
+    """A mistake in what came from outside: a config, a file, an argument.
+
+    The message is one line that names what came, what was expected and how to mend it. The command line
+    prints it and exits with code 2; every other exception is a defect and keeps its traceback.
+    """

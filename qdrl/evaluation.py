@@ -1,0 +1,137 @@
+"""What travels round the loop: candidates out of `ask`, an evaluation into `tell`.
+
+Both are batches of rows. Row r of generation g is the same genome, judged by the same random numbers, whichever
+process computes it; a process holds its own rows until `ranks.share` gives everyone the small columns of all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Genomes that wait for an evaluation.
+
+    Attributes:
+        generation: the generation they belong to.
+        rows: which rows of the generation these are.
+        genomes: `(rows, parameters)` float32.
+        seeds: `(rows,)` int64, the seed of each evaluation's own random stream.
+        emitter: `(rows,)` int64, index into the algorithm's `emitters`.
+        parent_cell: `(rows,)` int64, cell of the first parent, -1 for none.
+    """
+
+    generation: int
+    rows: range
+    genomes: Tensor
+    seeds: Tensor
+    emitter: Tensor
+    parent_cell: Tensor
+
+
+@dataclass(frozen=True)
+class ObservationMoments:
+    """Count, mean and sum of squared deviations of each row's observations, for the running normaliser.
+
+    Attributes:
+        count: `(rows,)` int64 observations seen in the row's episode.
+        mean: `(rows, observation)` float64.
+        deviation: `(rows, observation)` float64, sum of squared deviations from the row's mean.
+    """
+
+    count: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the episodes of a batch of rows gave.
+
+    Attributes:
+        generation: the generation evaluated.
+        rows: which rows these are: a rank's own before `ranks.share`, all of them after.
+        fitness: `(rows,)` float64, to be maximised; NaN where failed.
+        descriptor: `(rows, d)` float64; NaN where failed.
+        failed: `(rows,)` bool: the physics or a user's function broke; such a row never enters an archive.
+        steps: `(rows,)` int64 environment steps.
+        seeds: `(rows,)` int64 evaluation seeds.
+        emitter: `(rows,)` int64.
+        parent_cell: `(rows,)` int64, -1 for none.
+        take_genomes: gives the genomes of the asked rows, ascending `(k,)` int64 -> `(k, parameters)` float32.
+            After `ranks.share` a call is collective: every rank calls it with the same rows.
+        observations: moments of the observations, when the policy normalises them.
+    """
+
+    generation: int
+    rows: range
+    fitness: Tensor
+    descriptor: Tensor
+    failed: Tensor
+    steps: Tensor
+    seeds: Tensor
+    emitter: Tensor
+    parent_cell: Tensor
+    take_genomes: Callable[[Tensor], Tensor]
+    observations: ObservationMoments | None = None
+
+    def columns(self) -> dict[str, Tensor]:
+        """The small per-row tensors by name, everything but the genomes."""
+        columns = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        if self.observations is not None:
+            columns |= {f"observations.{name}": value for name, value in vars(self.observations).items()}
+        return columns
+
+    def with_columns(
+        self, rows: range, columns: Mapping[str, Tensor], take_genomes: Callable[[Tensor], Tensor]
+    ) -> "Evaluation":
+        """The same evaluation over other rows: the counterpart of `columns`."""
+        prefix = "observations."
+        moments = {name.removeprefix(prefix): v for name, v in columns.items() if name.startswith(prefix)}
+        plain = {name: value for name, value in columns.items() if not name.startswith(prefix)}
+        observations = ObservationMoments(**moments) if moments else None
+        return replace(self, rows=rows, take_genomes=take_genomes, observations=observations, **plain)
+
+
+def evaluated(
+    candidates: Candidates,
+    *,
+    fitness: Tensor,
+    descriptor: Tensor,
+    steps: Tensor,
+    failed: Tensor | None = None,
+    observations: ObservationMoments | None = None,
+) -> Evaluation:
+    """Put a task's results beside the candidates they belong to.
+
+    Rows whose fitness or descriptor is not finite count as failed, besides those that `failed` names; a failed
+    row's fitness and descriptor become NaN.
+
+    Args:
+        candidates: what was evaluated.
+        fitness: `(rows,)`.
+        descriptor: `(rows, d)`.
+        steps: `(rows,)` environment steps.
+        failed: `(rows,)` bool, rows known to have failed.
+        observations: moments of the observations of each row.
+    """
+    broken = ~(torch.isfinite(fitness) & torch.isfinite(descriptor).all(dim=1))
+    if failed is not None:
+        broken |= failed
+    first, genomes = candidates.rows.start, candidates.genomes
+    return Evaluation(
+        generation=candidates.generation,
+        rows=candidates.rows,
+        fitness=fitness.double().masked_fill(broken, torch.nan),
+        descriptor=descriptor.double().masked_fill(broken[:, None], torch.nan),
+        failed=broken,
+        steps=steps,
+        seeds=candidates.seeds,
+        emitter=candidates.emitter,
+        parent_cell=candidates.parent_cell,
+        take_genomes=lambda rows: genomes[rows - first],
+        observations=observations,
+    )
