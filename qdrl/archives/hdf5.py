@@ -1,13 +1,15 @@
-"""The archive file: the only module that knows the format, specified in `archives/README.md`.
+"""The archive file, read and written; only this module and `layout.py`, its checks, know the format.
 
-A file is written whole to a temporary name, flushed to the disk and renamed, so that a kill at any instant leaves
-the previous file as it was. Reading checks before it trusts: `open_archive` refuses the first problem found,
-`validate` lists them all. Nothing is ever unpickled, and nothing here needs torch.
+`archives/README.md` is the specification. A file is written whole to a temporary name, checked, flushed to disk
+and renamed, so that a kill at any instant leaves the previous file as it was. Reading checks before it trusts:
+`open_archive` refuses the first problem found, `validate` lists them all. Nothing is ever unpickled, and nothing
+here needs torch.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,28 +18,21 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qdrl.archives.layout import (
+    CHECKPOINT_FORMAT,
+    COLUMNS,
+    FORMAT,
+    FORMAT_VERSION,
+    META_JSON,
+    NORMALIZER,
+    find_problems,
+)
 from qdrl.archives.statistics import Statistics, statistics
 from qdrl.axes import Axis
 from qdrl.errors import UserError
 
-FORMAT = "qdrl-archive"
-CHECKPOINT_FORMAT = "qdrl-checkpoint"
-FORMAT_VERSION = "1.0"
-
-# Per-elite columns: stored dtype and, for a column that a writer may leave out, the value that means "unknown".
-_COLUMNS: dict[str, tuple[str, float | None]] = {
-    "cell": ("i4", None),
-    "fitness": ("f8", None),
-    "descriptor": ("f8", None),
-    "evaluation_seed": ("i8", None),
-    "generation": ("i4", None),
-    "emitter": ("i4", 0),
-    "parent_cell": ("i4", -1),
-    "n_evaluations": ("i4", 1),
-    "fitness_std": ("f8", np.nan),
-    "descriptor_std": ("f8", np.nan),
-}
-_META_JSON = ("config", "command", "packages", "task", "policy")
+# What h5py and numpy raise on bytes that were changed since they were written.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
 # What says when, where and how fast a file was made, not what it holds.
 _NOT_CONTENT = ("meta", "history/seconds")
 
@@ -113,37 +108,47 @@ class StoredArchive:
         distance = np.linalg.norm((self.elites["descriptor"] - descriptor) / span, axis=1)
         return np.argsort(distance, kind="stable")[:count]
 
+    @property
+    def parameters(self) -> int:
+        """Length of a genome."""
+        with self._stored_genomes() as genomes:
+            return int(genomes.shape[1])
+
     def genome(self, row: int) -> np.ndarray:
         """One elite's genome, `(parameters,)` float32."""
-        if self.genomes is not None:
-            return self.genomes[row]
-        with _open(self._file_path) as file:
-            return file["elites/genome"][row]
+        with self._stored_genomes() as genomes:
+            return genomes[row]
 
     def all_genomes(self) -> np.ndarray:
         """All genomes, `(n, parameters)` float32."""
-        if self.genomes is not None:
-            return self.genomes
-        with _open(self._file_path) as file:
-            return file["elites/genome"][:]
+        with self._stored_genomes() as genomes:
+            return genomes[:]
 
-    @property
-    def _file_path(self) -> Path:
+    @contextmanager
+    def _stored_genomes(self) -> Iterator[Any]:
+        if self.genomes is not None:
+            yield self.genomes
+            return
         if self.path is None:
             raise ValueError("this archive has neither genomes in memory nor a file")
-        return self.path
+        with _open(self.path) as file:
+            # A run that goes on replaces the file. An elite gives way only to a strictly better one.
+            elites = file["elites"]
+            if not all(np.array_equal(elites[name][:], self.elites[name]) for name in ("cell", "fitness")):
+                raise UserError(f"{self.path}: the elites have changed since it was read; open it again")
+            yield elites["genome"]
 
 
 def open_archive(path: str | Path) -> StoredArchive:
     """Read an archive, or the archive inside a checkpoint.
 
     Raises:
-        UserError: there is no such file, or it is not a whole archive of a known version; the first problem is
-            named (`validate` lists all).
+        UserError: there is no such file, or it is not a whole archive of a known version; the first problem
+            is named (`validate` lists all).
     """
     path = Path(path)
     with _open(path) as file:
-        if problems := _problems(file):
+        if problems := find_problems(file):
             raise UserError(f"{path}: {problems[0]}")
         return _read(file, path)
 
@@ -152,16 +157,23 @@ def validate(path: str | Path) -> list[str]:
     """Everything wrong with a file, with the place of each; empty for a good one. Reads every genome."""
     try:
         with _open(Path(path)) as file:
-            problems = _problems(file)
-            if not problems and (rows := _rows_not_finite(file["elites/genome"])):
-                problems.append(f"/elites/genome: not finite in rows {rows[:5]}")
-            return problems
+            return find_problems(file, thorough=True)
     except UserError as error:
         return [str(error).removeprefix(f"{path}: ")]
 
 
+def file_format(path: str | Path) -> str:
+    """Format and version as a file states them, for example "qdrl-archive 1.0"."""
+    with _open(Path(path)) as file:
+        return f"{file.attrs.get('format')} {file.attrs.get('format_version')}"
+
+
 def write_archive(path: str | Path, archive: StoredArchive) -> None:
-    """Write an archive file, atomically; its genomes must be in memory."""
+    """Write an archive file, atomically.
+
+    Raises:
+        ValueError: columns and genomes do not fit together; what stood at the path is left as it was.
+    """
     _write_atomically(Path(path), lambda file: _write(file, archive, FORMAT))
 
 
@@ -170,11 +182,11 @@ def write_checkpoint(path: str | Path, archive: StoredArchive, state: Mapping[st
 
     Args:
         path: the checkpoint file.
-        archive: the archive as it stands, genomes in memory.
+        archive: the archive as it stands.
         state: nested mapping of arrays, numbers and strings, kept under /state.
     """
 
-    def write(file: h5py.File) -> None:
+    def write(file: Any) -> None:
         _write(file, archive, CHECKPOINT_FORMAT)
         _write_tree(file.create_group("state"), state)
 
@@ -208,9 +220,9 @@ def content_digest(path: str | Path) -> str:
         for key in sorted(item.attrs):
             digest.update(f"{key}={np.asarray(item.attrs[key]).tolist()!r}\n".encode())
         if isinstance(item, h5py.Dataset):
-            data = np.ascontiguousarray(item[()])
+            data = np.asarray(item[()])
             digest.update(f"{data.dtype.str}{data.shape}\n".encode())
-            digest.update(data.tobytes())
+            digest.update(repr(data.tolist()).encode() if data.dtype.hasobject else data.tobytes())
 
     with _open(Path(path)) as file:
         file.visititems(visit)
@@ -220,11 +232,13 @@ def content_digest(path: str | Path) -> str:
 # Writing
 
 
-def _write_atomically(path: Path, write: Callable[[h5py.File], None]) -> None:
+def _write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with h5py.File(temporary, "w") as file:
             write(file)
+            if problems := find_problems(file):
+                raise ValueError(f"{path} is not written: {problems[0]}")
             file.flush()
         _sync(temporary)
         temporary.replace(path)
@@ -241,10 +255,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(file: h5py.File, archive: StoredArchive, kind_of_file: str) -> None:
+def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
     file.attrs.update({"format": kind_of_file, "format_version": FORMAT_VERSION, **archive.attributes})
     meta = file.create_group("meta")
-    for name in _META_JSON:
+    for name in META_JSON:
         meta[name] = json.dumps(archive.meta.get(name))
     if archive.meta.get("mjcf"):
         meta["mjcf"] = archive.meta["mjcf"]
@@ -270,14 +284,14 @@ def _write(file: h5py.File, archive: StoredArchive, kind_of_file: str) -> None:
         normalizer = file.create_group("normalizer")
         for name, value in archive.normalizer.items():
             normalizer[name.replace(".", "/")] = value
-    history = file.create_group("history")
+    history = file.create_group("history", track_order=True)  # read back in the order written
     for name, values in archive.history.items():
         history[name] = values
 
 
 def _write_elites(group: h5py.Group, archive: StoredArchive) -> None:
     count, dimensions = len(archive), len(archive.axes)
-    for name, (dtype, unknown) in _COLUMNS.items():
+    for name, (dtype, unknown) in COLUMNS.items():
         shape = (count, dimensions) if name.startswith("descriptor") else (count,)
         values = archive.elites.get(name)
         group.create_dataset(name, data=np.full(shape, unknown) if values is None else values, dtype=dtype)
@@ -298,22 +312,27 @@ def _write_tree(group: h5py.Group, tree: Mapping[str, Any]) -> None:
 # Reading
 
 
-def _open(path: Path) -> h5py.File:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """An HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        # Files are replaced, never changed in place, so no lock is needed; network file systems often lack them.
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        reason = str(error).rpartition("(")[2].rstrip(")") or str(error)
-        raise UserError(f"{path}: not a readable HDF5 file: {reason}") from error
+        # Files are replaced, never changed in place, so no lock is needed; network disks often lack it.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole HDF5 file: {reason}") from error
 
 
-def _read(file: h5py.File, path: Path) -> StoredArchive:
+def _read(file: Any, path: Path) -> StoredArchive:
     attributes = {
         name: _plain(value) for name, value in file.attrs.items() if name not in ("format", "format_version")
     }
-    meta: dict[str, Any] = {name: json.loads(file["meta"][name].asstr()[()]) for name in _META_JSON}
+    meta: dict[str, Any] = {name: json.loads(file["meta"][name].asstr()[()]) for name in META_JSON}
     if "mjcf" in file["meta"]:
         meta["mjcf"] = file["meta/mjcf"].asstr()[()]
     group = file["archive"].attrs
@@ -331,7 +350,7 @@ def _read(file: h5py.File, path: Path) -> StoredArchive:
         fitness_name=str(group["fitness_name"]),
         qd_offset=float(group["qd_offset"]),
         emitters=tuple(str(name) for name in group["emitters"]),
-        elites={name: file["elites"][name][:] for name in _COLUMNS},
+        elites={name: file["elites"][name][:] for name in COLUMNS},
         history={name: values[:] for name, values in file["history"].items()},
         attributes=attributes,
         meta=meta,
@@ -340,12 +359,11 @@ def _read(file: h5py.File, path: Path) -> StoredArchive:
     )
 
 
-def _read_normalizer(group: h5py.Group) -> dict[str, np.ndarray]:
-    state = {name: group[name][()] for name in ("mean", "var", "count")}
-    return state | {f"at.{name}": group["at"][name][()] for name in ("generation", "mean", "var")}
+def _read_normalizer(group: Any) -> dict[str, np.ndarray]:
+    return {name.replace("/", "."): group[name][()] for name in NORMALIZER}
 
 
-def _read_tree(group: h5py.Group) -> dict[str, Any]:
+def _read_tree(group: Any) -> dict[str, Any]:
     return {
         name: _read_tree(item) if isinstance(item, h5py.Group) else _plain(item[()])
         for name, item in group.items()
@@ -356,96 +374,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if isinstance(value, np.generic) else value
-
-
-# Checking
-
-
-def _problems(file: h5py.File) -> list[str]:
-    """What is wrong, in reading order; later checks run only where the earlier ones leave something to read."""
-    kind_of_file = file.attrs.get("format")
-    if kind_of_file not in (FORMAT, CHECKPOINT_FORMAT):
-        return [f"/: attribute format is {kind_of_file!r}, not '{FORMAT}'; this is not a qdrl archive"]
-    version = str(file.attrs.get("format_version"))
-    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
-        return [f"/: format_version is {version}; this qdrl reads {FORMAT_VERSION}"]
-    expected = ["archive/centroids", "history", *(f"meta/{name}" for name in _META_JSON)]
-    expected += [f"elites/{name}" for name in (*_COLUMNS, "genome")]
-    try:
-        if missing := [f"/{name}: missing" for name in expected if name not in file]:
-            return missing
-        return _problems_of_cells(file) or _problems_of_elites(file) + _problems_of_the_rest(file)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        return [f"damaged: {error}"]
-
-
-def _problems_of_cells(file: h5py.File) -> list[str]:
-    attributes = file["archive"].attrs
-    names = ("kind", "cells", "shape", "lower", "upper", "descriptor_names", "descriptor_units")
-    missing = [name for name in (*names, "fitness_name", "qd_offset", "emitters") if name not in attributes]
-    if missing:
-        return [f"/archive: attribute {name} missing" for name in missing]
-    centroids, dimensions = file["archive/centroids"], len(attributes["descriptor_names"])
-    problems = []
-    if attributes["kind"] not in ("grid", "cvt"):
-        problems.append(f"/archive: kind is {attributes['kind']!r}, neither 'grid' nor 'cvt'")
-    if any(len(attributes[name]) != dimensions for name in ("lower", "upper", "descriptor_units")):
-        problems.append(f"/archive: lower, upper and descriptor_units must have {dimensions} entries")
-    if centroids.shape != (attributes["cells"], dimensions):
-        problems.append(
-            f"/archive/centroids: shape {centroids.shape}, expected {(int(attributes['cells']), dimensions)}"
-        )
-    if int(np.prod(attributes["shape"])) != attributes["cells"]:
-        problems.append(f"/archive: shape {list(attributes['shape'])} does not give {attributes['cells']} cells")
-    return problems
-
-
-def _problems_of_elites(file: h5py.File) -> list[str]:
-    elites, attributes = file["elites"], file["archive"].attrs
-    count, dimensions = len(elites["cell"]), len(attributes["descriptor_names"])
-    problems = []
-    for name in (*_COLUMNS, "genome"):
-        shape = elites[name].shape
-        width = dimensions if name.startswith("descriptor") else shape[1] if name == "genome" else None
-        expected = (count,) if width is None else (count, width)
-        if shape != expected:
-            problems.append(f"/elites/{name}: shape {shape}, expected {expected}")
-    if problems:
-        return problems
-    cell = elites["cell"][:]
-    if count and (cell[0] < 0 or cell[-1] >= attributes["cells"] or (np.diff(cell) <= 0).any()):
-        problems.append(f"/elites/cell: must be ascending, each once, within 0..{attributes['cells'] - 1}")
-    problems += [
-        f"/elites/{name}: not finite in rows {rows[:5]}"
-        for name in ("fitness", "descriptor")
-        if (rows := _rows_not_finite(elites[name]))
-    ]
-    emitter = elites["emitter"][:]
-    if count and not (0 <= emitter.min() and emitter.max() < len(attributes["emitters"])):
-        problems.append(f"/elites/emitter: must lie within 0..{len(attributes['emitters']) - 1}")
-    return problems
-
-
-def _problems_of_the_rest(file: h5py.File) -> list[str]:
-    problems = []
-    for name in _META_JSON:
-        try:
-            json.loads(file["meta"][name].asstr()[()])
-        except ValueError as error:
-            problems.append(f"/meta/{name}: not JSON: {error}")
-    if "mjcf" in file["meta"]:
-        text = file["meta/mjcf"].asstr()[()]
-        if sha256(text.encode()).hexdigest() != file["meta/mjcf"].attrs.get("sha256"):
-            problems.append("/meta/mjcf: does not match its sha256")
-    lengths = {name: len(values) for name, values in file["history"].items()}
-    if len(set(lengths.values())) > 1:
-        problems.append(f"/history: metrics have different lengths: {lengths}")
-    return problems
-
-
-def _rows_not_finite(dataset: h5py.Dataset) -> list[int]:
-    rows: list[int] = []
-    for start in range(0, len(dataset), 256):
-        part = dataset[start : start + 256].reshape(min(256, len(dataset) - start), -1)
-        rows += (start + np.flatnonzero(~np.isfinite(part).all(axis=1))).tolist()
-    return rows

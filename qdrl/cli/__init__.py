@@ -47,7 +47,10 @@ class LazyGroup(click.Group):
         "algorithms": ("qdrl.cli.algorithms", "List the algorithms, or describe one's settings."),
         "archive": ("qdrl.cli.archive", "Look into an archive file: info, plot, show, find, validate."),
         "render": ("qdrl.cli.render", "Film an elite as .mp4 or .gif."),
-        "doctor": ("qdrl.cli.doctor", "Say what this machine offers: MPI, threads, HDF5, MuJoCo, devices, GL."),
+        "doctor": (
+            "qdrl.cli.doctor",
+            "Say what this machine offers: MPI, threads, HDF5, MuJoCo, devices, GL.",
+        ),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )

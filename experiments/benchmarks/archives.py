@@ -1,0 +1,125 @@
+"""Our archive beside pyribs' GridArchive, on one thread: `python experiments/benchmarks/archives.py`.
+
+Two sizes, each the same archive and the same batches for both:
+
+- `grid_256x20000`: 256 rows of 20,000 parameters (a generation of small networks) into 32 x 32 cells;
+- `grid_100000x10`: 100,000 rows of 10 parameters (a batch of a toy task) into 100 x 100 cells.
+
+Genomes are float32, fitness and descriptors float64, in both. `times_pyribs_*` is pyribs' seconds over ours, so
+above 1 we are faster. pyribs keeps its statistics while it adds; ours are asked for after each add, and timed.
+
+- `add`: the first batch into a new archive. Both pay for memory that was never touched.
+- `add_steady`: the next batch into an archive that is full; most rows beat their elites.
+- `sample`: 256 elites with their genomes, from a full archive.
+"""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from measure import alternate, compare
+from ribs.archives import GridArchive
+
+from qdrl.archives.archive import Archive
+from qdrl.archives.grid import Grid
+
+
+@dataclass(frozen=True)
+class Case:
+    """A benchmark's sizes; `side` x `side` cells over the unit square."""
+
+    name: str
+    rows: int
+    parameters: int
+    side: int
+
+    def ours(self) -> Archive:
+        return Archive(Grid([0, 0], [1, 1], [self.side, self.side]), self.parameters)
+
+    def peer(self) -> GridArchive:
+        return GridArchive(
+            solution_dim=self.parameters,
+            dims=[self.side, self.side],
+            ranges=[(0, 1), (0, 1)],
+            seed=0,
+            solution_dtype=np.float32,
+            objective_dtype=np.float64,
+            measures_dtype=np.float64,
+        )
+
+    def batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Genomes, fitness and descriptors; fitness rises with the number, so that later batches have a chance."""
+        generator = np.random.default_rng(number)
+        genomes = generator.standard_normal((self.rows, self.parameters), np.float32)
+        return genomes, generator.random(self.rows) + number / 2, generator.random((self.rows, 2))
+
+
+CASES = [Case("grid_256x20000", 256, 20_000, 32), Case("grid_100000x10", 100_000, 10, 100)]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for case in CASES:
+        compare(case.name, "pyribs", "add", *add_to_new(case))
+        ours, peer = full_archives(case)
+        compare(case.name, "pyribs", "add_steady", *add_to_full(case, ours, peer))
+        compare(case.name, "pyribs", "sample", *sample(ours, peer))
+
+
+def add_to_new(case: Case) -> tuple[float, float]:
+    batch = case.batch(0)
+    return alternate(lambda _: our_add(case.ours(), batch), lambda _: peer_add(case.peer(), batch))
+
+
+def add_to_full(case: Case, ours: Archive, peer: GridArchive) -> tuple[float, float]:
+    return alternate(
+        lambda repeat: our_add(ours, case.batch(repeat + 1)), lambda repeat: peer_add(peer, case.batch(repeat + 1))
+    )
+
+
+def sample(ours: Archive, peer: GridArchive) -> tuple[float, float]:
+    generator = np.random.default_rng(0)
+    return alternate(
+        lambda _: lambda: ours.genomes_of(ours.sample(generator, 256)),
+        lambda _: lambda: peer.sample_elites(256),
+        repeats=101,
+    )
+
+
+def full_archives(case: Case) -> tuple[Archive, GridArchive]:
+    """Both archives with an elite in every cell."""
+    ours, peer = case.ours(), case.peer()
+    centres = np.concatenate([ours.geometry.centroids] * -(-case.rows // ours.geometry.cells))
+    for start in range(0, len(centres), case.rows):
+        genomes, fitness, _ = case.batch(0)
+        descriptor = centres[start : start + case.rows]
+        batch = genomes[: len(descriptor)], fitness[: len(descriptor)], descriptor
+        our_add(ours, batch)()
+        peer_add(peer, batch)()
+    if not len(ours) == len(peer) == ours.geometry.cells:
+        raise AssertionError(f"archives hold {len(ours)} and {len(peer)} of {ours.geometry.cells} elites")
+    return ours, peer
+
+
+def our_add(archive: Archive, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Callable[[], object]:
+    genomes, fitness, descriptor = (torch.from_numpy(part) for part in batch)
+
+    def work() -> None:
+        archive.add(genomes, fitness, descriptor)
+        archive.statistics()
+
+    return work
+
+
+def peer_add(archive: GridArchive, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Callable[[], object]:
+    return lambda: archive.add(*batch)
+
+
+if __name__ == "__main__":
+    main()

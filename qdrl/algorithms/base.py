@@ -1,0 +1,71 @@
+"""What the engine, a notebook or a user's script asks of an algorithm."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel
+
+from qdrl.archives.archive import Archive
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.streams import Streams
+from qdrl.tasks.base import Task
+
+
+class Algorithm(Protocol):
+    """Proposes genomes and learns from their evaluation.
+
+    Attributes:
+        Settings: pydantic model of the `[algorithm]` table, its `name` included.
+        emitters: names of what proposes; a candidate's `emitter` counts into them.
+        batch_size: rows a generation.
+        generation: the one that `ask` proposes next.
+        archive: the elites so far.
+    """
+
+    Settings: ClassVar[type[BaseModel]]
+    emitters: tuple[str, ...]
+    batch_size: int
+    generation: int
+    archive: Archive
+
+    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: Any) -> None: ...
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        """Candidates for these rows of the next generation; all rows when left out."""
+        ...
+
+    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+        """Learn from all rows of the generation asked for; returns counts worth recording. May be collective."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs besides the archive: a nested dict of arrays, numbers and strings."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        ...
+
+
+def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:
+    """Guard the order of `ask` and `tell`.
+
+    Raises:
+        RuntimeError: the evaluation is of another generation, or of some of its rows only.
+    """
+    if evaluation.generation != asked:
+        raise RuntimeError(
+            f"tell got generation {evaluation.generation}, expected {asked}: call ask, evaluate, then tell once"
+        )
+    if len(evaluation.rows) != batch_size:
+        raise RuntimeError(
+            f"tell got {len(evaluation.rows)} of {batch_size} rows: share the evaluation over ranks first"
+        )
+
+
+def count_by_emitter(
+    emitters: tuple[str, ...], rows: Any, evaluation: Evaluation, verb: str
+) -> dict[str, float]:
+    """How many of the given rows each emitter proposed, as `<verb>_<emitter>` columns."""
+    origin = evaluation.emitter[rows]
+    return {f"{verb}_{name}": float((origin == index).sum()) for index, name in enumerate(emitters)}

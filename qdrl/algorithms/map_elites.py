@@ -1,0 +1,110 @@
+"""MAP-Elites (Mouret and Clune 2015), with CVT cells (Vassiliades et al. 2018) when the archive has them.
+
+The first generations are random genomes. Every later row draws its parents uniformly over the occupied cells, with
+replacement, and varies them (Iso+LineDD by default, Vassiliades and Mouret 2018).
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from qdrl.algorithms.base import check_turn, count_by_emitter
+from qdrl.archives.archive import Archive
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.genomes import Gaussian, IsoLine, Variation
+from qdrl.streams import Streams
+from qdrl.tasks.base import Task
+
+
+class MapElitesSettings(BaseModel):
+    """Settings of MAP-Elites.
+
+    Attributes:
+        name: "map_elites".
+        batch_size: evaluations a generation.
+        initial_generations: generations of random genomes before variation starts.
+        variation: the operator and its scales.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["map_elites"] = "map_elites"
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    initial_generations: Annotated[int, Field(ge=1)] = 1
+    variation: Annotated[IsoLine | Gaussian, Field(discriminator="name")] = IsoLine()
+
+
+class MapElites:
+    """See `qdrl.algorithms.base.Algorithm`.
+
+    Args:
+        task: gives first genomes.
+        archive: filled by `tell`.
+        streams: the run's random numbers.
+        settings: batch size, operator.
+    """
+
+    Settings = MapElitesSettings
+    emitters = ("random", "variation")
+
+    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: MapElitesSettings) -> None:
+        self.archive = archive
+        self.batch_size = settings.batch_size
+        self.generation = 0
+        self._task = task
+        self._streams = streams
+        self._initial_generations = settings.initial_generations
+        self._variation: Variation = settings.variation
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        rows = range(self.batch_size) if rows is None else rows
+        varies = self.generation >= self._initial_generations and len(self.archive) > 0
+        genomes = np.empty((len(rows), self._task.parameters), np.float32)
+        parent_cell = np.full(len(rows), -1, np.int64)
+        for index, row in enumerate(rows):
+            if varies:
+                genomes[index], parent_cell[index] = self._child(row)
+            else:
+                genomes[index] = self._task.initial(self._streams.generator("initial", self.generation, row))
+        return Candidates(
+            generation=self.generation,
+            rows=rows,
+            genomes=torch.from_numpy(genomes).to(self.archive.device),
+            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            emitter=torch.full((len(rows),), self.emitters.index("variation" if varies else "random")),
+            parent_cell=torch.from_numpy(parent_cell),
+        )
+
+    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+        check_turn(self.generation, evaluation, self.batch_size)
+        insertion = self.archive.add(
+            evaluation.take_genomes,
+            evaluation.fitness,
+            evaluation.descriptor,
+            valid=~evaluation.failed,
+            evaluation_seed=evaluation.seeds,
+            generation=evaluation.generation,
+            emitter=evaluation.emitter,
+            parent_cell=evaluation.parent_cell,
+        )
+        self.generation += 1
+        accepted = insertion.accepted
+        new = insertion.status[accepted] == 2
+        return count_by_emitter(self.emitters, accepted[new], evaluation, "added") | count_by_emitter(
+            self.emitters, accepted[~new], evaluation, "improved"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generation": self.generation}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generation = int(state["generation"])
+
+    def _child(self, row: int) -> tuple[np.ndarray, int]:
+        generator = self._streams.generator("variation", self.generation, row)
+        cells = self.archive.sample(generator, self._variation.parents)
+        parents = self.archive.genomes[cells].cpu().numpy()
+        return self._variation(generator, *parents), int(cells[0])

@@ -1,0 +1,139 @@
+"""What an archive file must look like: names, dtypes and shapes, and the check of all that."""
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import h5py
+import numpy as np
+
+FORMAT = "qdrl-archive"
+CHECKPOINT_FORMAT = "qdrl-checkpoint"
+FORMAT_VERSION = "1.0"
+
+# Columns of the elites: stored dtype and, where a writer may leave one out, the value that means "unknown".
+COLUMNS: dict[str, tuple[str, float | None]] = {
+    "cell": ("i4", None),
+    "fitness": ("f8", None),
+    "descriptor": ("f8", None),
+    "evaluation_seed": ("i8", None),
+    "generation": ("i4", None),
+    "emitter": ("i4", 0),
+    "parent_cell": ("i4", -1),
+    "n_evaluations": ("i4", 1),
+    "fitness_std": ("f8", np.nan),
+    "descriptor_std": ("f8", np.nan),
+}
+META_JSON = ("config", "command", "packages", "task", "policy")
+NORMALIZER = ("mean", "var", "count", "at/generation", "at/mean", "at/var")
+
+
+def find_problems(file: Any, *, thorough: bool = False) -> list[str]:
+    """What is wrong with an archive or a checkpoint, each with its place; nothing for a good one.
+
+    Problems come in reading order; later checks run where the earlier ones leave something to read.
+
+    Args:
+        file: an open h5py file, typed Any because h5py cannot know which items are groups and which datasets.
+        thorough: read every genome too, to find any that is not finite.
+    """
+    kind_of_file = file.attrs.get("format")
+    if str(kind_of_file) not in (FORMAT, CHECKPOINT_FORMAT):
+        return [f"/: attribute format is {kind_of_file!r}, not '{FORMAT}'; this is not a qdrl archive"]
+    version = str(file.attrs.get("format_version"))
+    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        return [f"/: format_version is {version}; this qdrl reads {FORMAT_VERSION}"]
+    expected = ["archive/centroids", *(f"meta/{name}" for name in META_JSON)]
+    expected += [f"elites/{name}" for name in (*COLUMNS, "genome")]
+    if "normalizer" in file:
+        expected += [f"normalizer/{name}" for name in NORMALIZER]
+    problems = [f"/{name}: missing" for name in expected if file.get(name, getclass=True) is not h5py.Dataset]
+    if file.get("history", getclass=True) is not h5py.Group:
+        problems.append("/history: missing")
+    problems = problems or _problems_of_cells(file) or _problems_of_elites(file) + _problems_of_the_rest(file)
+    if thorough and len(getattr(file.get("elites/genome"), "shape", ())) == 2:
+        problems += _not_finite(file, "genome")
+    return problems
+
+
+def _problems_of_cells(file: Any) -> list[str]:
+    attributes = file["archive"].attrs
+    names = ("kind", "cells", "shape", "lower", "upper", "descriptor_names", "descriptor_units")
+    missing = [name for name in (*names, "fitness_name", "qd_offset", "emitters") if name not in attributes]
+    if missing:
+        return [f"/archive: attribute {name} missing" for name in missing]
+    kind, cells, shape, lower, upper = (attributes[name] for name in names[:5])
+    dimensions, centroids = len(attributes["descriptor_names"]), file["archive/centroids"]
+    problems = []
+    if kind not in ("grid", "cvt"):
+        problems.append(f"/archive: kind is {kind!r}, neither 'grid' nor 'cvt'")
+    if any(len(attributes[name]) != dimensions for name in ("lower", "upper", "descriptor_units")):
+        problems.append(f"/archive: lower, upper and descriptor_units must have {dimensions} entries")
+    elif not np.isfinite([lower, upper]).all() or not (lower < upper).all():
+        problems.append(f"/archive: lower {lower.tolist()} must be finite and below upper {upper.tolist()}")
+    if centroids.shape != (cells, dimensions):
+        problems.append(f"/archive/centroids: shape {centroids.shape}, expected {(int(cells), dimensions)}")
+    elif not np.isfinite(centroids[:]).all():
+        problems.append("/archive/centroids: not finite")
+    if int(np.prod(shape)) != cells or len(shape) != (dimensions if kind == "grid" else 1):
+        problems.append(
+            f"/archive: shape {shape.tolist()} does not give {cells} cells in {dimensions} dimensions"
+        )
+    return problems
+
+
+def _problems_of_elites(file: Any) -> list[str]:
+    elites, attributes = file["elites"], file["archive"].attrs
+    count, dimensions = len(elites["cell"]), len(attributes["descriptor_names"])
+    problems = []
+    for name in (*COLUMNS, "genome"):
+        dtype, shape = elites[name].dtype, elites[name].shape
+        width = dimensions if name.startswith("descriptor") else shape[-1] if name == "genome" else None
+        expected = (count,) if width is None else (count, width)
+        if shape != expected:
+            problems.append(f"/elites/{name}: shape {shape}, expected {expected}")
+        if dtype.kind != (kind := np.dtype(COLUMNS.get(name, ("f4",))[0]).kind):
+            problems.append(
+                f"/elites/{name}: dtype {dtype}, expected {'integers' if kind == 'i' else 'floats'}"
+            )
+    if problems:
+        return problems
+    cell, emitter = elites["cell"][:], elites["emitter"][:]
+    if count and (cell[0] < 0 or cell[-1] >= attributes["cells"] or (np.diff(cell) <= 0).any()):
+        problems.append(f"/elites/cell: must be ascending, each once, within 0..{attributes['cells'] - 1}")
+    problems += _not_finite(file, "fitness") + _not_finite(file, "descriptor")
+    if count and (emitter.min() < 0 or emitter.max() >= len(attributes["emitters"])):
+        problems.append(f"/elites/emitter: must lie within 0..{len(attributes['emitters']) - 1}")
+    return problems
+
+
+def _problems_of_the_rest(file: Any) -> list[str]:
+    problems = []
+    for name in META_JSON:
+        try:
+            json.loads(file["meta"][name].asstr()[()])
+        except (ValueError, TypeError) as error:
+            problems.append(f"/meta/{name}: not JSON: {error}")
+    if "mjcf" in file["meta"]:
+        text = file["meta/mjcf"].asstr()[()]
+        if sha256(text.encode()).hexdigest() != file["meta/mjcf"].attrs.get("sha256"):
+            problems.append("/meta/mjcf: does not match its sha256")
+    shapes = {name: values.shape for name, values in file["history"].items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        problems.append(f"/history: metrics must have one length, got shapes {shapes}")
+    if "normalizer" in file:
+        group = file["normalizer"]
+        width, states = group["mean"].shape, group["at/generation"].shape
+        for name, shape in {"var": width, "at/mean": states + width, "at/var": states + width}.items():
+            if group[name].shape != shape:
+                problems.append(f"/normalizer/{name}: shape {group[name].shape}, expected {shape}")
+    return problems
+
+
+def _not_finite(file: Any, name: str) -> list[str]:
+    """Where a floating column of the elites is not finite, read a block of rows at a time."""
+    dataset, rows = file["elites"][name], []
+    for start in range(0, len(dataset), 256):
+        finite = np.isfinite(dataset[start : start + 256])
+        rows += (start + np.flatnonzero(~finite.all(axis=tuple(range(1, finite.ndim))))).tolist()
+    return [f"/elites/{name}: not finite in rows {rows[:5]}"] if rows else []

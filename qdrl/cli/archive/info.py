@@ -1,0 +1,97 @@
+"""`qdrl archive info`: what a file holds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qdrl.cli.archive.paths import archive_argument
+
+if TYPE_CHECKING:
+    from qdrl.archives.hdf5 import StoredArchive
+
+
+@click.command()
+@archive_argument
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(archive: Path, as_json: bool) -> None:
+    """Say what an archive holds: task, cells, statistics, origin, digest.
+
+    ARCHIVE is an archive file or a run folder.
+
+    \b
+    Example:
+      qdrl archive info archives/reference/hopper_uni.h5
+      qdrl archive info runs/quickstart/<run> --json
+    """
+    from qdrl.archives.hdf5 import content_digest, open_archive
+    from qdrl.cli.archive.printing import print_json
+
+    facts = describe(open_archive(archive)) | {"digest": content_digest(archive)}
+    if as_json:
+        print_json(facts)
+    else:
+        _print_sections(facts)
+
+
+def describe(stored: "StoredArchive") -> dict[str, Any]:
+    """Everything `info` says, as plain nested data."""
+    origin = ("created_utc", "qdrl_version", "git_commit", "seed", "license")
+    return {
+        "path": str(stored.path),
+        "origin": {name: stored.attributes.get(name) for name in origin}
+        | {"command": stored.meta["command"]},
+        "task": stored.meta["task"],
+        "policy": stored.meta["policy"],
+        "genome_parameters": stored.parameters,
+        "normalizer": _normalizer(stored),
+        "kind": stored.kind,
+        "cells": stored.cells,
+        "shape": stored.shape,
+        "descriptor": [vars(axis) for axis in stored.axes],
+        "fitness_name": stored.fitness_name,
+        "qd_offset": stored.qd_offset,
+        "statistics": vars(stored.statistics()),
+        "elites_by_emitter": _elites_by_emitter(stored),
+        "history": {name: values[-1] for name, values in stored.history.items() if len(values)},
+    }
+
+
+def _normalizer(stored: "StoredArchive") -> dict[str, Any] | None:
+    if stored.normalizer is None:
+        return None
+    return {"observations": len(stored.normalizer["mean"]), "count": stored.normalizer["count"]}
+
+
+def _elites_by_emitter(stored: "StoredArchive") -> dict[str, int]:
+    emitter = stored.elites["emitter"].tolist()
+    return {name: emitter.count(number) for number, name in enumerate(stored.emitters)}
+
+
+def _print_sections(facts: dict[str, Any]) -> None:
+    from qdrl.cli.archive.printing import print_facts, print_table
+
+    command_line = facts["origin"]["command"]
+    joined = " ".join(command_line) if isinstance(command_line, list) else command_line
+    print_facts(facts["path"], facts["origin"] | {"command": joined, "digest": facts["digest"]})
+    print_facts("Task", facts["task"] or {"name": None})
+    policy = {"genome parameters": facts["genome_parameters"], "normaliser": _in_words(facts["normalizer"])}
+    print_facts("Policy", (facts["policy"] or {}) | policy)
+    shape = " x ".join(str(count) for count in facts["shape"])
+    print_facts("Archive", {"kind": facts["kind"], "cells": facts["cells"], "shape": shape})
+    axes = facts["descriptor"]
+    print_table(["descriptor axis", "unit", "lower", "upper"], [list(axis.values()) for axis in axes])
+    fitness = {"fitness": facts["fitness_name"], "qd_offset": facts["qd_offset"]}
+    print_facts(
+        "Statistics", fitness | {name.replace("_", " "): v for name, v in facts["statistics"].items()}
+    )
+    print_facts("Elites by emitter", facts["elites_by_emitter"])
+    print_facts("Last generation", facts["history"] or {"history": None})
+
+
+def _in_words(normalizer: dict[str, Any] | None) -> str:
+    from qdrl.cli.archive.printing import brief
+
+    if normalizer is None:
+        return "none"
+    return f"over {normalizer['observations']} observations, from {brief(normalizer['count'])} samples"

@@ -1,0 +1,78 @@
+"""How archive verbs print: facts in two columns, tables, or JSON without NaN."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+
+def print_json(facts: Mapping[str, Any]) -> None:
+    """Print facts as strict JSON: NaN and infinities become null, arrays become lists."""
+    click.echo(json.dumps(_jsonable(facts), indent=2, allow_nan=False))
+
+
+def print_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """Print facts under a title, names in one column and values in the other; None shows as a dash."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(f"  {name}", Text(brief(value)))
+    _print(Text(title, style="bold"), table)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows under column names; numbers stand to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = list(rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        is_text = any(isinstance(row[place], str) for row in rows)
+        table.add_column(Text(name), justify="left" if is_text else "right")
+    for row in rows:
+        table.add_row(*(Text(brief(value)) for value in row))
+    _print(table)
+
+
+def brief(value: Any) -> str:
+    """A value in a few characters: six digits, a dash for what is unknown."""
+    value = _jsonable(value)
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(brief(item) for item in value)
+    return str(value)
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    # Into a pipe or a file, lines are wide: rich would fold them at 80.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    for part in parts:
+        console.print(part)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars, without importing numpy
+        return _jsonable(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

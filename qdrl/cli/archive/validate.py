@@ -1,0 +1,29 @@
+"""`qdrl archive validate`: what is wrong with a file, and where."""
+
+from pathlib import Path
+
+import click
+
+from qdrl.cli.archive.paths import archive_argument
+
+
+@click.command()
+@archive_argument
+@click.pass_context
+def command(context: click.Context, archive: Path) -> None:
+    """Check a whole file, every genome included; the exit code is 1 when anything is wrong.
+
+    ARCHIVE is an archive file or a run folder.
+
+    \b
+    Example:
+      qdrl archive validate archives/reference/hopper_uni.h5
+    """
+    from qdrl.archives.hdf5 import file_format, open_archive, validate
+
+    problems = validate(archive)
+    for problem in problems:
+        click.echo(f"{archive}: {problem}")
+    if problems:
+        context.exit(1)
+    click.echo(f"{archive}: valid {file_format(archive)}, {len(open_archive(archive))} elites")

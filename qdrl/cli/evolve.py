@@ -1,0 +1,41 @@
+"""`qdrl evolve`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("experiment", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a setting; repeatable."
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Override the seed.")
+@click.option("--output", type=click.Path(path_type=Path), help="The run folder; it must not exist yet.")
+@click.option(
+    "--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal."
+)
+def command(
+    experiment: Path, overrides: tuple[str, ...], seed: int | None, output: Path | None, progress: bool | None
+) -> None:
+    """Start a run from an EXPERIMENT file.
+
+    Alone or under mpirun: the archive is the same, bit for bit, for any number of ranks. SIGTERM, SIGUSR1 or
+    Ctrl-C end it after the running generation; `qdrl resume` goes on.
+
+    \b
+    Example:
+      mpirun -n 2 qdrl evolve experiments/quickstart/config.toml
+      qdrl evolve experiments/quickstart/config.toml --set algorithm.batch_size=512 --seed 3
+    """
+    from qdrl.config import load_experiment
+
+    settings = load_experiment(experiment, overrides, seed)
+
+    from qdrl.cli.outcome import announce, show
+    from qdrl.ranks import connect
+    from qdrl.run import start
+
+    ranks = connect()
+    announce(ranks)
+    show(start(settings, ranks, folder=output, progress=progress), ranks)

@@ -1,0 +1,44 @@
+"""What `evolve` and `resume` say at their beginning and end."""
+
+import os
+import sys
+
+import click
+
+from qdrl.archives.hdf5 import open_archive
+from qdrl.ranks import THREAD_VARIABLES, Ranks
+from qdrl.run import Outcome
+
+
+def announce(ranks: Ranks) -> None:
+    """Say on stderr how the job is laid out."""
+    if ranks.first:
+        threads = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES[:3])
+        sys.stderr.write(f"qdrl: {ranks.size} rank{'s' * (ranks.size > 1)}, {threads}\n")
+
+
+def show(outcome: Outcome, ranks: Ranks) -> None:
+    """Draw the figures and print what the run made, on the first rank."""
+    if not ranks.first:
+        return
+    from qdrl.report.curves import figure_of_curves
+    from qdrl.report.figures import save_figure
+    from qdrl.report.heatmap import figure_of_heatmap
+
+    archive = open_archive(outcome.archive)
+    statistics = archive.statistics()
+    lines = {
+        "archive": outcome.archive,
+        "coverage": f"{statistics.coverage:.4f} ({statistics.elites} of {archive.cells} cells)",
+        "QD score": f"{statistics.qd_score:.6g} (offset {archive.qd_offset:g})",
+        "best fitness": f"{statistics.max_fitness:.6g}",
+    }
+    if len(archive):
+        figures = outcome.folder / "figures"
+        save_figure(figure_of_heatmap(archive), figures / "heatmap.png")
+        save_figure(figure_of_curves(archive), figures / "curves.png")
+        lines |= {"heatmap": figures / "heatmap.png", "curves": figures / "curves.png"}
+    for name, value in lines.items():
+        click.echo(f"{name:<13}{value}")
+    if not outcome.finished:
+        click.echo(f"stopped before its budget; go on with: qdrl resume {outcome.folder}")

@@ -1,0 +1,243 @@
+"""What an experiment file may say, and the one line a user gets when it says something else.
+
+An experiment is TOML. Each table is checked by the model that owns it: the task's, the algorithm's, the policy's.
+Nothing is written and no MPI is started before the whole file has passed.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from qdrl.algorithms import algorithm_class
+from qdrl.errors import UserError
+from qdrl.naming import suggest
+from qdrl.policies.mlp import MlpSettings
+from qdrl.tasks import settings_class
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GridSettings(_Settings):
+    """A grid archive.
+
+    Attributes:
+        kind: "grid".
+        shape: cells along each axis of the descriptor.
+    """
+
+    kind: Literal["grid"]
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+
+
+class CvtSettings(_Settings):
+    """An archive of centroidal Voronoi cells.
+
+    Attributes:
+        kind: "cvt".
+        cells: how many.
+        centroid_seed: seed of the centroids alone, so that runs of different seeds share their cells.
+        samples: uniform samples that k-means places the centroids by.
+    """
+
+    kind: Literal["cvt"] = "cvt"
+    cells: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    centroid_seed: Annotated[int, Field(ge=0)] = 0
+    samples: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
+
+
+class RunSettings(_Settings):
+    """When a run ends and how often it is kept. It ends with the generation that reaches any of its budgets.
+
+    Attributes:
+        generations: budget of generations.
+        evaluations: budget of evaluations.
+        minutes: budget of wall-clock time, over all resumptions. It makes the end depend on the machine.
+        checkpoint_seconds: time between checkpoints.
+        log_seconds: time between progress lines.
+        folder: where run folders go.
+    """
+
+    generations: Annotated[int, Field(ge=1)] | None = None
+    evaluations: Annotated[int, Field(ge=1)] | None = None
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    folder: str = "runs"
+
+
+class ComputeSettings(_Settings):
+    """How each rank computes; changes speed, never results.
+
+    Attributes:
+        worlds: worlds a rank simulates at once.
+        threads: threads a rank steps them with.
+    """
+
+    worlds: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class Experiment(_Settings):
+    """A whole experiment, checked.
+
+    Attributes:
+        name: names the run folder.
+        seed: the run's seed.
+        task: the task's settings.
+        policy: shape of the policies; unused where genomes are not policies.
+        archive: cells.
+        algorithm: the algorithm's settings.
+        run: budgets and intervals.
+        compute: worlds and threads.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    task: BaseModel
+    policy: MlpSettings = MlpSettings()
+    archive: GridSettings | CvtSettings = CvtSettings()
+    algorithm: BaseModel
+    run: RunSettings
+    compute: ComputeSettings = ComputeSettings()
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that is in force, defaults included, as TOML and JSON can hold it."""
+        return {
+            key: value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
+            for key, value in self
+        }
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Experiment:
+    """Read and check an experiment file.
+
+    Args:
+        path: a TOML file.
+        overrides: `table.key=value` each, the value written as in TOML (quotes around a string may be left out).
+        seed: replaces the file's seed.
+
+    Raises:
+        UserError: one line that names the key and the nearest right one.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read experiment file {path}: {getattr(error, 'strerror', error)}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+    data.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
+    for override in overrides:
+        _apply(data, override)
+    if seed is not None:
+        data["seed"] = seed
+    return parse_experiment(data)
+
+
+def parse_experiment(data: Mapping[str, Any]) -> Experiment:
+    """Check an experiment given as nested mappings, as TOML reads it.
+
+    Raises:
+        UserError: one line that names the key and the nearest right one.
+    """
+    if unknown := [key for key in data if key not in Experiment.model_fields]:
+        raise UserError(f"unknown key '{unknown[0]}'{suggest(unknown[0], Experiment.model_fields)}")
+    task = _table(data, "task", required=True)
+    algorithm = {"name": "map_elites"} | _table(data, "algorithm")
+    sections = {
+        "task": _check(settings_class(_name(task, "task")), task, "task"),
+        "policy": _check(MlpSettings, _table(data, "policy"), "policy"),
+        "archive": _check(_archive_class(_table(data, "archive")), _table(data, "archive"), "archive"),
+        "algorithm": _check(algorithm_class(_name(algorithm, "algorithm")).Settings, algorithm, "algorithm"),
+        "run": _check(RunSettings, _table(data, "run"), "run"),
+        "compute": _check(ComputeSettings, _table(data, "compute"), "compute"),
+    }
+    run = sections["run"]
+    if run.generations is None and run.evaluations is None and run.minutes is None:
+        raise UserError("run: no budget; set run.generations, run.evaluations or run.minutes")
+    plain = {key: value for key, value in data.items() if not isinstance(value, Mapping)}
+    return _check(Experiment, plain | sections, "")
+
+
+def _table(data: Mapping[str, Any], key: str, *, required: bool = False) -> dict[str, Any]:
+    if required and key not in data:
+        raise UserError(f"table [{key}] is missing; it needs at least a name")
+    table = data.get(key, {})
+    if not isinstance(table, Mapping):
+        raise UserError(f"'{key}' must be a table, got {table!r}")
+    return dict(table)
+
+
+def _name(table: Mapping[str, Any], key: str) -> str:
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise UserError(f"{key}.name must be a string, got {name!r}")
+    return name
+
+
+def _archive_class(table: Mapping[str, Any]) -> type[BaseModel]:
+    kinds: dict[str, type[BaseModel]] = {"grid": GridSettings, "cvt": CvtSettings}
+    kind = table.get("kind", "cvt")
+    if kind not in kinds:
+        raise UserError(f"archive.kind: no archive '{kind}'{suggest(str(kind), kinds)}")
+    return kinds[kind]
+
+
+def _check(model: type[BaseModel], data: Mapping[str, Any], table: str) -> Any:
+    try:
+        return TypeAdapter(model).validate_python(data)
+    except ValidationError as error:
+        raise UserError(_explain(error, model, table)) from error
+
+
+def _explain(error: ValidationError, model: type[BaseModel], table: str) -> str:
+    """The first mistake in one line: where, what came, what was expected."""
+    detail = error.errors(include_url=False)[0]
+    path = [str(part) for part in detail["loc"]]
+    place = ".".join(part for part in (table, *path) if part)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{place}'{suggest(path[-1], _known_keys(model, path[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{place} is missing"
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{place}: {reason[0].lower()}{reason[1:]}, got {detail['input']!r}"
+
+
+def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
+    """Keys that were possible at a place inside a model: pydantic names fields, and the tag of a union's member."""
+    models = [model]
+    for part in path:
+        fields = [kind.model_fields[part] for kind in models if part in kind.model_fields]
+        inner = [kind for field in fields for kind in get_args(field.annotation) or (field.annotation,)]
+        tagged = [
+            kind
+            for kind in models
+            if "name" in kind.model_fields and kind.model_fields["name"].default == part
+        ]
+        models = (
+            [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+            or tagged
+            or models
+        )
+    return [key for kind in models for key in kind.model_fields]
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {override}: expected table.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        data = data.setdefault(table, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--set {override}: '{table}' is not a table")
+    data[last] = value

@@ -1,0 +1,65 @@
+"""How dense genomes vary: one parent or two in, one child out, all randomness from the child's own stream."""
+
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Variation(Protocol):
+    """A variation operator."""
+
+    parents: int
+
+    def __call__(self, generator: np.random.Generator, *parents: np.ndarray) -> np.ndarray:
+        """Parents `(parameters,)` float32 each -> one child of the same shape."""
+        ...
+
+
+class IsoLine(BaseModel):
+    """Iso+LineDD (Vassiliades and Mouret 2018, equation 2): Gaussian noise plus a step along the line to a second elite.
+
+    child = x1 + iso_sigma * N(0, I) + line_sigma * N(0, 1) * (x2 - x1), one line scalar for the whole genome, no
+    clipping. Defaults are those published for neural policies (Nilsson and Cully 2021; Faldor et al. 2023).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["iso_line"] = "iso_line"
+    iso_sigma: NotNegative = 0.005
+    line_sigma: NotNegative = 0.05
+
+    @property
+    def parents(self) -> int:
+        return 2
+
+    def __call__(self, generator: np.random.Generator, *parents: np.ndarray) -> np.ndarray:
+        first, second = parents
+        line = np.float32(self.line_sigma * generator.standard_normal())
+        child = generator.standard_normal(first.shape, np.float32)
+        child *= np.float32(self.iso_sigma)
+        child += first
+        child += line * (second - first)
+        return child
+
+
+class Gaussian(BaseModel):
+    """Isotropic Gaussian mutation: child = x + sigma * N(0, I)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["gaussian"] = "gaussian"
+    sigma: Positive = 0.01
+
+    @property
+    def parents(self) -> int:
+        return 1
+
+    def __call__(self, generator: np.random.Generator, *parents: np.ndarray) -> np.ndarray:
+        child = generator.standard_normal(parents[0].shape, np.float32)
+        child *= np.float32(self.sigma)
+        child += parents[0]
+        return child

@@ -1,0 +1,97 @@
+"""What a person sees of a run: a live bar on a terminal, otherwise a plain line an interval."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qdrl.config import RunSettings
+
+
+class Progress:
+    """Speaks for the first rank, on stderr.
+
+    Args:
+        budget: budgets and the interval between lines.
+        enabled: whether this rank speaks.
+        live: a live bar; when left out, one is drawn for a single process on a terminal.
+        alone: whether the run is a single process.
+    """
+
+    def __init__(self, budget: RunSettings, *, enabled: bool, live: bool | None, alone: bool) -> None:
+        self._budget = budget
+        self._enabled = enabled
+        self._live = enabled and (alone and sys.stderr.isatty() if live is None else live)
+        self._bar: Any = None
+        self._task: Any = None
+        self._begun = self._last_line = time.monotonic()
+        self._evaluations_before = 0.0
+        self._done_before = 0.0
+
+    def begin(self, history: Mapping[str, Sequence[float]]) -> None:
+        """Start the clock from where the history stands."""
+        self._begun = time.monotonic()
+        self._last_line = -float("inf")
+        if history:
+            latest = {name: values[-1] for name, values in history.items()}
+            self._evaluations_before = latest["evaluations"]
+            self._done_before = self._done(latest)
+        if self._live:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%  {task.description}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=1.0)
+            self._bar.start()
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, row: Mapping[str, float]) -> str | None:
+        """Show a generation's row of history; gives the line when one was due, for the log."""
+        if not self._enabled:
+            return None
+        line = self._line(row)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(1.0, self._done(row)), description=line)
+        if time.monotonic() - self._last_line < self._budget.log_seconds:
+            return None
+        self._last_line = time.monotonic()
+        if self._bar is None:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        return line
+
+    def _line(self, row: Mapping[str, float]) -> str:
+        elapsed = max(time.monotonic() - self._begun, 1e-9)
+        speed = (row["evaluations"] - self._evaluations_before) / elapsed
+        return (
+            f"generation {row['generation']:.0f}  evaluations {row['evaluations']:.0f}  {speed:.0f}/s  "
+            f"coverage {row['coverage']:.3f}  QD score {row['qd_score']:.6g}  best {row['max_fitness']:.5g}  "
+            f"failed {row['failed']:.0f}  left {self._time_left(row, elapsed)}"
+        )
+
+    def _time_left(self, row: Mapping[str, float], elapsed: float) -> str:
+        done = self._done(row)
+        gained = done - self._done_before
+        if gained <= 0:
+            return "?"
+        seconds = round(elapsed * max(0.0, 1.0 - done) / gained)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def _done(self, row: Mapping[str, float]) -> float:
+        """Fraction of the budget that is nearest to its end."""
+        budget = self._budget
+        parts = [
+            (row["generation"] + 1) / budget.generations if budget.generations else 0.0,
+            row["evaluations"] / budget.evaluations if budget.evaluations else 0.0,
+            row["seconds"] / (60 * budget.minutes) if budget.minutes else 0.0,
+        ]
+        return max(parts)

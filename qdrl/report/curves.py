@@ -1,0 +1,68 @@
+"""Curves: how an archive came to be, over evaluations."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from qdrl.archives.hdf5 import StoredArchive
+from qdrl.errors import UserError
+from qdrl.report.figures import FAINT, INK, name_of, new_figure, quiet
+
+_COLORS = {"coverage": "#21918c", "qd_score": "#3b528b", "max_fitness": "#440154", "mean_fitness": "#b8b4c4"}
+
+
+def figure_of_curves(archive: StoredArchive) -> Figure:
+    """Coverage, QD score and best fitness over evaluations, side by side.
+
+    Raises:
+        UserError: the archive holds no history.
+    """
+    figure = new_figure(10.5, 2.9)
+    coverage, qd_score, fitness = figure.subplots(1, 3)
+    plot_curve(archive, "coverage", coverage, label="coverage")
+    coverage.set_ylim(bottom=0)
+    plot_curve(archive, "qd_score", qd_score, label="QD score")
+    qd_score.yaxis.set_major_formatter(EngFormatter(sep=""))
+    plot_curve(archive, "max_fitness", fitness, label=archive.fitness_name)
+    if "mean_fitness" in archive.history:
+        plot_curve(archive, "mean_fitness", fitness, label=archive.fitness_name)
+        _name_line(fitness, 0, "best")
+        _name_line(fitness, 1, "mean of the elites")
+        fitness.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="lower right")
+    figure.suptitle(name_of(archive), x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
+    return figure
+
+
+def plot_curve(archive: StoredArchive, metric: str, axes: Axes, *, label: str | None = None) -> Axes:
+    """Draw one metric of the history over evaluations.
+
+    Args:
+        archive: with a history.
+        metric: its name in `archive.history`.
+        axes: where to draw.
+        label: what to write on the y axis; the metric's name when left out.
+
+    Raises:
+        UserError: the history is empty, or has no such metric.
+    """
+    history = archive.history
+    missing = [name for name in ("evaluations", metric) if len(history.get(name, ())) == 0]
+    if missing:
+        raise UserError(
+            f"the archive's history holds no {' and no '.join(missing)}; there is no curve to draw"
+        )
+    evaluations = history["evaluations"]
+    marker = "o" if len(evaluations) == 1 else None
+    color = _COLORS.get(metric, INK)
+    axes.plot(evaluations, history[metric], color=color, linewidth=1.4, marker=marker, markersize=4)
+    axes.set(xlabel="evaluations", ylabel=label or metric.replace("_", " "))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlim(left=0, right=float(np.max(evaluations)) * 1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
+    return quiet(axes)
+
+
+def _name_line(axes: Axes, index: int, name: str) -> None:
+    axes.lines[index].set_label(name)

@@ -1,0 +1,287 @@
+"""Heatmaps: what stands in which cell, over one, two or more axes of the descriptor.
+
+Grids are drawn as they are; CVT cells as Voronoi regions; more than two axes as a matrix of projections in
+which every bin shows the best elite behind it.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure, SubFigure
+
+from qdrl.archives.hdf5 import StoredArchive
+from qdrl.axes import Axis
+from qdrl.errors import UserError
+from qdrl.naming import suggest
+from qdrl.report.figures import EMPTY, FAINT, INK, name_of, new_figure, quiet, summary_of
+from qdrl.report.voronoi import borders, nearest_centroids
+
+_BORDERED = 2000  # draw borders between cells up to this many of them; more would cover the colours
+
+
+@dataclass(frozen=True)
+class _Shades:
+    """How values become colours: one scale for all panels of a figure."""
+
+    values: np.ndarray  # (n,) of the elites, NaN where unknown
+    label: str
+    norm: Normalize
+    colors: Colormap
+    names: tuple[str, ...] = ()  # of the whole numbers, when values are names
+
+    @property
+    def scale(self) -> ScalarMappable:
+        return ScalarMappable(self.norm, self.colors)
+
+    def by_cell(self, archive: StoredArchive) -> np.ndarray:
+        """`(cells,)`, NaN where a cell is empty."""
+        everywhere = np.full(archive.cells, np.nan)
+        everywhere[archive.elites["cell"]] = self.values
+        return everywhere
+
+    def add_colorbar(self, figure: Figure | SubFigure, **options: Any) -> None:
+        bar = figure.colorbar(self.scale, label="" if self.names else self.label, **options)
+        if self.names:
+            bar.set_ticks(list(range(len(self.names))), labels=list(self.names))
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        quiet(bar.ax)
+
+
+def figure_of_heatmap(
+    archive: StoredArchive,
+    *,
+    value: str = "fitness",
+    colormap: str = "viridis",
+    vmin: float | None = None,
+    vmax: float | None = None,
+) -> Figure:
+    """A whole figure for a descriptor of any dimension; arguments and errors are those of `plot_heatmap`."""
+    if len(archive.axes) > 2:
+        return plot_projections(archive, value=value, colormap=colormap, vmin=vmin, vmax=vmax)
+    figure = _figure_for(archive)
+    plot_heatmap(archive, figure.subplots(), value=value, colormap=colormap, vmin=vmin, vmax=vmax)
+    return figure
+
+
+def plot_heatmap(
+    archive: StoredArchive,
+    axes: Axes | None = None,
+    *,
+    value: str = "fitness",
+    colormap: str = "viridis",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
+) -> Axes:
+    """Draw an archive with one or two descriptor axes: bars, a grid or Voronoi cells; empty cells stay pale.
+
+    Args:
+        archive: grid or cvt.
+        axes: where to draw; a figure of its own when left out.
+        value: which column of the elites to show, for example "fitness" or "generation".
+        colormap: a matplotlib colour map's name.
+        vmin: value of the lowest colour; the lowest value drawn when left out.
+        vmax: value of the highest colour.
+        colorbar: whether to add one beside two-dimensional cells; bars carry their values on the y axis.
+
+    Raises:
+        UserError: the archive has more than two axes (see `figure_of_heatmap`), the column or the colour map
+            does not exist, or the column says nothing about any elite.
+    """
+    if len(archive.axes) > 2:
+        raise UserError(
+            f"a heatmap has one or two axes, this archive {len(archive.axes)}; use figure_of_heatmap"
+        )
+    shades = _shades(archive, value, colormap, vmin, vmax)
+    if axes is None:
+        axes = _figure_for(archive).subplots()
+    axes.set_facecolor(EMPTY)
+    if len(archive.axes) == 1:
+        _draw_bars(axes, archive, shades)
+    else:
+        draw = _draw_grid if archive.kind == "grid" else _draw_voronoi
+        draw(axes, archive, shades)
+        if colorbar:
+            shades.add_colorbar(axes.figure, ax=axes, fraction=0.05, pad=0.03)
+    _entitle(axes, archive)
+    return quiet(axes)
+
+
+def plot_projections(
+    archive: StoredArchive,
+    *,
+    value: str = "fitness",
+    colormap: str = "viridis",
+    vmin: float | None = None,
+    vmax: float | None = None,
+) -> Figure:
+    """Every pair of descriptor axes in its own panel; a bin shows its best elite over all other axes.
+
+    Arguments and errors are those of `plot_heatmap`, except that three or more axes are needed.
+    """
+    if len(archive.axes) < 3:
+        raise UserError(f"projections need three axes or more, this archive has {len(archive.axes)}")
+    shades = _shades(archive, value, colormap, vmin, vmax)
+    last = len(archive.axes) - 1
+    figure = new_figure(0.8 + 2.1 * last, 0.7 + 2.1 * last)
+    panels = figure.subplots(last, last, squeeze=False, sharex="col", sharey="row")
+    places, edges = _bins(archive)
+    for panel in panels.flat:
+        panel.set_visible(False)
+    for first, second in combinations(range(last + 1), 2):
+        panel = panels[second - 1, first]
+        panel.set(visible=True, facecolor=EMPTY)
+        best = _best(
+            shades.values, places[:, first], places[:, second], len(edges[first]), len(edges[second])
+        )
+        _draw_mesh(panel, edges[first], edges[second], best, shades)
+        _name_axes(panel, archive.axes[first], archive.axes[second])
+        panel.set_box_aspect(1)
+        panel.locator_params(nbins=4)
+        quiet(panel).label_outer()
+    _fill_corner(figure, panels[0, -1], archive, shades)
+    return figure
+
+
+# Colours
+
+
+def _shades(
+    archive: StoredArchive, value: str, colormap: str, vmin: float | None, vmax: float | None
+) -> _Shades:
+    columns = [name for name, column in archive.elites.items() if column.ndim == 1 and name != "cell"]
+    if value not in columns:
+        raise UserError(f"elites have no column '{value}' to draw{suggest(value, columns)}")
+    if colormap not in matplotlib.colormaps:
+        raise UserError(f"no colour map '{colormap}'{suggest(colormap, matplotlib.colormaps)}")
+    if vmin is not None and vmax is not None and vmin >= vmax:
+        raise UserError(f"vmin {vmin} must be below vmax {vmax}")
+    values = archive.elites[value].astype(np.float64)
+    if len(values) and np.isnan(values).all():
+        raise UserError(f"'{value}' is not known for any elite; re-evaluated archives have it")
+    if value == "emitter":
+        count = len(archive.emitters)
+        colors = matplotlib.colormaps[colormap].resampled(count)
+        return _Shades(values, value, Normalize(-0.5, count - 0.5), colors, archive.emitters)
+    low, high = (np.nanmin(values), np.nanmax(values)) if len(values) else (0.0, 1.0)
+    norm = Normalize(low if vmin is None else vmin, high if vmax is None else vmax)
+    label = archive.fitness_name if value == "fitness" else value.replace("_", " ")
+    return _Shades(values, label, norm, matplotlib.colormaps[colormap])
+
+
+# Drawing
+
+
+def _figure_for(archive: StoredArchive) -> Figure:
+    return new_figure(6.4, 3.4) if len(archive.axes) == 1 else new_figure(5.4, 4.6)
+
+
+def _draw_bars(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
+    axis, heights = archive.axes[0], shades.by_cell(archive)
+    order = np.argsort(archive.centroids[:, 0], kind="stable")
+    centers, heights = archive.centroids[order, 0], heights[order]
+    # Between neighbours the border is half-way, for a grid and for CVT cells alike.
+    edges = np.concatenate([[axis.lower], (centers[1:] + centers[:-1]) / 2, [axis.upper]])
+    filled = np.flatnonzero(np.isfinite(heights))
+    axes.bar(
+        edges[filled],
+        heights[filled],
+        width=np.diff(edges)[filled],
+        align="edge",
+        color=shades.scale.to_rgba(heights[filled]),
+        edgecolor="white",
+        linewidth=0.4 if len(centers) <= 150 else 0,
+    )
+    axes.set(xlim=(axis.lower, axis.upper), xlabel=axis.label, ylabel=shades.label)
+    axes.margins(y=0.05)
+
+
+def _draw_grid(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
+    horizontal, vertical = (
+        np.linspace(axis.lower, axis.upper, count + 1)
+        for axis, count in zip(archive.axes, archive.shape, strict=True)
+    )
+    _draw_mesh(axes, horizontal, vertical, shades.by_cell(archive).reshape(archive.shape), shades)
+    _name_axes(axes, *archive.axes)
+
+
+def _draw_mesh(
+    axes: Axes, horizontal: np.ndarray, vertical: np.ndarray, values: np.ndarray, shades: _Shades
+) -> None:
+    """`values` `(columns, rows)` between edges `(columns + 1,)` and `(rows + 1,)`."""
+    lines = {"edgecolors": "white", "linewidth": 0.3} if values.size <= _BORDERED else {}
+    masked = np.ma.masked_invalid(values.T)
+    axes.pcolormesh(horizontal, vertical, masked, cmap=shades.colors, norm=shades.norm, **lines)
+
+
+def _draw_voronoi(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
+    first, second = archive.axes
+    extent = (first.lower, first.upper, second.lower, second.upper)
+    cell = nearest_centroids(archive.centroids, [first.lower, second.lower], [first.upper, second.upper])
+    look: dict[str, Any] = {"extent": extent, "origin": "lower", "aspect": "auto"}
+    values = np.ma.masked_invalid(shades.by_cell(archive)[cell])
+    axes.imshow(values, cmap=shades.colors, norm=shades.norm, interpolation_stage="rgba", **look)
+    if archive.cells <= _BORDERED:
+        lines = np.ones((*cell.shape, 4))
+        lines[..., 3] = 0.8 * borders(cell)
+        axes.imshow(lines, **look)
+    _name_axes(axes, first, second)
+
+
+def _name_axes(axes: Axes, horizontal: Axis, vertical: Axis) -> None:
+    axes.set(xlim=(horizontal.lower, horizontal.upper), ylim=(vertical.lower, vertical.upper))
+    axes.set(xlabel=horizontal.label, ylabel=vertical.label)
+    ratio = (vertical.upper - vertical.lower) / (horizontal.upper - horizontal.lower)
+    axes.set_box_aspect(ratio if horizontal.unit == vertical.unit and 0.4 <= ratio <= 2.5 else 1)
+
+
+def _entitle(axes: Axes, archive: StoredArchive) -> None:
+    axes.set_title(name_of(archive), loc="left", pad=17, fontsize=11, fontweight="bold", color=INK)
+    place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
+    axes.annotate("   ".join(summary_of(archive)), (0, 1), fontsize=7.5, color=FAINT, **place)
+
+
+# Projections
+
+
+def _bins(archive: StoredArchive) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Each elite's bin along each axis, `(n, d)`, and the bins' edges: a grid's own, or even ones for cvt."""
+    if archive.kind == "grid":
+        counts = archive.shape
+        places = np.stack(np.unravel_index(archive.elites["cell"], counts), axis=1)
+    else:
+        counts = (int(np.clip(np.sqrt(archive.cells) / 2, 8, 32)),) * len(archive.axes)
+        lower = np.array([axis.lower for axis in archive.axes])
+        span = np.array([axis.upper for axis in archive.axes]) - lower
+        places = np.clip(
+            (archive.elites["descriptor"] - lower) / span * counts, 0, np.array(counts) - 1
+        ).astype(int)
+    edges = [np.linspace(a.lower, a.upper, n + 1) for a, n in zip(archive.axes, counts, strict=True)]
+    return places, edges
+
+
+def _fill_corner(figure: Figure, corner: Axes, archive: StoredArchive, shades: _Shades) -> None:
+    """Title, summary and colour bar, in the corner that no pair of axes needs."""
+    corner.set_visible(True)
+    corner.set_axis_off()
+    corner.set_box_aspect(1)
+    place: dict[str, Any] = {"transform": corner.transAxes, "verticalalignment": "top"}
+    corner.text(0, 0.97, name_of(archive), fontsize=11, fontweight="bold", color=INK, **place)
+    corner.text(0, 0.82, "\n".join(summary_of(archive)), fontsize=7.5, color=FAINT, linespacing=1.5, **place)
+    shades.add_colorbar(figure, cax=corner.inset_axes((0, 0.3, 1, 0.08)), orientation="horizontal")
+
+
+def _best(
+    values: np.ndarray, first: np.ndarray, second: np.ndarray, edges: int, other_edges: int
+) -> np.ndarray:
+    """The highest value in each bin of two axes, NaN where there is none."""
+    best = np.full((edges - 1, other_edges - 1), np.nan)
+    known = np.isfinite(values)
+    np.fmax.at(best, (first[known], second[known]), values[known])
+    return best

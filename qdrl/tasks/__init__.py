@@ -1,0 +1,92 @@
+"""Tasks: what genomes are evaluated on. `make_task` makes one by name; `task_names` lists the names."""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from qdrl.errors import UserError
+from qdrl.naming import suggest
+from qdrl.policies.mlp import MlpSettings
+from qdrl.tasks.base import Task
+
+_FUNCTION_NAMES = ("arm", "sphere", "rastrigin")
+
+
+def task_names() -> tuple[str, ...]:
+    """The names of the built-in tasks; `gym:<id>` names any Gymnasium environment besides."""
+    from qdrl.tasks.locomotion import LOCOMOTION_NAMES
+
+    return (*LOCOMOTION_NAMES, "point_omni", *_FUNCTION_NAMES)
+
+
+def settings_class(name: str) -> type[BaseModel]:
+    """Which options a task takes.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    from qdrl.tasks.functions import FunctionSettings
+    from qdrl.tasks.gym import GymSettings
+    from qdrl.tasks.locomotion import LOCOMOTION_NAMES, LocomotionSettings
+    from qdrl.tasks.point import PointSettings
+
+    if name.startswith("gym:"):
+        return GymSettings
+    if name in LOCOMOTION_NAMES:
+        return LocomotionSettings
+    if name == "point_omni":
+        return PointSettings
+    if name in _FUNCTION_NAMES:
+        return FunctionSettings
+    raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>'])}")
+
+
+def build_task(settings: BaseModel, *, policy: MlpSettings, worlds: int, threads: int) -> Task:
+    """The task that validated settings describe; see `make_task`."""
+    from qdrl.tasks.functions import FunctionSettings, make_function_task
+    from qdrl.tasks.gym import GymSettings, make_gym_task
+    from qdrl.tasks.locomotion import LocomotionSettings, make_locomotion_task
+    from qdrl.tasks.point import PointSettings, make_point_task
+
+    match settings:
+        case FunctionSettings():
+            return make_function_task(settings)
+        case PointSettings():
+            return make_point_task(settings, policy=policy, worlds=worlds)
+        case GymSettings():
+            return make_gym_task(settings, policy=policy, worlds=worlds)
+        case LocomotionSettings():
+            return make_locomotion_task(settings, policy=policy, worlds=worlds, threads=threads)
+        case _:
+            raise TypeError(f"{type(settings).__name__} is not the settings of a task")
+
+
+def make_task(
+    name: str,
+    *,
+    policy: MlpSettings | dict[str, Any] | None = None,
+    worlds: int = 64,
+    threads: int = 1,
+    **options: Any,
+) -> Task:
+    """Make a task by name.
+
+    Args:
+        name: a name of `task_names()`, or `gym:<id>`.
+        policy: shape of the policies; ignored where genomes are not policies.
+        worlds: worlds simulated at once.
+        threads: threads that share them.
+        options: the task's own settings, for example `episode_length=250`.
+
+    Raises:
+        UserError: no such task, or options it does not take.
+    """
+    kind = settings_class(name)
+    try:
+        shape = policy if isinstance(policy, MlpSettings) else MlpSettings(**(policy or {}))
+        settings = kind(name=name, **options)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(str(part) for part in detail["loc"])
+        raise UserError(f"task '{name}': {place}: {detail['msg']}") from error
+    return build_task(settings, policy=shape, worlds=worlds, threads=threads)

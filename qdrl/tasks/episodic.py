@@ -1,0 +1,86 @@
+"""A task whose genomes are policies that act in worlds for an episode."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from qdrl.evaluation import Candidates, Evaluation, evaluated
+from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.policies.normalizer import ObservationNormalizer
+from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.rollout import EpisodeWorlds, Rollout
+
+
+class EpisodicTask:
+    """See `qdrl.tasks.base.Task`.
+
+    Args:
+        spec: what the task is.
+        make_worlds: makes a number of worlds; called once, at the first evaluation.
+        policy: shape of the policies.
+        worlds: worlds simulated at once by this process.
+        mjcf: the MuJoCo model in use, as XML.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        make_worlds: Callable[[int], EpisodeWorlds],
+        *,
+        policy: MlpSettings,
+        worlds: int,
+        mjcf: str | None = None,
+    ) -> None:
+        self.spec = spec
+        self.mlp = Mlp(spec.observation_size, spec.action_size, policy)
+        self.parameters = self.mlp.parameters
+        self.mjcf = mjcf
+        self.normalizer = (
+            ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
+        )
+        self.make_worlds = make_worlds
+        self._count = worlds
+        self._rollout: Rollout | None = None
+
+    def initial(self, generator: np.random.Generator) -> np.ndarray:
+        return self.mlp.initial(generator)
+
+    def evaluate(self, candidates: Candidates) -> Evaluation:
+        episodes = self.rollout().run(
+            candidates.genomes.cpu(),
+            candidates.seeds.tolist(),
+            None if self.normalizer is None else self.normalizer.snapshot(candidates.generation),
+        )
+        return evaluated(
+            candidates,
+            fitness=episodes.fitness,
+            descriptor=episodes.descriptor,
+            steps=episodes.steps,
+            failed=episodes.failed,
+            observations=episodes.observations,
+        )
+
+    def update(self, evaluation: Evaluation) -> None:
+        if self.normalizer is not None and evaluation.observations is not None:
+            self.normalizer.update(evaluation.observations)
+
+    def rollout(self) -> Rollout:
+        """The rollout that evaluations run through; its worlds are made at the first call."""
+        if self._rollout is None:
+            self._rollout = self.rollout_in(self.make_worlds(self._count))
+        return self._rollout
+
+    def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
+        """A rollout of this task's policies and episodes in worlds of the caller's."""
+        return Rollout(worlds, self.mlp, len(self.spec.axes), self.spec.episode_length)
+
+    def describe_policy(self) -> dict[str, Any] | None:
+        return self.mlp.describe()
+
+    def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None:
+        return None if self.normalizer is None else self.normalizer.state_dict(generations)
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        if self.normalizer is not None:
+            self.normalizer.load_state_dict(state)

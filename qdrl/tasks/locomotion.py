@@ -1,0 +1,253 @@
+"""Locomotion on real MuJoCo: the `_uni` tasks (which feet touch the ground) and the `_omni` tasks (where it ends).
+
+`_uni`: fitness is Gymnasium v5's reward; the descriptor is the fraction of the episode's steps in which each foot
+is pressed by a contact. `_omni`: fitness rewards staying alive and saving energy, nothing else, so standing still is
+the optimum; the descriptor is the final x and y (Faldor et al. 2023). Reward and state use float64, policies see
+float32.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import mujoco
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from qdrl.axes import Axis
+from qdrl.physics import Worlds
+from qdrl.physics.cpu import CpuWorlds
+from qdrl.policies.mlp import MlpSettings
+from qdrl.streams import generator_from_seed
+from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.robots import ROBOTS, Robot, build_model
+
+# Episode lengths and omni bounds of Faldor et al. 2023 and 2024; see docs/decisions.md for what differs.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "walker2d_uni": {"robot": "walker2d", "length": 1000},
+    "halfcheetah_uni": {"robot": "halfcheetah", "length": 1000},
+    "hopper_uni": {"robot": "hopper", "length": 1000},
+    "ant_uni": {"robot": "ant", "length": 1000},
+    "humanoid_uni": {"robot": "humanoid", "length": 1000},
+    "ant_omni": {"robot": "ant", "length": 250, "reach": 30.0, "reward_offset": 3.0},
+    "anttrap_omni": {"robot": "ant", "length": 250, "reach": 30.0, "reward_offset": 3.0, "trap": True},
+    "humanoid_omni": {"robot": "humanoid", "length": 1000, "reach": 10.0, "reward_offset": 0.0},
+}
+
+
+class LocomotionSettings(BaseModel):
+    """Options of the locomotion tasks.
+
+    Attributes:
+        name: the task.
+        episode_length: most control steps an episode; the task's published length when left out.
+        initial_noise: scale of the initial state's noise; Gymnasium's when left out, 0 for one fixed state.
+        time_in_observation: show policies the fraction of the episode left; on in omni tasks when left out.
+        reach: omni tasks: half the width of the square of final positions, in m.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal[
+        "walker2d_uni",
+        "halfcheetah_uni",
+        "hopper_uni",
+        "ant_uni",
+        "humanoid_uni",
+        "ant_omni",
+        "anttrap_omni",
+        "humanoid_omni",
+    ]
+    episode_length: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    initial_noise: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    time_in_observation: bool | None = None
+    reach: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+
+    def resolved(self) -> "LocomotionSettings":
+        """The same with every default filled in."""
+        defaults = _DEFAULTS[self.name]
+        omni = "reach" in defaults
+        return LocomotionSettings(
+            name=self.name,
+            episode_length=self.episode_length or defaults["length"],
+            initial_noise=ROBOTS[defaults["robot"]].noise
+            if self.initial_noise is None
+            else self.initial_noise,
+            time_in_observation=omni if self.time_in_observation is None else self.time_in_observation,
+            reach=(self.reach or defaults["reach"]) if omni else None,
+        )
+
+
+LOCOMOTION_NAMES = tuple(_DEFAULTS)
+
+
+class LocomotionWorlds:
+    """A robot's worlds with the task's mathematics; see `qdrl.tasks.rollout.EpisodeWorlds`.
+
+    Args:
+        robot: which robot.
+        model: its compiled model.
+        physics: the worlds that simulate it.
+        settings: resolved settings of the task.
+    """
+
+    def __init__(
+        self, robot: Robot, model: mujoco.MjModel, physics: Worlds, settings: LocomotionSettings
+    ) -> None:
+        self.count = physics.count
+        self.model = model
+        self.physics = physics
+        self._robot = robot
+        self._noise = float(settings.initial_noise or 0.0)
+        self._episode_length = settings.episode_length or 0
+        self._shows_time = bool(settings.time_in_observation)
+        self._reach = settings.reach
+        self.step_seconds = model.opt.timestep * robot.frame_skip
+        limits = torch.as_tensor(model.actuator_ctrlrange.copy(), device=physics.device)
+        self._middle, self._half = limits.mean(1), (limits[:, 1] - limits[:, 0]) / 2
+        self._progress = torch.zeros(self.count, dtype=torch.float64, device=physics.device)
+        self._contacts = torch.zeros(
+            self.count, len(robot.foot_names), dtype=torch.float64, device=physics.device
+        )
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        states = [initial_state(self._robot, self.model, self._noise, seed) for seed in seeds]
+        qpos, qvel = (torch.from_numpy(np.stack(part)) for part in zip(*states, strict=True))
+        self.physics.reset(slots, qpos, qvel)
+        index = list(slots)
+        self._contacts[index] = 0.0
+        if self._reach is None:
+            self._progress[index] = self._robot.progress(
+                {name: tensor[index] for name, tensor in self.physics.state.items()}, self.model
+            )
+
+    def observe(self, ages: Tensor) -> Tensor:
+        state = self._first(len(ages))
+        velocity = state["qvel"]
+        if self._robot.velocity_clip is not None:
+            velocity = velocity.clamp(-self._robot.velocity_clip, self._robot.velocity_clip)
+        parts = [state["qpos"][:, self._robot.hidden_positions :], velocity]
+        if self._reach is not None:
+            parts.append(state["qpos"][:, :2] / self._reach)
+        if self._shows_time:
+            parts.append((1.0 - ages / self._episode_length)[:, None].double())
+        return torch.cat(parts, dim=1).float()
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        count, robot = len(actions), self._robot
+        control = self.physics.control[:count]
+        torch.addcmul(self._middle, self._half, actions.double(), out=control)
+        self.physics.step(count)
+        state = self._first(count)
+        healthy = None if robot.healthy is None else robot.healthy(state)
+        reward = -robot.control_weight * control.square().sum(1)
+        if healthy is not None:
+            reward += robot.healthy_reward * healthy
+        if self._reach is None:
+            progress = robot.progress(state, self.model)
+            reward += robot.forward_weight * (progress - self._progress[:count]) / self.step_seconds
+            self._progress[:count] = progress
+            if robot.contact_cost is not None:
+                reward -= robot.contact_cost(state)
+            self._contacts[:count] += state["sensordata"] > 0
+        return reward, torch.zeros(count, dtype=torch.bool) if healthy is None else ~healthy
+
+    def descriptor(self, slot: int, steps: int) -> Tensor:
+        if self._reach is None:
+            return self._contacts[slot] / steps
+        return self.physics.state["qpos"][slot, :2]
+
+    def failed(self, slot: int) -> bool:
+        return self.physics.unstable(slot)
+
+    def move(self, source: int, target: int) -> None:
+        self.physics.move(source, target)
+        self._progress[target] = self._progress[source]
+        self._contacts[target] = self._contacts[source]
+
+    def _first(self, count: int) -> dict[str, Tensor]:
+        return {name: tensor[:count] for name, tensor in self.physics.state.items()}
+
+
+def initial_state(
+    robot: Robot, model: mujoco.MjModel, noise: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions `(nq,)` and velocities `(nv,)` that an evaluation seed stands for, distributed as Gymnasium's.
+
+    Args:
+        robot: which robot.
+        model: its model.
+        noise: scale of the noise.
+        seed: the evaluation's seed.
+    """
+    generator = generator_from_seed(seed)
+    qpos = model.qpos0 + generator.uniform(-noise, noise, model.nq)
+    if robot.velocity_noise == "normal":
+        return qpos, noise * generator.standard_normal(model.nv)
+    return qpos, generator.uniform(-noise, noise, model.nv)
+
+
+def make_locomotion_task(
+    settings: LocomotionSettings, *, policy: MlpSettings, worlds: int, threads: int
+) -> EpisodicTask:
+    """The task that the settings describe."""
+    settings = settings.resolved()
+    defaults = _DEFAULTS[settings.name]
+    robot = ROBOTS[defaults["robot"]]
+    uni = settings.reach is None
+    model, mjcf = build_model(robot, touch=uni, trap=defaults.get("trap", False))
+
+    def make_worlds(count: int) -> LocomotionWorlds:
+        fields = robot.fields(rewards_progress=uni)
+        physics = CpuWorlds(model, count, frame_skip=robot.frame_skip, fields=fields, threads=threads)
+        return LocomotionWorlds(robot, model, physics, settings)
+
+    return EpisodicTask(_spec(settings, robot, model), make_worlds, policy=policy, worlds=worlds, mjcf=mjcf)
+
+
+def _spec(settings: LocomotionSettings, robot: Robot, model: mujoco.MjModel) -> TaskSpec:
+    defaults = _DEFAULTS[settings.name]
+    reach, length = settings.reach, settings.episode_length or 0
+    parts = [
+        f"positions from index {robot.hidden_positions} ({model.nq - robot.hidden_positions})",
+        f"velocities ({model.nv})" + (f" cut to +-{robot.velocity_clip:g}" if robot.velocity_clip else ""),
+    ]
+    size = model.nq - robot.hidden_positions + model.nv
+    if reach is None:
+        offset = robot.reward_offset
+        axes = tuple(Axis(f"{name} contact", "1", 0.0, 1.0) for name in robot.foot_names)
+        gait = "Run forward; where the feet spend their time tells gaits apart."
+        fitness_name, gymnasium = (
+            f"return of {robot.gymnasium_id}",
+            {
+                "id": robot.gymnasium_id,
+                "kwargs": {"reset_noise_scale": settings.initial_noise, **robot.gymnasium_options},
+            },
+        )
+    else:
+        offset = defaults["reward_offset"]
+        axes = (Axis("final x", "m", -reach, reach), Axis("final y", "m", -reach, reach))
+        gait = "End anywhere, alive and with little effort. Standing still is the fitness optimum."
+        fitness_name, gymnasium = "sum of healthy reward - control cost over the episode", None
+        parts.append(f"x, y / {reach:g} m (2)")
+        size += 2
+    if settings.time_in_observation:
+        parts.append("fraction of the episode left (1)")
+        size += 1
+    return TaskSpec(
+        name=settings.name,
+        summary=f"{defaults['robot'].capitalize()}: {gait}",
+        axes=axes,
+        fitness_name=fitness_name,
+        episode_length=length,
+        qd_offset=-offset * length,
+        reward_offset=offset,
+        observation=", ".join(parts),
+        observation_size=size,
+        action_size=model.nu,
+        initial_noise=f"positions uniform within {settings.initial_noise:g}, velocities {robot.velocity_noise}",
+        options=settings.model_dump(exclude_none=True),
+        gymnasium=gymnasium,
+    )

@@ -1,0 +1,91 @@
+"""point_omni: a point mass that drifts in the plane. A cheap toy with the omni property."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from qdrl.axes import Axis
+from qdrl.policies.mlp import MlpSettings
+from qdrl.streams import generator_from_seed
+from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.episodic import EpisodicTask
+
+_STEP = 0.1  # s
+_DRAG = 0.5  # 1/s
+_THRUST = 2.0  # m/s^2 at full action
+_REACH = 10.0  # m
+_NOISE = 0.1  # m
+_SPEED = 4.0  # m/s, what a velocity of 1 stands for in the observation
+
+
+class PointSettings(BaseModel):
+    """Options of `point_omni`.
+
+    Attributes:
+        name: the task.
+        episode_length: control steps of 0.1 s.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["point_omni"]
+    episode_length: Annotated[int, Field(ge=1, le=100_000)] = 100
+
+
+class PointWorlds:
+    """Point masses; see `qdrl.tasks.rollout.EpisodeWorlds`."""
+
+    def __init__(self, count: int, episode_length: int) -> None:
+        self.count = count
+        self._episode_length = episode_length
+        self._state = torch.zeros(count, 4, dtype=torch.float64)  # x, y [m], velocity [m/s]
+        self._scale = torch.tensor([_REACH, _REACH, _SPEED, _SPEED], dtype=torch.float64)
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        for slot, seed in zip(slots, seeds, strict=True):
+            self._state[slot] = 0.0
+            self._state[slot, :2] = torch.from_numpy(generator_from_seed(seed).uniform(-_NOISE, _NOISE, 2))
+
+    def observe(self, ages: Tensor) -> Tensor:
+        left = 1.0 - ages / self._episode_length
+        return torch.cat([self._state[: len(ages)] / self._scale, left[:, None]], dim=1).float()
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        state, force = self._state[: len(actions)], actions.double()
+        velocity = state[:, 2:]
+        velocity += _STEP * (_THRUST * force - _DRAG * velocity)
+        state[:, :2] += _STEP * velocity
+        reward = 1.0 - 0.5 * (force[:, 0].square() + force[:, 1].square())
+        return reward, torch.zeros(len(actions), dtype=torch.bool)
+
+    def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
+        return self._state[slot, :2]
+
+    def failed(self, slot: int) -> bool:  # noqa: ARG002
+        return False
+
+    def move(self, source: int, target: int) -> None:
+        self._state[target] = self._state[source]
+
+
+def make_point_task(settings: PointSettings, *, policy: MlpSettings, worlds: int) -> EpisodicTask:
+    """The task that the settings describe."""
+    length = settings.episode_length
+    spec = TaskSpec(
+        name="point_omni",
+        summary="Point mass in the plane: end anywhere, spend little. Standing still is the fitness optimum.",
+        axes=(Axis("final x", "m", -_REACH, _REACH), Axis("final y", "m", -_REACH, _REACH)),
+        fitness_name="sum of 1 - |action|^2 / 2 over the episode",
+        episode_length=length,
+        qd_offset=0.0,
+        reward_offset=0.0,
+        observation="position / 10 m, velocity / 4 m/s, fraction of the episode left",
+        observation_size=5,
+        action_size=2,
+        initial_noise="position uniform within 0.1 m of the origin, velocity zero",
+        options=settings.model_dump(),
+    )
+    return EpisodicTask(spec, lambda count: PointWorlds(count, length), policy=policy, worlds=worlds)

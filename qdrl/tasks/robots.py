@@ -1,0 +1,281 @@
+"""The five robots: Gymnasium v5's models, rewards and terminations, as tensor functions batched over worlds.
+
+Constants are the defaults of Gymnasium 1.x's `*-v5` environments. State tensors are those of `qdrl.physics.Worlds`,
+cut to the worlds in question.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+
+_TOUCH_RADIUS = 10.0  # m: the site holds every contact of its body
+_TRAP = {"near": 7.0, "far": 12.0, "half_width": 3.0, "half_thickness": 0.25, "half_height": 0.5}  # m
+
+
+@dataclass(frozen=True)
+class Robot:
+    """One of Gymnasium's locomotion environments.
+
+    Attributes:
+        gymnasium_id: the environment with the same physics and reward.
+        gymnasium_options: keyword arguments that make its observation the same too.
+        xml: Gymnasium's model file.
+        frame_skip: physics steps a control step.
+        noise: scale of the initial state's noise; positions are uniform within it.
+        velocity_noise: "uniform" within the same scale, or "normal" with it as deviation.
+        hidden_positions: leading positions that a policy does not see.
+        velocity_clip: what velocities are cut to in the observation, None for no cut.
+        forward_weight: reward per m/s forward.
+        healthy_reward: reward per step while healthy.
+        control_weight: cost of the squared control.
+        healthy: whether worlds are healthy, `(n,)` bool; None when episodes never end early.
+        progress: where worlds stand along x, `(n,)` m; its difference quotient is the forward speed.
+        contact_cost: cost of contact forces, `(n,)`; None for none.
+        feet: names of the foot bodies, or None for the model's leaf bodies in order.
+        foot_names: what the descriptor calls them.
+        reward_offset: see `TaskSpec`; QDax 0.5's values for the robots' Brax twins.
+    """
+
+    gymnasium_id: str
+    gymnasium_options: dict[str, Any]
+    xml: str
+    frame_skip: int
+    noise: float
+    velocity_noise: str
+    hidden_positions: int
+    velocity_clip: float | None
+    forward_weight: float
+    healthy_reward: float
+    control_weight: float
+    healthy: Callable[[State], Tensor] | None
+    progress: Callable[[State, mujoco.MjModel], Tensor]
+    contact_cost: Callable[[State], Tensor] | None
+    feet: tuple[str, ...] | None
+    foot_names: tuple[str, ...]
+    reward_offset: float
+
+    def fields(self, *, rewards_progress: bool) -> tuple[str, ...]:
+        """Fields of the physics state that the task needs."""
+        fields = ["qpos", "qvel", "sensordata"]
+        if rewards_progress and self.progress is _torso_x:
+            fields.append("xpos")
+        if rewards_progress and self.progress is _mass_centre_x:
+            fields.append("xipos")
+        if rewards_progress and self.contact_cost is not None:
+            fields.append("cfrc_ext")
+        return tuple(fields)
+
+
+def build_model(robot: Robot, *, touch: bool, trap: bool = False) -> tuple[mujoco.MjModel, str]:
+    """Gymnasium's model, with what descriptors need added.
+
+    Args:
+        robot: whose model.
+        touch: add a touch sensor to each foot. It leaves the physics as it was, bit for bit.
+        trap: add the walls of AntTrap (Pierrot et al. 2022): a U around x in 7..12 m, y in +-3 m, open to the origin.
+
+    Returns:
+        the compiled model and its XML.
+    """
+    import gymnasium.envs.mujoco
+
+    assets = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
+    spec = mujoco.MjSpec.from_file(str(assets / robot.xml))
+    if touch:
+        for body, name in zip(_foot_bodies(spec, robot), robot.foot_names, strict=True):
+            site = f"{name} touch"
+            body.add_site(name=site, type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[_TOUCH_RADIUS, 0, 0], group=5)
+            spec.add_sensor(
+                name=site, type=mujoco.mjtSensor.mjSENS_TOUCH, objtype=mujoco.mjtObj.mjOBJ_SITE, objname=site
+            )
+    if trap:
+        _add_trap(spec)
+    with warnings.catch_warnings():
+        # HalfCheetah's own file asks for `settotalmass`, which MuJoCo 4 calls deprecated.
+        warnings.filterwarnings("ignore", message=".*settotalmass.*")
+        return spec.compile(), spec.to_xml()
+
+
+def _foot_bodies(spec: mujoco.MjSpec, robot: Robot) -> list[Any]:
+    if robot.feet is not None:
+        return [spec.body(name) for name in robot.feet]
+    return [body for body in spec.bodies if body.name != "world" and not body.bodies]
+
+
+def _add_trap(spec: mujoco.MjSpec) -> None:
+    near, far, width = _TRAP["near"], _TRAP["far"], _TRAP["half_width"]
+    thickness, height = _TRAP["half_thickness"], _TRAP["half_height"]
+    middle, length = (near + far) / 2, (far - near) / 2
+    walls = {
+        "trap back": ([far, 0, height], [thickness, width, height]),
+        "trap left": ([middle, width, height], [length, thickness, height]),
+        "trap right": ([middle, -width, height], [length, thickness, height]),
+    }
+    for name, (position, size) in walls.items():
+        spec.worldbody.add_geom(
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=position,
+            size=size,
+            contype=1,
+            conaffinity=1,
+            rgba=[0.5, 0.5, 0.6, 1],
+        )
+
+
+def _root_x(state: State, model: mujoco.MjModel) -> Tensor:  # noqa: ARG001
+    return state["qpos"][:, 0]
+
+
+def _torso_x(state: State, model: mujoco.MjModel) -> Tensor:  # noqa: ARG001
+    return state["xpos"][:, 1, 0]
+
+
+def _mass_centre_x(state: State, model: mujoco.MjModel) -> Tensor:
+    mass = torch.as_tensor(model.body_mass, device=state["xipos"].device)
+    return (mass * state["xipos"][:, :, 0]).sum(1) / mass.sum()
+
+
+def _between(values: Tensor, low: float, high: float) -> Tensor:
+    return (values > low) & (values < high)
+
+
+def _walker_healthy(state: State) -> Tensor:
+    qpos = state["qpos"]
+    return _between(qpos[:, 1], 0.8, 2.0) & _between(qpos[:, 2], -1.0, 1.0)
+
+
+def _hopper_healthy(state: State) -> Tensor:
+    qpos, qvel = state["qpos"], state["qvel"]
+    rest = torch.cat([qpos[:, 2:], qvel], dim=1).abs().amax(dim=1)
+    return (rest < 100.0) & (qpos[:, 1] > 0.7) & _between(qpos[:, 2], -0.2, 0.2)
+
+
+def _ant_healthy(state: State) -> Tensor:
+    qpos, qvel = state["qpos"], state["qvel"]
+    finite = torch.isfinite(qpos).all(dim=1) & torch.isfinite(qvel).all(dim=1)
+    return finite & (qpos[:, 2] >= 0.2) & (qpos[:, 2] <= 1.0)
+
+
+def _humanoid_healthy(state: State) -> Tensor:
+    return _between(state["qpos"][:, 2], 1.0, 2.0)
+
+
+def _ant_contact_cost(state: State) -> Tensor:
+    return 5e-4 * state["cfrc_ext"].clamp(-1.0, 1.0).square().flatten(1).sum(1)
+
+
+def _humanoid_contact_cost(state: State) -> Tensor:
+    return (5e-7 * state["cfrc_ext"].square().flatten(1).sum(1)).clamp(max=10.0)
+
+
+ROBOTS = {
+    "walker2d": Robot(
+        gymnasium_id="Walker2d-v5",
+        gymnasium_options={},
+        xml="walker2d_v5.xml",
+        frame_skip=4,
+        noise=5e-3,
+        velocity_noise="uniform",
+        hidden_positions=1,
+        velocity_clip=10.0,
+        forward_weight=1.0,
+        healthy_reward=1.0,
+        control_weight=1e-3,
+        healthy=_walker_healthy,
+        progress=_root_x,
+        contact_cost=None,
+        feet=("foot", "foot_left"),
+        foot_names=("right foot", "left foot"),
+        reward_offset=1.413,
+    ),
+    "halfcheetah": Robot(
+        gymnasium_id="HalfCheetah-v5",
+        gymnasium_options={},
+        xml="half_cheetah.xml",
+        frame_skip=5,
+        noise=0.1,
+        velocity_noise="normal",
+        hidden_positions=1,
+        velocity_clip=None,
+        forward_weight=1.0,
+        healthy_reward=0.0,
+        control_weight=0.1,
+        healthy=None,
+        progress=_root_x,
+        contact_cost=None,
+        feet=("bfoot", "ffoot"),
+        foot_names=("back foot", "front foot"),
+        reward_offset=9.231,
+    ),
+    "hopper": Robot(
+        gymnasium_id="Hopper-v5",
+        gymnasium_options={},
+        xml="hopper.xml",
+        frame_skip=4,
+        noise=5e-3,
+        velocity_noise="uniform",
+        hidden_positions=1,
+        velocity_clip=10.0,
+        forward_weight=1.0,
+        healthy_reward=1.0,
+        control_weight=1e-3,
+        healthy=_hopper_healthy,
+        progress=_root_x,
+        contact_cost=None,
+        feet=("foot",),
+        foot_names=("foot",),
+        reward_offset=0.9,
+    ),
+    "ant": Robot(
+        gymnasium_id="Ant-v5",
+        gymnasium_options={"include_cfrc_ext_in_observation": False},
+        xml="ant.xml",
+        frame_skip=5,
+        noise=0.1,
+        velocity_noise="normal",
+        hidden_positions=2,
+        velocity_clip=None,
+        forward_weight=1.0,
+        healthy_reward=1.0,
+        control_weight=0.5,
+        healthy=_ant_healthy,
+        progress=_torso_x,
+        contact_cost=_ant_contact_cost,
+        feet=None,
+        foot_names=("front left foot", "front right foot", "back left foot", "back right foot"),
+        reward_offset=3.24,
+    ),
+    "humanoid": Robot(
+        gymnasium_id="Humanoid-v5",
+        gymnasium_options={
+            "include_cinert_in_observation": False,
+            "include_cvel_in_observation": False,
+            "include_qfrc_actuator_in_observation": False,
+            "include_cfrc_ext_in_observation": False,
+        },
+        xml="humanoid.xml",
+        frame_skip=5,
+        noise=1e-2,
+        velocity_noise="uniform",
+        hidden_positions=2,
+        velocity_clip=None,
+        forward_weight=1.25,
+        healthy_reward=5.0,
+        control_weight=0.1,
+        healthy=_humanoid_healthy,
+        progress=_mass_centre_x,
+        contact_cost=_humanoid_contact_cost,
+        feet=("right_foot", "left_foot"),
+        foot_names=("right foot", "left foot"),
+        reward_offset=0.0,
+    ),
+}

@@ -1,0 +1,193 @@
+"""Episodes of many genomes: a fixed number of slots, refilled as episodes end.
+
+A slot is one world and one network. When its episode ends the slot takes the next waiting genome, so terminated
+worlds cost nothing and batches stay full; when nobody waits, the last active slot moves into the gap, so that active
+slots are always 0..n-1. A row's result depends on its genome and seed alone, never on its slot or neighbours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.evaluation import ObservationMoments
+from qdrl.policies.mlp import Mlp, Population
+from qdrl.policies.normalizer import deviation_of, normalize_
+
+
+class EpisodeWorlds(Protocol):
+    """A task's worlds as a rollout sees them; world i belongs to slot i.
+
+    `count` is how many there are. Tensors are batched over the first slots; ages count control steps since reset.
+    """
+
+    count: int
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start these worlds anew, each from the random stream of its seed."""
+        ...
+
+    def observe(self, ages: Tensor) -> Tensor:
+        """Observations of the first `len(ages)` worlds, `(n, observation_size)` float32, free to be changed."""
+        ...
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions `(n, action_size)` float32; rewards `(n,)` float64 and terminated `(n,)` bool."""
+        ...
+
+    def descriptor(self, slot: int, steps: int) -> Tensor:
+        """The descriptor `(d,)` float64 of an episode that ended after `steps`; NaN where it failed."""
+        ...
+
+    def failed(self, slot: int) -> bool:
+        """Whether the world broke since its reset."""
+        ...
+
+    def move(self, source: int, target: int) -> None:
+        """Let world `target` go on as world `source`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Results by row: see `qdrl.evaluation.Evaluation`."""
+
+    fitness: Tensor
+    descriptor: Tensor
+    steps: Tensor
+    failed: Tensor
+    observations: ObservationMoments | None
+
+
+class Rollout:
+    """Runs episodes of one task with one shape of policy; buffers are made once.
+
+    Args:
+        worlds: the task's worlds.
+        mlp: shape of the policies.
+        dimensions: numbers in a descriptor.
+        episode_length: control steps after which an episode is cut.
+    """
+
+    def __init__(self, worlds: EpisodeWorlds, mlp: Mlp, dimensions: int, episode_length: int) -> None:
+        self._worlds = worlds
+        self._population = Population(mlp, worlds.count)
+        self._dimensions = dimensions
+        self._episode_length = episode_length
+        self._observation_size = mlp.sizes[0]
+        self._normalizes = mlp.settings.normalize_observations
+        self._returns = torch.zeros(worlds.count, dtype=torch.float64)
+        self._ages = torch.zeros(worlds.count, dtype=torch.int64)
+        self._rows = np.zeros(worlds.count, np.int64)
+        if self._normalizes:
+            self._mean = torch.zeros(worlds.count, self._observation_size, dtype=torch.float64)
+            self._deviation = torch.zeros_like(self._mean)
+
+    def run(
+        self,
+        genomes: Tensor,
+        seeds: Sequence[int],
+        normalization: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Episodes:
+        """Run one episode a row.
+
+        Args:
+            genomes: `(rows, parameters)` float32.
+            seeds: an evaluation seed a row.
+            normalization: mean and variance `(observation,)` to normalise with; needed when policies do.
+        """
+        rows = len(genomes)
+        results = self._empty_results(rows)
+        active = min(self._worlds.count, rows)
+        if active:
+            self._start(range(active), range(active), genomes, seeds)
+        waiting = active
+        shift = None if normalization is None else self._shift(*normalization)
+        while active:
+            ended = self._step(active, shift)
+            for slot in ended:  # highest slot first, so that a moved slot has been looked at
+                self._finish(slot, results)
+                if waiting < rows:
+                    self._start([slot], [waiting], genomes, seeds)
+                    waiting += 1
+                else:
+                    active -= 1
+                    if slot != active:
+                        self._move(active, slot)
+        return results
+
+    def _step(self, active: int, shift: tuple[Tensor, Tensor] | None) -> list[int]:
+        """One control step of the active slots; returns the slots whose episodes ended, highest first."""
+        ages = self._ages[:active]
+        observations = self._worlds.observe(ages)
+        if self._normalizes:
+            self._absorb(observations, active)
+            if shift is not None:
+                normalize_(observations, *shift)
+        reward, terminated = self._worlds.step(self._population.act(observations))
+        self._returns[:active] += reward
+        ages += 1
+        # A broken world gives a NaN reward: it has nothing more to tell.
+        ended = terminated | (ages >= self._episode_length) | torch.isnan(reward)
+        return torch.nonzero(ended).flip(0).squeeze(1).tolist() if ended.any() else []
+
+    def _start(
+        self, slots: Sequence[int], rows: Sequence[int], genomes: Tensor, seeds: Sequence[int]
+    ) -> None:
+        self._population.load(list(slots), genomes[list(rows)])
+        self._worlds.reset(slots, [int(seeds[row]) for row in rows])
+        self._rows[list(slots)] = rows
+        for tensor in self._slot_tensors():
+            tensor[list(slots)] = 0
+
+    def _finish(self, slot: int, results: Episodes) -> None:
+        row, steps = self._rows[slot], int(self._ages[slot])
+        results.fitness[row] = self._returns[slot]
+        results.descriptor[row] = self._worlds.descriptor(slot, steps)
+        results.steps[row] = steps
+        results.failed[row] = self._worlds.failed(slot)
+        if results.observations is not None:
+            results.observations.count[row] = steps
+            results.observations.mean[row] = self._mean[slot]
+            results.observations.deviation[row] = self._deviation[slot]
+
+    def _move(self, source: int, target: int) -> None:
+        self._worlds.move(source, target)
+        self._population.move(source, target)
+        self._rows[target] = self._rows[source]
+        for tensor in self._slot_tensors():
+            tensor[target] = tensor[source]
+
+    def _absorb(self, observations: Tensor, active: int) -> None:
+        """Welford's update of each slot's observation moments (Welford 1962)."""
+        seen = (self._ages[:active, None] + 1).double()
+        difference = observations - self._mean[:active]
+        self._mean[:active] += difference / seen
+        self._deviation[:active] += difference * (observations - self._mean[:active])
+
+    def _slot_tensors(self) -> list[Tensor]:
+        moments = [self._mean, self._deviation] if self._normalizes else []
+        return [self._returns, self._ages, *moments]
+
+    def _empty_results(self, rows: int) -> Episodes:
+        def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(rows, *shape, dtype=dtype)
+
+        moments = None
+        if self._normalizes:
+            size = self._observation_size
+            moments = ObservationMoments(empty(dtype=torch.int64), empty(size), empty(size))
+        return Episodes(
+            fitness=empty().fill_(torch.nan),
+            descriptor=empty(self._dimensions).fill_(torch.nan),
+            steps=empty(dtype=torch.int64),
+            failed=empty(dtype=torch.bool),
+            observations=moments,
+        )
+
+    @staticmethod
+    def _shift(mean: np.ndarray, var: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(mean.astype(np.float32)), deviation_of(var)
