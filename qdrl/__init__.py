@@ -30,7 +30,7 @@ _PUBLIC = {
     "task_names": "qdrl.tasks",
 }
 
-__all__ = sorted([*_PUBLIC, "__version__"])  # noqa: PLE0604 - names are strings
+__all__ = sorted([*_PUBLIC, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Entry point of the `qdrl` command and of `python -m qdrl`."""
 
 import sys
+from pathlib import Path
 
 from qdrl.errors import UserError
 from qdrl.ranks import abort, launched_rank, limit_threads
@@ -13,6 +14,7 @@ def main() -> None:
     traceback of the rank that raised it.
     """
     limit_threads()  # before anything imports numpy or torch
+    sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file beside the experiment
     from qdrl.cli import qdrl
 
     try:

@@ -214,16 +214,8 @@ def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
     for part in path:
         fields = [kind.model_fields[part] for kind in models if part in kind.model_fields]
         inner = [kind for field in fields for kind in get_args(field.annotation) or (field.annotation,)]
-        tagged = [
-            kind
-            for kind in models
-            if "name" in kind.model_fields and kind.model_fields["name"].default == part
-        ]
-        models = (
-            [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
-            or tagged
-            or models
-        )
+        tagged = [kind for kind in models if "name" in kind.model_fields and kind.model_fields["name"].default == part]
+        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)] or tagged or models
     return [key for kind in models for key in kind.model_fields]
 
 

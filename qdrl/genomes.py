@@ -20,7 +20,7 @@ class Variation(Protocol):
 
 
 class IsoLine(BaseModel):
-    """Iso+LineDD (Vassiliades and Mouret 2018, equation 2): Gaussian noise plus a step along the line to a second elite.
+    """Iso+LineDD (Vassiliades and Mouret 2018, equation 2): Gaussian noise and a step towards a second elite.
 
     child = x1 + iso_sigma * N(0, I) + line_sigma * N(0, 1) * (x2 - x1), one line scalar for the whole genome, no
     clipping. Defaults are those published for neural policies (Nilsson and Cully 2021; Faldor et al. 2023).

@@ -50,9 +50,7 @@ def git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
     try:
-        if (
-            git("ls-files", Path(__file__).name) == ""
-        ):  # a checkout of something else around an installed qdrl
+        if git("ls-files", Path(__file__).name) == "":  # a checkout of something else around an installed qdrl
             return ""
         return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -148,9 +148,7 @@ class MpiRanks:
             shared[name] = torch.from_numpy(whole).to(columns[name].device)
         return shared
 
-    def _genome_exchange(
-        self, take_own: Callable[["Tensor"], "Tensor"], count: int
-    ) -> Callable[["Tensor"], "Tensor"]:
+    def _genome_exchange(self, take_own: Callable[["Tensor"], "Tensor"], count: int) -> Callable[["Tensor"], "Tensor"]:
         import torch
 
         def take(rows: "Tensor") -> "Tensor":

@@ -79,8 +79,7 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
         track = None
     reached = descriptor[0].numpy()
     same = bool(
-        fitness[0] == archive.elites["fitness"][row]
-        and np.array_equal(reached, archive.elites["descriptor"][row])
+        fitness[0] == archive.elites["fitness"][row] and np.array_equal(reached, archive.elites["descriptor"][row])
     )
     return Replay(float(fitness[0]), reached, int(steps[0]), same, track)
 

@@ -74,18 +74,14 @@ def build(experiment: Experiment) -> Parts:
         UserError: the parts do not fit each other.
     """
     compute = experiment.compute
-    task = build_task(
-        experiment.task, policy=experiment.policy, worlds=compute.worlds, threads=compute.threads
-    )
+    task = build_task(experiment.task, policy=experiment.policy, worlds=compute.worlds, threads=compute.threads)
     archive = Archive(_geometry(experiment, task), task.parameters, qd_offset=task.spec.qd_offset)
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
     return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
 
 
-def start(
-    experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, progress: bool | None = None
-) -> Outcome:
+def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, progress: bool | None = None) -> Outcome:
     """Collective. Run an experiment from its beginning in a new folder.
 
     Args:
@@ -105,9 +101,7 @@ def start(
     return _run(parts, ranks, folder, Recorder(parts, ranks, folder, progress=progress))
 
 
-def resume(
-    folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progress: bool | None = None
-) -> Outcome:
+def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progress: bool | None = None) -> Outcome:
     """Collective. Go on with a run from its last checkpoint, on any number of ranks.
 
     The final archive is the uninterrupted run's, bit for bit. Without a checkpoint the run starts over.

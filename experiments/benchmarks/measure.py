@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -49,4 +49,27 @@ def compare(name: str, peer_name: str, what: str, ours_seconds: float, peer_seco
 
 def line(name: str, value: float, unit: str) -> None:
     """Print one result."""
-    print(f"{name} {value:.4g} {unit}", flush=True)  # noqa: T201
+    print(f"{name} {value:.4g} {unit}", flush=True)
+
+
+def take_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """What each side finds when it measures itself, one number a repeat.
+
+    Sides take turns inside every repeat, so that their numbers of one repeat stand beside each other in time and a
+    machine that drifts changes their ratio little; every second repeat goes through them backwards.
+
+    Args:
+        sides: each measures once and returns its number; warming up is theirs.
+        repeats: how often.
+    """
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats):
+        for name in reversed(found) if repeat % 2 else found:
+            gc.collect()
+            found[name].append(sides[name]())
+    return found
+
+
+def median_ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
+    """Median over the repeats of the ratio inside each."""
+    return statistics.median(mine / other for mine, other in zip(ours, peer, strict=True))

@@ -1,6 +1,6 @@
 """Centroidal Voronoi cells for descriptors of any dimension (Vassiliades, Chatzilygeroudis and Mouret 2018)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,9 +9,7 @@ from torch import Tensor
 from qdrl.archives.grid import check_bounds
 from qdrl.errors import UserError
 
-_CHUNK = (
-    1 << 17
-)  # distances held at once: 1 MB of float64, which stays in the cache; 32 MB took twice as long
+_CHUNK = 1 << 17  # distances held at once: 1 MB of float64 stays in the cache, 32 MB took twice as long
 
 
 class CentroidalVoronoi:
@@ -98,50 +96,86 @@ def place_centroids(
 def _first_centroids(generator: np.random.Generator, points: Tensor, cells: int) -> Tensor:
     """k-means++: each next centroid is a sample drawn with probability proportional to its squared distance."""
     chosen = [int(generator.integers(len(points)))]
-    distance = _squared_distance(points, points[chosen]).squeeze(1)
+    distance = _squared_distance(points, points[chosen[0]])
     for threshold in generator.random(cells - 1):
         mass = torch.cumsum(distance, dim=0)
         index = int(torch.searchsorted(mass, mass[-1] * threshold, right=True).clamp(max=len(points) - 1))
         chosen.append(index)
-        distance = torch.minimum(distance, _squared_distance(points, points[index : index + 1]).squeeze(1))
+        distance = torch.minimum(distance, _squared_distance(points, points[index]))
     return points[chosen].clone()
 
 
 def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
     """Index of the nearest centroid, the lowest of equally near ones: `(points, d)`, `(cells, d)` -> `(points,)`."""
-    rows = max(1, _CHUNK // len(centroids))
-    nearest = [_squared_distance(part, centroids).argmin(dim=1) for part in points.split(rows)]
-    return torch.cat(nearest)
+    nearest = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    for rows, distance in _distances(points, centroids):
+        torch.argmin(distance, dim=1, out=nearest[rows])
+    return nearest
 
 
 def _nearest_from(guess: Tensor, points: Tensor, centroids: Tensor) -> Tensor:
     """The same as `_nearest`, faster when most guesses are close: Elkan 2003, lemma 1.
 
     A centroid at least twice as far from the guessed one as the point is cannot be nearer to the point. So a point
-    whose distance to its guess is less than half the guess's distance to its k-th neighbour needs to look at
-    k - 1 centroids only. 1,024 cells in the plane: measured 9 times faster over a whole run of Lloyd iterations.
+    whose distance to its guess is below half of what the guess keeps from its nearest neighbour stays there; where
+    it is below half the distance to the k-th neighbour, the guess and k - 1 neighbours are all there is to look at.
+    Placing 1,024 cells in the plane: measured 1.2 s, not 8.8.
     """
-    near = 4 * 2 ** centroids.shape[1]
-    if 2 * near > len(centroids):
+    count = 2 * 2 ** centroids.shape[1]  # measured enough for all but 0.2 % of the points, in 2 to 4 dimensions
+    if 2 * count > len(centroids):
         return _nearest(points, centroids)
-    spacing, neighbours = _squared_distance(centroids, centroids).topk(near + 1, largest=False)
-    reach = spacing[:, -1] * (1 - 1e-9)  # a margin for rounding: ties are left to the full search
-    own = (points - centroids.index_select(0, guess)).square().sum(dim=1)
-    within = 4 * own < reach.index_select(0, guess)
-    candidates = neighbours[:, :-1].sort(dim=1).values  # ascending, so that argmin finds the lowest of equals
-    candidates = candidates.index_select(0, guess[within])
-    distance = torch.zeros(candidates.shape, dtype=points.dtype)
-    for column, axis in zip(points[within].unbind(dim=1), centroids.unbind(dim=1), strict=True):
-        distance += (column[:, None] - axis[candidates]).square_()
-    nearest = torch.empty_like(guess)
-    nearest[within] = candidates.gather(1, distance.argmin(dim=1, keepdim=True)).squeeze(1)
-    nearest[~within] = _nearest(points[~within], centroids)
+    neighbours, gap, reach = _neighbourhoods(centroids, count)
+    own = 4 * _squared_distance(points, centroids.index_select(0, guess))
+    unsure = own >= gap.index_select(0, guess)
+    far = own >= reach.index_select(0, guess)
+    near = torch.nonzero(unsure & ~far).squeeze(1)
+    candidates = neighbours.index_select(0, guess[near])
+    positions = centroids.index_select(0, candidates.ravel()).view(*candidates.shape, -1)
+    distance = _squared_distance(points[near][:, None], positions)
+    nearest = guess.clone()
+    nearest[near] = candidates.gather(1, distance.argmin(dim=1, keepdim=True)).squeeze(1)
+    nearest[far] = _nearest(points[far], centroids)
     return nearest
 
 
-def _squared_distance(points: Tensor, centroids: Tensor) -> Tensor:
-    """`(points, d)` and `(cells, d)` -> `(points, cells)`, summed axis by axis in a fixed order."""
-    total = torch.zeros(len(points), len(centroids), dtype=points.dtype, device=points.device)
-    for axis in range(points.shape[1]):
-        total += (points[:, axis, None] - centroids[None, :, axis]).square_()
+def _neighbourhoods(centroids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` centroids nearest to each, itself among them; the squared distance of the nearest and of the next.
+
+    Indices ascend, so that argmin over them finds the lowest of equals; the distances are a trifle short, so that
+    rounding never shuts out an equal.
+    """
+    nearest = torch.empty(len(centroids), count, dtype=torch.int64)
+    gap, reach = torch.empty(2, len(centroids), dtype=centroids.dtype)
+    for rows, distance in _distances(centroids, centroids):
+        values, indices = distance.topk(count + 1, largest=False)
+        nearest[rows] = indices[:, :count].sort(dim=1).values
+        gap[rows], reach[rows] = values[:, 1] * (1 - 1e-9), values[:, count] * (1 - 1e-9)
+    return nearest, gap, reach
+
+
+def _squared_distance(points: Tensor, others: Tensor) -> Tensor:
+    """`(..., d)` and `(..., d)` -> `(...)`, summed axis by axis: faster than a sum over a short last dimension."""
+    total = (points[..., 0] - others[..., 0]).square_()
+    for axis in range(1, points.shape[-1]):
+        total += (points[..., axis] - others[..., axis]).square_()
     return total
+
+
+def _distances(points: Tensor, centroids: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Squared distances, a block of points at a time: the block's rows and `(block, cells)`, overwritten by the next.
+
+    Explicit differences summed axis by axis, not the expanded product: a point's distances must not depend on its
+    neighbours. Memory is held from block to block: allocated anew, its page faults were measured to take half the
+    time.
+    """
+    block = max(1, _CHUNK // len(centroids))
+    total = torch.empty(min(block, len(points)), len(centroids), dtype=points.dtype, device=points.device)
+    term = torch.empty_like(total)
+    axes = centroids.T.contiguous()
+    for start in range(0, len(points), block):
+        part = points[start : start + block]
+        distance, square = total[: len(part)], term[: len(part)]
+        torch.sub(part[:, :1], axes[0], out=distance).square_()
+        for axis in range(1, points.shape[1]):
+            distance += torch.sub(part[:, axis, None], axes[axis], out=square).square_()
+        yield slice(start, start + len(part)), distance

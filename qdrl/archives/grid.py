@@ -8,7 +8,6 @@ from torch import Tensor
 
 from qdrl.errors import UserError
 
-
 BORDER_TOLERANCE = 1e-6
 
 

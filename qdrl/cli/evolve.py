@@ -7,14 +7,10 @@ import click
 
 @click.command()
 @click.argument("experiment", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a setting; repeatable."
-)
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a setting; repeatable.")
 @click.option("--seed", type=click.IntRange(min=0), help="Override the seed.")
 @click.option("--output", type=click.Path(path_type=Path), help="The run folder; it must not exist yet.")
-@click.option(
-    "--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal."
-)
+@click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
 def command(
     experiment: Path, overrides: tuple[str, ...], seed: int | None, output: Path | None, progress: bool | None
 ) -> None:

@@ -14,9 +14,7 @@ import click
     metavar="TABLE.KEY=VALUE",
     help="Override a run.* or compute.* setting.",
 )
-@click.option(
-    "--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal."
-)
+@click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
 def command(folder: Path, overrides: tuple[str, ...], progress: bool | None) -> None:
     """Go on with the run in FOLDER from its last checkpoint.
 

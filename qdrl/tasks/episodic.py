@@ -36,9 +36,7 @@ class EpisodicTask:
         self.mlp = Mlp(spec.observation_size, spec.action_size, policy)
         self.parameters = self.mlp.parameters
         self.mjcf = mjcf
-        self.normalizer = (
-            ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
-        )
+        self.normalizer = ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
         self.make_worlds = make_worlds
         self._count = worlds
         self._rollout: Rollout | None = None

@@ -120,9 +120,7 @@ def _linear_projection(name: str, dimensions: int) -> FunctionTask:
         summary=f"{name.capitalize()} function shifted to 2.048, with linear projection descriptors.",
         axes=(
             Axis("sum of the first half", "1", -_DOMAIN * half, _DOMAIN * half),
-            Axis(
-                "sum of the second half", "1", -_DOMAIN * (dimensions - half), _DOMAIN * (dimensions - half)
-            ),
+            Axis("sum of the second half", "1", -_DOMAIN * (dimensions - half), _DOMAIN * (dimensions - half)),
         ),
         fitness_name="per cent of the way from the worst corner to the optimum",
         episode_length=1,

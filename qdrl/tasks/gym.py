@@ -99,50 +99,55 @@ class GymWorlds:
     """Gymnasium environments; see `qdrl.tasks.rollout.EpisodeWorlds`."""
 
     def __init__(
-        self,
-        make: Callable[[], gymnasium.Env],
-        count: int,
-        describe: Callable[[Trajectory], Any],
-        dimensions: int,
+        self, make: Callable[[], gymnasium.Env], count: int, describe: Callable[[Trajectory], Any], dimensions: int
     ) -> None:
         self.count = count
+        self._make = make
         self._environments = [make() for _ in range(count)]
         self._describe = describe
         self._dimensions = dimensions
         self._trajectories = [Trajectory() for _ in range(count)]
         self._broken = [False] * count
         self._to_action = _action_of(self._environments[0].action_space)
+        self._observation_size = _observation_size(self._environments[0])
         self._reported = False
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         for slot, seed in zip(slots, seeds, strict=True):
-            environment = self._environments[slot]
-            observation, _ = environment.reset(seed=seed % _LARGEST_SEED)
-            self._trajectories[slot] = Trajectory([_flat(observation)], env=environment)
-            self._broken[slot] = False
+            self._trajectories[slot] = Trajectory([np.zeros(self._observation_size)])
+            try:
+                if self._broken[slot]:  # what raised may be left in any state
+                    self._environments[slot] = self._make()
+                self._broken[slot] = False
+                observation, _ = self._environments[slot].reset(seed=seed % _LARGEST_SEED)
+                self._trajectories[slot] = Trajectory([self._flat(observation)], env=self._environments[slot])
+            except Exception:  # noqa: BLE001 - whatever a user's environment raises, the run goes on
+                self._break(slot, "the environment")
 
     def observe(self, ages: Tensor) -> Tensor:
         latest = [trajectory.observations[-1] for trajectory in self._trajectories[: len(ages)]]
         return torch.from_numpy(np.stack(latest).astype(np.float32))
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        rewards, ended = np.zeros(len(actions)), np.zeros(len(actions), bool)
+        rewards, ended = np.full(len(actions), np.nan), np.ones(len(actions), bool)
         for slot, output in enumerate(actions.numpy()):
-            trajectory = self._trajectories[slot]
+            if self._broken[slot]:
+                continue
             try:
-                action = self._to_action(output)
-                observation, reward, terminated, truncated, info = self._environments[slot].step(action)
+                rewards[slot], ended[slot] = self._step_one(slot, output)
             except Exception:  # noqa: BLE001 - whatever a user's environment raises, the run goes on
                 self._break(slot, "the environment")
-                rewards[slot], ended[slot] = np.nan, True
-                continue
-            trajectory.observations.append(_flat(observation))
-            trajectory.actions.append(action)
-            trajectory.rewards.append(float(reward))
-            trajectory.infos.append(info)
-            trajectory.terminated = bool(terminated)
-            rewards[slot], ended[slot] = reward, terminated or truncated
         return torch.from_numpy(rewards), torch.from_numpy(ended)
+
+    def _step_one(self, slot: int, output: np.ndarray) -> tuple[float, bool]:
+        action, trajectory = self._to_action(output), self._trajectories[slot]
+        observation, reward, terminated, truncated, info = self._environments[slot].step(action)
+        trajectory.observations.append(self._flat(observation))
+        trajectory.actions.append(action)
+        trajectory.rewards.append(float(reward))
+        trajectory.infos.append(info)
+        trajectory.terminated = bool(terminated)
+        return float(reward), bool(terminated or truncated)
 
     def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
         unknown = torch.full((self._dimensions,), torch.nan, dtype=torch.float64)
@@ -151,8 +156,8 @@ class GymWorlds:
         try:
             described = np.asarray(self._describe(self._trajectories[slot].as_arrays()), np.float64)
             if described.shape != (self._dimensions,):
-                raise ValueError(f"gave shape {described.shape}, expected ({self._dimensions},)")  # noqa: TRY301
-        except Exception:  # noqa: BLE001 - whatever a user's function raises, the run goes on
+                raise ValueError(f"gave shape {described.shape}, expected ({self._dimensions},)")
+        except Exception:
             self._break(slot, "the descriptor function")
             return unknown
         return torch.from_numpy(described)
@@ -163,6 +168,12 @@ class GymWorlds:
     def move(self, source: int, target: int) -> None:
         for items in (self._environments, self._trajectories, self._broken):
             items[source], items[target] = items[target], items[source]
+
+    def _flat(self, observation: Any) -> np.ndarray:
+        flat = np.array(observation, np.float64).ravel()
+        if len(flat) != self._observation_size:
+            raise ValueError(f"observed {len(flat)} numbers, expected {self._observation_size}")
+        return flat
 
     def _break(self, slot: int, what: str) -> None:
         self._broken[slot] = True
@@ -197,9 +208,7 @@ def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) ->
     if length is None:
         raise UserError(f"task.episode_length: '{environment_id}' has no limit of its own; set one")
     if not isinstance(probe.observation_space, Box):
-        raise UserError(
-            f"task.name: '{environment_id}' observes {probe.observation_space}; policies need a Box"
-        )
+        raise UserError(f"task.name: '{environment_id}' observes {probe.observation_space}; policies need a Box")
     axes = tuple(Axis(axis.name, axis.unit, axis.lower, axis.upper) for axis in settings.axes)
     spec = TaskSpec(
         name=settings.name,
@@ -217,9 +226,7 @@ def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) ->
         gymnasium={"id": environment_id, "kwargs": settings.kwargs},
     )
     probe.close()
-    return EpisodicTask(
-        spec, lambda count: GymWorlds(make, count, describe, len(axes)), policy=policy, worlds=worlds
-    )
+    return EpisodicTask(spec, lambda count: GymWorlds(make, count, describe, len(axes)), policy=policy, worlds=worlds)
 
 
 def _action_size(space: gymnasium.Space, environment_id: str) -> int:
@@ -238,7 +245,3 @@ def _action_of(space: gymnasium.Space) -> Callable[[np.ndarray], Any]:
     middle = (space.high.astype(np.float64) + space.low) / 2
     half = (space.high.astype(np.float64) - space.low) / 2
     return lambda output: (middle + half * output.reshape(space.shape)).astype(space.dtype)
-
-
-def _flat(observation: Any) -> np.ndarray:
-    return np.asarray(observation, np.float64).ravel()

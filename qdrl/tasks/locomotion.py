@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import mujoco
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from qdrl.axes import Axis
@@ -65,6 +65,12 @@ class LocomotionSettings(BaseModel):
     time_in_observation: bool | None = None
     reach: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
 
+    @model_validator(mode="after")
+    def _check_reach(self) -> "LocomotionSettings":
+        if self.reach is not None and "reach" not in _DEFAULTS[self.name]:
+            raise ValueError(f"reach belongs to omni tasks, not to {self.name}")
+        return self
+
     def resolved(self) -> "LocomotionSettings":
         """The same with every default filled in."""
         defaults = _DEFAULTS[self.name]
@@ -72,9 +78,7 @@ class LocomotionSettings(BaseModel):
         return LocomotionSettings(
             name=self.name,
             episode_length=self.episode_length or defaults["length"],
-            initial_noise=ROBOTS[defaults["robot"]].noise
-            if self.initial_noise is None
-            else self.initial_noise,
+            initial_noise=ROBOTS[defaults["robot"]].noise if self.initial_noise is None else self.initial_noise,
             time_in_observation=omni if self.time_in_observation is None else self.time_in_observation,
             reach=(self.reach or defaults["reach"]) if omni else None,
         )
@@ -93,9 +97,7 @@ class LocomotionWorlds:
         settings: resolved settings of the task.
     """
 
-    def __init__(
-        self, robot: Robot, model: mujoco.MjModel, physics: Worlds, settings: LocomotionSettings
-    ) -> None:
+    def __init__(self, robot: Robot, model: mujoco.MjModel, physics: Worlds, settings: LocomotionSettings) -> None:
         self.count = physics.count
         self.model = model
         self.physics = physics
@@ -108,9 +110,7 @@ class LocomotionWorlds:
         limits = torch.as_tensor(model.actuator_ctrlrange.copy(), device=physics.device)
         self._middle, self._half = limits.mean(1), (limits[:, 1] - limits[:, 0]) / 2
         self._progress = torch.zeros(self.count, dtype=torch.float64, device=physics.device)
-        self._contacts = torch.zeros(
-            self.count, len(robot.foot_names), dtype=torch.float64, device=physics.device
-        )
+        self._contacts = torch.zeros(self.count, len(robot.foot_names), dtype=torch.float64, device=physics.device)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         states = [initial_state(self._robot, self.model, self._noise, seed) for seed in seeds]
@@ -171,9 +171,7 @@ class LocomotionWorlds:
         return {name: tensor[:count] for name, tensor in self.physics.state.items()}
 
 
-def initial_state(
-    robot: Robot, model: mujoco.MjModel, noise: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def initial_state(robot: Robot, model: mujoco.MjModel, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions `(nq,)` and velocities `(nv,)` that an evaluation seed stands for, distributed as Gymnasium's.
 
     Args:

@@ -134,9 +134,7 @@ class Rollout:
         ended = terminated | (ages >= self._episode_length) | torch.isnan(reward)
         return torch.nonzero(ended).flip(0).squeeze(1).tolist() if ended.any() else []
 
-    def _start(
-        self, slots: Sequence[int], rows: Sequence[int], genomes: Tensor, seeds: Sequence[int]
-    ) -> None:
+    def _start(self, slots: Sequence[int], rows: Sequence[int], genomes: Tensor, seeds: Sequence[int]) -> None:
         self._population.load(list(slots), genomes[list(rows)])
         self._worlds.reset(slots, [int(seeds[row]) for row in rows])
         self._rows[list(slots)] = rows

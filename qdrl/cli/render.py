@@ -1,0 +1,45 @@
+"""`qdrl render`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--cell", type=int, help="Whose elite to film; the best one when left out.")
+@click.option("--width", type=click.IntRange(16, 4096), default=640, show_default=True)
+@click.option("--height", type=click.IntRange(16, 4096), default=480, show_default=True)
+@click.option("--fps", type=click.IntRange(1, 120), default=50, show_default=True, help="Most frames a second.")
+def command(archive: Path, output: Path, cell: int | None, width: int, height: int, fps: int) -> None:
+    """Film an elite of ARCHIVE to OUTPUT (.mp4 or .gif), as it ran, in real time.
+
+    Needs an OpenGL that can draw without a screen: MUJOCO_GL=egl with a GPU driver, MUJOCO_GL=osmesa without.
+
+    \b
+    Example:
+      MUJOCO_GL=egl qdrl render archives/reference/hopper_uni.h5 --cell 12 hopper.mp4
+    """
+    from qdrl.archives.hdf5 import open_archive
+    from qdrl.cli.archive.paths import archive_file
+    from qdrl.errors import UserError
+    from qdrl.report.video import check_video_path, film, require_rendering
+
+    check_video_path(output)
+    stored = open_archive(archive_file(archive))
+    if len(stored) == 0:
+        raise UserError(f"{archive}: the archive is empty; there is nothing to film")
+    chosen = int(stored.elites["cell"][stored.elites["fitness"].argmax()]) if cell is None else cell
+    stored.row_of(chosen)  # a wrong cell is refused before anything slow begins
+    require_rendering()
+
+    from qdrl.replay import replay
+
+    result = replay(stored, chosen)
+    if result.track is None:
+        raise UserError(f"task '{stored.meta['task']['name']}' has no MuJoCo model to film")
+    frames = film(result.track, output, width=width, height=height, fps=fps)
+    click.echo(f"{output}: cell {chosen}, fitness {result.fitness:.6g}, {frames} frames, {result.steps} steps")
+    if not result.same:
+        click.echo("note: on this machine the elite runs differently from the stored evaluation", err=True)

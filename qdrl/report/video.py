@@ -1,0 +1,108 @@
+"""Films of elites through MuJoCo's own renderer."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qdrl.errors import UserError
+
+if TYPE_CHECKING:
+    from qdrl.replay import Track
+
+_SUFFIXES = (".mp4", ".gif")
+_HIDDEN_GROUP = 5  # the sites of touch sensors
+_GIF_FPS = 25  # viewers slow down faster ones
+
+
+def check_video_path(path: Path) -> None:
+    """Refuse an output that cannot become a film, before any work is done.
+
+    Raises:
+        UserError: the suffix is unknown or the folder does not exist.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UserError(f"{path}: films are .mp4 or .gif, not '{path.suffix}'")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}")
+
+
+def check_rendering() -> str | None:
+    """Why this machine cannot draw without a screen; None when it can."""
+    try:
+        import mujoco  # reads MUJOCO_GL and loads its library at import
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GLFW warns of every attempt without a screen
+            with mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 16, 16) as renderer:
+                renderer.render()
+    except Exception as error:  # the GL backends raise whatever their loaders raise
+        backend = os.environ.get("MUJOCO_GL", "unset")
+        reason = str(error).splitlines()[0].partition(",")[0] if str(error) else type(error).__name__
+        return (
+            f"MUJOCO_GL is {backend} and cannot draw here ({reason});"
+            " set MUJOCO_GL=egl (libegl1 or a GPU driver) or MUJOCO_GL=osmesa (libosmesa6)"
+        )
+    return None
+
+
+def require_rendering() -> None:
+    """Refuse to film where nothing can be drawn.
+
+    Raises:
+        UserError: naming MUJOCO_GL.
+    """
+    if (problem := check_rendering()) is not None:
+        raise UserError(problem)
+
+
+def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> int:
+    """Draw an episode's states and write them as a film in real time.
+
+    Args:
+        track: the episode.
+        path: .mp4 or .gif.
+        width: pixels.
+        height: pixels.
+        fps: most frames a second; control steps are left out evenly to stay below it.
+
+    Returns:
+        the number of frames.
+
+    Raises:
+        UserError: this machine cannot draw; the message names MUJOCO_GL.
+    """
+    import imageio.v3 as imageio
+
+    check_video_path(path)
+    require_rendering()
+    is_gif = path.suffix.lower() == ".gif"
+    limit = min(fps, _GIF_FPS) if is_gif else fps
+    stride = max(1, int(np.ceil(1.0 / (limit * track.step_seconds) - 1e-9)))
+    frames = list(_frames(track, stride, width, height))
+    seconds = track.step_seconds * stride
+    if is_gif:
+        imageio.imwrite(path, frames, duration=1000 * seconds, loop=0)
+    else:
+        imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
+    return len(frames)
+
+
+def _frames(track: "Track", stride: int, width: int, height: int) -> Iterator[Any]:
+    import mujoco
+
+    model = track.model
+    model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
+    model.vis.global_.offheight = max(height, model.vis.global_.offheight)
+    camera = "track" if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track") >= 0 else -1
+    data, options = mujoco.MjData(model), mujoco.MjvOption()
+    options.sitegroup[_HIDDEN_GROUP] = 0
+    with mujoco.Renderer(model, height, width) as renderer:
+        for qpos in track.qpos[::stride]:
+            data.qpos[:] = qpos
+            mujoco.mj_forward(model, data)
+            renderer.update_scene(data, camera=camera, scene_option=options)
+            yield renderer.render()

@@ -1,0 +1,67 @@
+"""Starting real MPI jobs from tests."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from qdrl.ranks import THREAD_VARIABLES
+
+
+def mpirun(ranks: int, arguments: Sequence[str | Path], timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run `python <arguments>` on that many ranks, from the repository's root.
+
+    Skips the test where there is no mpirun. A job that outlives its time is ended, ranks and all.
+
+    Args:
+        ranks: how many processes.
+        arguments: of this Python: `["-m", "qdrl", "evolve", ...]` or a script and its arguments.
+        timeout: seconds.
+
+    Returns:
+        exit code, stdout and stderr of the job.
+
+    Raises:
+        subprocess.TimeoutExpired: the job did not end in time.
+    """
+    command = [_launcher(), "-n", str(ranks), "--oversubscribe", sys.executable, *map(str, arguments)]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(
+        command,
+        cwd=root,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        try:
+            stdout, stderr = job.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as expired:
+            job.send_signal(signal.SIGTERM)  # mpirun then ends its ranks; killed, it would leave them behind
+            try:
+                expired.stdout, expired.stderr = job.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                job.kill()
+            raise
+    return subprocess.CompletedProcess(command, job.returncode, stdout, stderr)
+
+
+def _launcher() -> str:
+    beside = Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        pytest.skip("no mpirun; `pip install qdrl[mpi]` brings one")
+    return found
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, "1")
+    if os.geteuid() == 0:
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return environment

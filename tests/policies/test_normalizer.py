@@ -1,0 +1,115 @@
+"""The observation normaliser against numpy over all observations at once."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qdrl.evaluation import ObservationMoments
+from qdrl.policies.normalizer import CLIP, ObservationNormalizer, deviation_of, normalize_
+
+SIZE = 3
+
+
+def seen(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
+    """The observations of some episodes, `(length, SIZE)` each, of very different scales."""
+    draw = np.random.default_rng(seed)
+    return [draw.normal([0, 100, -1e-3], [1, 5, 1e-4], (length, SIZE)) for length in lengths]
+
+
+def moments(episodes: list[np.ndarray]) -> ObservationMoments:
+    means = [episode.mean(0) if len(episode) else np.zeros(SIZE) for episode in episodes]
+    spreads = [((e - mean) ** 2).sum(0) for e, mean in zip(episodes, means, strict=True)]
+    return ObservationMoments(
+        torch.tensor([len(episode) for episode in episodes]),
+        torch.from_numpy(np.array(means).reshape(-1, SIZE)),
+        torch.from_numpy(np.array(spreads).reshape(-1, SIZE)),
+    )
+
+
+def after(*generations: list[np.ndarray]) -> ObservationNormalizer:
+    normalizer = ObservationNormalizer(SIZE)
+    for episodes in generations:
+        normalizer.update(moments(episodes))
+    return normalizer
+
+
+def assert_same(ours: ObservationNormalizer, theirs: ObservationNormalizer) -> None:
+    assert ours.count == theirs.count
+    np.testing.assert_array_equal(ours.mean, theirs.mean)
+    np.testing.assert_array_equal(ours.var, theirs.var)
+
+
+def test_before_anything_is_seen_it_leaves_observations_as_they_are() -> None:
+    mean, var = ObservationNormalizer(SIZE).snapshot(0)
+    observations = torch.tensor([[1.5, -2.0, 9.0]])
+    same = normalize_(observations.clone(), torch.from_numpy(mean).float(), deviation_of(var))
+    assert torch.equal(same, observations)
+
+
+lengths = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any)
+
+
+@given(lengths)
+def test_combined_moments_are_numpys_over_all_observations(lengths: list[int]) -> None:
+    episodes = seen(lengths)
+    normalizer, everything = after(episodes), np.concatenate(episodes)
+    assert normalizer.count == len(everything)
+    np.testing.assert_allclose(normalizer.mean, everything.mean(0), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(normalizer.var, everything.var(0), rtol=1e-9, atol=1e-15)
+
+
+@given(lengths, st.data())
+def test_rows_absorbed_in_parts_give_the_same_bits_as_all_at_once(lengths: list[int], data: st.DataObject) -> None:
+    episodes = seen(lengths)
+    cut = data.draw(st.integers(0, len(episodes)))
+    assert_same(after(episodes[:cut], episodes[cut:]), after(episodes))
+
+
+def test_a_snapshot_stands_still_while_statistics_move_on() -> None:
+    normalizer = after(seen([5, 7]))
+    mean, var = (part.copy() for part in normalizer.snapshot(4))
+    normalizer.update(moments(seen([11], seed=1)))
+    for kept, first in zip(normalizer.snapshot(4), (mean, var), strict=True):
+        np.testing.assert_array_equal(kept, first)
+    assert not np.array_equal(normalizer.snapshot(5)[0], mean)
+
+
+def test_state_keeps_the_asked_generations_and_goes_on_with_the_same_bits() -> None:
+    normalizer = ObservationNormalizer(SIZE)
+    for generation in range(4):
+        normalizer.snapshot(generation)
+        normalizer.update(moments(seen([3, 8], seed=generation)))
+    state = normalizer.state_dict([2, 0, 2, 99])
+    assert state["at.generation"].tolist() == [0, 2]
+    restored = ObservationNormalizer(SIZE)
+    restored.load_state_dict(state)
+    for each in (normalizer, restored):
+        each.update(moments(seen([6, 1], seed=9)))
+    assert_same(restored, normalizer)
+    assert set(restored.snapshots) == {0, 2}
+    for kept, first in zip(restored.snapshot(2), normalizer.snapshot(2), strict=True):
+        np.testing.assert_array_equal(kept, first)
+
+
+def test_a_state_is_not_changed_by_what_is_seen_after_it() -> None:
+    normalizer = after(seen([5]))
+    state = normalizer.state_dict([])
+    mean = state["mean"].copy()
+    normalizer.update(moments(seen([5], seed=1)))
+    np.testing.assert_array_equal(state["mean"], mean)
+    assert state["at.mean"].shape == (0, SIZE)
+
+
+def test_normalised_observations_are_cut_at_ten_deviations() -> None:
+    observations = torch.tensor([[1.0, 5.0], [1000.0, -1000.0]])
+    out = normalize_(observations, torch.tensor([1.0, 1.0]), deviation_of(np.array([4.0, 16.0])))
+    assert out is observations
+    assert out.tolist() == [[0.0, 1.0], [CLIP, -CLIP]]
+    assert CLIP == 10.0
+
+
+@pytest.mark.parametrize("var", [0.0, 1e-12, 1e-4])
+def test_a_constant_observation_is_not_blown_up(var: float) -> None:
+    assert deviation_of(np.array([var])).item() == pytest.approx(0.01)

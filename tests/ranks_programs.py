@@ -1,0 +1,89 @@
+"""What the ranks of `test_ranks.py` run: `mpirun -n 3 python -m tests.ranks_programs exchange <folder>`."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qdrl.evaluation import Candidates, Evaluation, ObservationMoments, evaluated
+from qdrl.ranks import Ranks, abort, connect, launched_rank
+
+PARAMETERS = 5
+COUNTS = (0, 1, 2, 3, 7, 64)
+
+
+def evaluation_of(rows: range, *, moments: bool) -> Evaluation:
+    """Rows of an evaluation whose every value depends on its row alone; every third row failed."""
+    row = torch.arange(rows.start, rows.stop)
+    x = row.double()
+    candidates = Candidates(
+        generation=4,
+        rows=rows,
+        genomes=torch.sin(x[:, None] * 7 + torch.arange(PARAMETERS)).float(),
+        seeds=row * 2**55 + 3,  # beyond what float64 could carry
+        emitter=row % 2,
+        parent_cell=row - 1,
+    )
+    observations = ObservationMoments(
+        count=row + 10, mean=torch.cos(x[:, None] + torch.arange(3)), deviation=torch.exp(x[:, None] / 9) + torch.arange(3)
+    )
+    return evaluated(
+        candidates,
+        fitness=torch.sqrt(x),
+        descriptor=torch.stack([torch.tanh(x), -x / 3], dim=1),
+        steps=row * 1000,
+        failed=row % 3 == 1,
+        observations=observations if moments else None,
+    )
+
+
+def asked_rows(count: int) -> dict[str, torch.Tensor]:
+    """Rows to ask genomes of."""
+    everything = torch.arange(count)
+    return {"all": everything, "none": everything[:0], "odd": everything[1::2], "last": everything[-1:]}
+
+
+def exchange(ranks: Ranks, folder: Path) -> None:
+    """Save what this rank has after sharing, for every count of rows, and what it learns from the others."""
+    seen: dict[str, np.ndarray] = {}
+    for count in COUNTS:
+        for moments in (False, True):
+            shared = ranks.share(evaluation_of(ranks.rows(count), moments=moments))
+            seen |= {f"{count}/{moments}/{name}": column.numpy() for name, column in shared.columns().items()}
+            seen[f"{count}/{moments}/rows"] = np.array(shared.rows)
+            for name, rows in asked_rows(count).items():
+                seen[f"{count}/{moments}/genomes of {name}"] = shared.take_genomes(rows).numpy()
+    np.savez(folder / f"{ranks.rank}.npz", **seen)  # pyright: ignore[reportArgumentType]
+    blocks = [list(ranks.rows(count)) for count in range(20)]
+    anyone = [ranks.any(ranks.rank == k) for k in range(ranks.size)]
+    told = ranks.rank, ranks.size, ranks.first, blocks, ranks.any(False), anyone, ranks.from_first(ranks.rank + 100)
+    (folder / f"{ranks.rank}.txt").write_text(repr(told))
+
+
+def fail(ranks: Ranks, folder: Path) -> None:
+    """Fail on rank 1 while the others wait for it."""
+    if ranks.rank == 1:
+        time.sleep(0.5)
+        (folder / "failed_at").write_text(repr(time.time()))
+        raise ArithmeticError("the physics of rank one broke")
+    ranks.any(False)
+    (folder / f"{ranks.rank} went on").touch()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
+    program, folder = arguments
+    try:
+        {"exchange": exchange, "fail": fail}[program](connect(), Path(folder))
+    except Exception as error:
+        rank = launched_rank()
+        if rank is None:
+            raise
+        abort(error, rank)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,138 @@
+"""Ranks: one process, and real MPI jobs."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qdrl.ranks import THREAD_VARIABLES, OneProcess, connect, launched_rank, limit_threads
+from tests.mpi import mpirun
+from tests.ranks_programs import COUNTS, PARAMETERS, asked_rows, evaluation_of
+
+LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCHER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_launcher_one_process_does_all_rows_and_shares_with_itself(no_launcher: None):
+    ranks = connect()
+    assert isinstance(ranks, OneProcess)
+    assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
+    assert ranks.rows(7) == range(7)
+    evaluation = evaluation_of(range(7), moments=True)
+    assert ranks.share(evaluation) is evaluation
+    assert ranks.any(True)
+    assert not ranks.any(False)
+    assert ranks.from_first("x") == "x"
+
+
+@pytest.mark.parametrize("name", LAUNCHER_VARIABLES)
+def test_the_launcher_tells_the_rank(name: str, no_launcher: None, monkeypatch: pytest.MonkeyPatch):
+    assert launched_rank() is None
+    monkeypatch.setenv(name, "3")
+    assert launched_rank() == 3
+
+
+def test_every_numeric_library_gets_one_thread():
+    environment: dict[str, str] = {}
+    assert limit_threads(environment) == dict.fromkeys(THREAD_VARIABLES, "1")
+    assert environment == dict.fromkeys(THREAD_VARIABLES, "1")
+
+
+def test_a_thread_count_that_the_user_set_stays():
+    environment = {"OMP_NUM_THREADS": "8", "HOME": "/"}
+    limits = limit_threads(environment)
+    assert limits["OMP_NUM_THREADS"] == "8"
+    assert limits["MKL_NUM_THREADS"] == "1"
+    assert "HOME" not in limits
+
+
+def test_one_process_loads_neither_mpi_nor_torch(no_launcher: None):
+    program = (
+        "import sys, qdrl.ranks as ranks; ranks.limit_threads(); ranks.connect();"
+        "print([name for name in ('mpi4py', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4], ids=lambda size: f"{size} ranks")
+def exchanged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What each rank of a job saved, without the file's ending."""
+    folder = tmp_path_factory.mktemp("exchange")
+    done = mpirun(request.param, ["-m", "tests.ranks_programs", "exchange", folder])
+    assert done.returncode == 0, done.stderr
+    return [folder / str(rank) for rank in range(request.param)]
+
+
+@pytest.mark.mpi
+def test_sharing_gives_every_rank_what_one_process_has_bit_for_bit(exchanged: list[Path]):
+    for saved in exchanged:
+        with np.load(saved.with_suffix(".npz")) as seen:
+            for count in COUNTS:  # fewer rows than ranks, and none, among them
+                for moments in (False, True):
+                    _assert_seen(seen, f"{count}/{moments}/", count, moments=moments)
+
+
+def _assert_seen(seen: np.lib.npyio.NpzFile, prefix: str, count: int, *, moments: bool) -> None:
+    alone = evaluation_of(range(count), moments=moments)
+    expected = {name: column.numpy() for name, column in alone.columns().items()}
+    expected["rows"] = np.arange(count)
+    for name, rows in asked_rows(count).items():
+        expected[f"genomes of {name}"] = alone.take_genomes(rows).numpy()
+        assert expected[f"genomes of {name}"].shape == (len(rows), PARAMETERS)
+    assert {name for name in seen if name.startswith(prefix)} == {prefix + name for name in expected}
+    for name, value in expected.items():
+        got = seen[prefix + name]
+        assert (got.dtype, got.shape) == (value.dtype, value.shape), name
+        assert got.tobytes() == value.tobytes(), name  # NaN of failed rows too
+
+
+@pytest.mark.mpi
+def test_ranks_split_rows_into_even_blocks_and_agree_on_what_one_of_them_knows(exchanged: list[Path]):
+    size = len(exchanged)
+    told = [ast.literal_eval(saved.with_suffix(".txt").read_text()) for saved in exchanged]
+    assert [t[:3] for t in told] == [(rank, size, rank == 0) for rank in range(size)]
+    for count in range(20):
+        blocks = [t[3][count] for t in told]
+        assert sum(blocks, []) == list(range(count))
+        assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+    assert all(t[4:] == (False, [True] * size, 100) for t in told)
+
+
+@pytest.mark.mpi
+def test_a_failure_on_one_rank_ends_the_job_at_once_with_that_ranks_traceback(tmp_path: Path):
+    done = mpirun(3, ["-m", "tests.ranks_programs", "fail", tmp_path])
+    lasted = time.time() - float((tmp_path / "failed_at").read_text())
+    assert done.returncode != 0
+    assert lasted < 5
+    assert "qdrl: rank 1 failed; the whole job is aborted" in done.stderr
+    assert 'in fail\n    raise ArithmeticError("the physics of rank one broke")' in done.stderr
+    assert "ArithmeticError: the physics of rank one broke" in done.stderr
+    assert not list(tmp_path.glob("*went on"))
+
+
+@pytest.mark.mpi
+def test_a_job_that_hangs_is_ended_with_its_ranks(tmp_path: Path):
+    program = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)"
+    with pytest.raises(subprocess.TimeoutExpired):
+        mpirun(2, ["-c", program, tmp_path], timeout=5)
+    assert len(pids := [path.name for path in tmp_path.iterdir()]) == 2
+    give_up = time.monotonic() + 5
+    while left := [pid for pid in pids if Path("/proc", pid).exists()]:
+        assert time.monotonic() < give_up, f"processes {left} live on"
+        time.sleep(0.05)
+
+
+def test_rows_that_failed_have_no_fitness():
+    evaluation = evaluation_of(range(6), moments=False)
+    assert torch.equal(evaluation.failed, torch.isnan(evaluation.fitness))
