@@ -11,13 +11,11 @@ from torch import Tensor
 from qdrl.archives.hdf5 import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates
-from qdrl.policies.mlp import MlpSettings
-from qdrl.tasks import build_task, settings_class
+from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion import LocomotionWorlds
 from qdrl.tasks.rollout import EpisodeWorlds
-
 
 @dataclass
 class Track:
@@ -91,22 +89,16 @@ def task_of(archive: StoredArchive) -> Task:
         UserError: the file does not say, or this installation cannot make the task.
     """
     task, policy = archive.meta.get("task"), archive.meta.get("policy")
-    if not task or "options" not in task:
-        raise UserError("the archive does not say how to make its task")
-    settings = settings_class(task["name"])(**task["options"])
-    shape = MlpSettings()
-    if policy is not None:
-        shape = MlpSettings(
-            hidden_sizes=tuple(policy["layers"][1:-1]),
-            activation=policy["activation"],
-            output=policy["output"],
-            normalize_observations=policy["normalize_observations"],
-        )
-    made = build_task(settings, policy=shape, worlds=1, threads=1)
+    try:
+        options = dict(task["options"])
+        name, shape = options.pop("name"), None if policy is None else _shape(policy)
+    except (KeyError, TypeError) as error:
+        raise UserError("the archive does not say how to make its task and policies") from error
+    made = make_task(name, policy=shape, worlds=1, **options)
     parameters = archive.genome(0).shape[0] if len(archive) else made.parameters
     if made.parameters != parameters:
         raise UserError(
-            f"genomes have {parameters} parameters but task '{task['name']}' now needs {made.parameters};"
+            f"genomes have {parameters} parameters but task '{name}' now needs {made.parameters};"
             " install the package versions that `qdrl archive info` names"
         )
     return made
@@ -155,6 +147,12 @@ class _Recording:
         if isinstance(self._worlds, LocomotionWorlds):
             state = self._worlds.physics.state
             self._states.append((state["qpos"][0].numpy().copy(), state["qvel"][0].numpy().copy()))
+
+
+def _shape(policy: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the policies that a file describes."""
+    names = ("activation", "output", "normalize_observations")
+    return {"hidden_sizes": policy["layers"][1:-1], **{name: policy[name] for name in names}}
 
 
 def _normalization(archive: StoredArchive, row: int) -> tuple[np.ndarray, np.ndarray] | None:

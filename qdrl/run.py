@@ -1,42 +1,30 @@
-"""A run: its folder, what it records, how it starts and how it goes on.
+"""A run: how it is built, starts in a folder of its own, and goes on.
 
 `runs/<experiment>/<UTC>_seed<k>/` holds config.toml, archive.h5, checkpoint.h5, metrics.csv, log.txt and figures/.
-A folder that exists is never touched by a start. Only the first rank writes; every rank holds the same archive and
-history, so nothing has to be gathered for it.
+A folder that exists is never touched by a start.
 """
 
-import csv
-import logging
-import signal
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import tomli_w
 
 from qdrl.algorithms import algorithm_class
-from qdrl.algorithms.base import Algorithm
 from qdrl.archives.archive import Archive, Geometry
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.grid import Grid
-from qdrl.archives.hdf5 import StoredArchive, read_checkpoint, write_archive, write_checkpoint
+from qdrl.archives.hdf5 import read_checkpoint
 from qdrl.config import CvtSettings, Experiment, GridSettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import UserError
-from qdrl.evaluation import Evaluation
-from qdrl.origin import origin
-from qdrl.progress import Progress
 from qdrl.ranks import Ranks
+from qdrl.recorder import Parts, Recorder
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
 from qdrl.tasks.base import Task
-
-LOGGER = logging.getLogger("qdrl")
 
 
 @dataclass(frozen=True)
@@ -55,16 +43,6 @@ class Outcome:
     def archive(self) -> Path:
         """The archive file."""
         return self.folder / "archive.h5"
-
-
-@dataclass
-class Parts:
-    """What an experiment is made of, ready to run."""
-
-    experiment: Experiment
-    task: Task
-    archive: Archive
-    algorithm: Algorithm
 
 
 def build(experiment: Experiment) -> Parts:
@@ -131,173 +109,6 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
         recorder.history = {name: values.tolist() for name, values in stored.history.items()}
         recorder.created_utc = stored.attributes["created_utc"]
     return _run(parts, ranks, folder, recorder)
-
-
-class Recorder:
-    """Keeps a run's history and files, and decides when it ends; see `qdrl.engine.Record`.
-
-    Args:
-        parts: the run's parts.
-        ranks: who runs it.
-        folder: the run folder.
-        progress: a live bar; decided by the terminal when left out.
-    """
-
-    def __init__(self, parts: Parts, ranks: Ranks, folder: Path, *, progress: bool | None = None) -> None:
-        self.history: dict[str, list[float]] = {}
-        self.created_utc = datetime.now(UTC).isoformat(timespec="seconds")
-        self.finished = False
-        self._parts = parts
-        self._ranks = ranks
-        self._folder = folder
-        self._stop_asked = False
-        self._started = self._last_checkpoint = time.monotonic()
-        self._seconds_before = 0.0
-        budget = parts.experiment.run
-        self._progress = Progress(budget, enabled=ranks.first, live=progress, alone=ranks.size == 1)
-
-    def __enter__(self) -> "Recorder":
-        self._seconds_before = self._latest("seconds")
-        self._started = self._last_checkpoint = time.monotonic()
-        self._handlers = {
-            number: signal.signal(number, self._ask_to_stop)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        }
-        if self._ranks.first:
-            self._log_file = logging.FileHandler(self._folder / "log.txt")
-            self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-            LOGGER.addHandler(self._log_file)
-            LOGGER.setLevel(logging.INFO)
-            self._write_metrics()
-            LOGGER.info("%d ranks, from generation %d", self._ranks.size, self._parts.algorithm.generation)
-        self._progress.begin(self.history)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._progress.end()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        if self._ranks.first:
-            if kind is None:
-                self._save()
-                LOGGER.info("finished" if self.finished else "stopped when asked to; can be resumed")
-            LOGGER.removeHandler(self._log_file)
-            self._log_file.close()
-
-    def proceed(self, algorithm: Algorithm) -> bool:
-        budget = self._parts.experiment.run
-        out_of_time = budget.minutes is not None and self._seconds() >= 60 * budget.minutes
-        # Clocks differ between ranks: whoever says stop, all stop at the same generation.
-        ended = self._ranks.any(out_of_time)
-        self.finished = (
-            ended
-            or (budget.generations is not None and algorithm.generation >= budget.generations)
-            or (budget.evaluations is not None and self._latest("evaluations") >= budget.evaluations)
-        )
-        return not self.finished and not self._ranks.any(self._stop_asked)
-
-    def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:
-        row = self._measure(algorithm, evaluation) | counts
-        for name, value in row.items():
-            self.history.setdefault(name, []).append(value)
-        if not self._ranks.first:
-            return
-        self._append_metrics(row)
-        if line := self._progress.step(row):
-            LOGGER.info(line)
-        if time.monotonic() - self._last_checkpoint >= self._parts.experiment.run.checkpoint_seconds:
-            self._save()
-
-    def stored(self) -> StoredArchive:
-        """The run's archive as it stands, ready to be written."""
-        parts = self._parts
-        elites = parts.archive.state_dict()
-        genomes = elites.pop("genome")
-        spec, geometry = parts.task.spec, parts.archive.geometry
-        normalizer = parts.task.state_dict(np.unique(elites["generation"]))
-        if normalizer is not None:
-            normalizer.pop("deviation")  # only resuming needs it
-        attributes, meta = origin(parts.experiment.seed, self.created_utc, ranks=self._ranks.size)
-        return StoredArchive(
-            axes=spec.axes,
-            kind=geometry.kind,
-            shape=geometry.shape,
-            centroids=geometry.centroids,
-            fitness_name=spec.fitness_name,
-            qd_offset=spec.qd_offset,
-            emitters=parts.algorithm.emitters,
-            elites=elites,
-            genomes=genomes,
-            history={name: np.array(values) for name, values in self.history.items()},
-            attributes=attributes,
-            meta={
-                **meta,
-                "config": parts.experiment.resolved(),
-                "task": spec.describe(),
-                "policy": parts.task.describe_policy(),
-                "mjcf": parts.task.mjcf,
-            },
-            normalizer=normalizer,
-        )
-
-    def _measure(self, algorithm: Algorithm, evaluation: Evaluation) -> dict[str, float]:
-        """The generation's row of history. Same numbers on every rank, seconds apart."""
-        statistics = algorithm.archive.statistics()
-        inside = ~evaluation.failed
-        descriptor = evaluation.descriptor[inside].cpu().numpy()
-        geometry = algorithm.archive.geometry
-        outside = ((descriptor < geometry.lower) | (descriptor > geometry.upper)).any(axis=1)
-        return {
-            "generation": evaluation.generation,
-            "evaluations": self._latest("evaluations") + len(evaluation.rows),
-            "env_steps": self._latest("env_steps") + int(evaluation.steps.sum()),
-            "seconds": self._seconds(),
-            "elites": statistics.elites,
-            "coverage": statistics.coverage,
-            "qd_score": statistics.qd_score,
-            "max_fitness": statistics.max_fitness,
-            "mean_fitness": statistics.mean_fitness,
-            "failed": self._latest("failed") + int(evaluation.failed.sum()),
-            "clipped": self._latest("clipped") + int(outside.sum()),
-        }
-
-    def _latest(self, name: str) -> float:
-        values = self.history.get(name)
-        return values[-1] if values else 0
-
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
-
-    def _save(self) -> None:
-        parts, stored = self._parts, self.stored()
-        state: dict[str, Any] = {"algorithm": parts.algorithm.state_dict()}
-        if (task := parts.task.state_dict(stored.elites["generation"])) is not None:
-            state["task"] = task
-        # The archive follows the checkpoint: killed between the two, it is older, never ahead of what resumes.
-        write_checkpoint(self._folder / "checkpoint.h5", stored, state)
-        write_archive(self._folder / "archive.h5", stored)
-        self._last_checkpoint = time.monotonic()
-
-    def _write_metrics(self) -> None:
-        """Bring metrics.csv to where the history is: a killed run may have left rows that are computed anew."""
-        with (self._folder / "metrics.csv").open("w", newline="") as file:
-            if self.history:
-                writer = csv.writer(file)
-                writer.writerow(self.history)
-                writer.writerows(zip(*self.history.values(), strict=True))
-
-    def _append_metrics(self, row: dict[str, float]) -> None:
-        path = self._folder / "metrics.csv"
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(row)
-            writer.writerow(row.values())
-
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._stop_asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._stop_asked = True
 
 
 def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder) -> Outcome:

@@ -42,10 +42,10 @@ def mpirun(ranks: int, arguments: Sequence[str | Path], timeout: float = 60) -> 
     ) as job:
         try:
             stdout, stderr = job.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as expired:
+        except subprocess.TimeoutExpired:
             job.send_signal(signal.SIGTERM)  # mpirun then ends its ranks; killed, it would leave them behind
             try:
-                expired.stdout, expired.stderr = job.communicate(timeout=10)
+                job.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 job.kill()
             raise

@@ -28,7 +28,9 @@ def evaluation_of(rows: range, *, moments: bool) -> Evaluation:
         parent_cell=row - 1,
     )
     observations = ObservationMoments(
-        count=row + 10, mean=torch.cos(x[:, None] + torch.arange(3)), deviation=torch.exp(x[:, None] / 9) + torch.arange(3)
+        count=row + 10,
+        mean=torch.cos(x[:, None] + torch.arange(3)),
+        deviation=torch.exp(x[:, None] / 9) + torch.arange(3),
     )
     return evaluated(
         candidates,
@@ -53,7 +55,7 @@ def exchange(ranks: Ranks, folder: Path) -> None:
         for moments in (False, True):
             shared = ranks.share(evaluation_of(ranks.rows(count), moments=moments))
             seen |= {f"{count}/{moments}/{name}": column.numpy() for name, column in shared.columns().items()}
-            seen[f"{count}/{moments}/rows"] = np.array(shared.rows)
+            seen[f"{count}/{moments}/rows"] = np.array(shared.rows, np.int64)
             for name, rows in asked_rows(count).items():
                 seen[f"{count}/{moments}/genomes of {name}"] = shared.take_genomes(rows).numpy()
     np.savez(folder / f"{ranks.rank}.npz", **seen)  # pyright: ignore[reportArgumentType]

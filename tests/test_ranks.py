@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_ranks_split_rows_into_even_blocks_and_agree_on_what_one_of_them_knows(e
     assert [t[:3] for t in told] == [(rank, size, rank == 0) for rank in range(size)]
     for count in range(20):
         blocks = [t[3][count] for t in told]
-        assert sum(blocks, []) == list(range(count))
+        assert list(chain(*blocks)) == list(range(count))
         assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
     assert all(t[4:] == (False, [True] * size, 100) for t in told)
 
@@ -126,7 +127,8 @@ def test_a_job_that_hangs_is_ended_with_its_ranks(tmp_path: Path):
     program = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)"
     with pytest.raises(subprocess.TimeoutExpired):
         mpirun(2, ["-c", program, tmp_path], timeout=5)
-    assert len(pids := [path.name for path in tmp_path.iterdir()]) == 2
+    pids = [path.name for path in tmp_path.iterdir()]
+    assert len(pids) == 2
     give_up = time.monotonic() + 5
     while left := [pid for pid in pids if Path("/proc", pid).exists()]:
         assert time.monotonic() < give_up, f"processes {left} live on"

@@ -5,7 +5,7 @@ replacement, and varies them (Iso+LineDD by default, Vassiliades and Mouret 2018
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class MapElitesSettings(BaseModel):
     """Settings of MAP-Elites.
 
     Attributes:
-        name: "map_elites".
+        name: "map_elites", or the `package.module:Class` of a subclass.
         batch_size: evaluations a generation.
         initial_generations: generations of random genomes before variation starts.
         variation: the operator and its scales.
@@ -31,7 +31,7 @@ class MapElitesSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["map_elites"] = "map_elites"
+    name: str = "map_elites"
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     initial_generations: Annotated[int, Field(ge=1)] = 1
     variation: Annotated[IsoLine | Gaussian, Field(discriminator="name")] = IsoLine()

@@ -136,9 +136,7 @@ class Archive:
         self._check_rows(fitness, descriptor, valid)
         columns = self._columns(fields, len(fitness))
         if isinstance(genomes, Tensor) and genomes.shape != (len(fitness), self.parameters):
-            raise ValueError(
-                f"genomes must have shape ({len(fitness)}, {self.parameters}), got {tuple(genomes.shape)}"
-            )
+            raise ValueError(f"genomes must have shape ({len(fitness)}, {self.parameters}), got {tuple(genomes.shape)}")
         insertion = self._compete(fitness, descriptor, valid)
         accepted = insertion.accepted
         if len(accepted) == 0:
@@ -225,9 +223,7 @@ class Archive:
             broken &= valid.to(self.device)
         if bool(broken.any()):
             row = int(torch.nonzero(broken)[0])
-            raise ValueError(
-                f"row {row} has a fitness or descriptor that is not finite; mark it as not valid"
-            )
+            raise ValueError(f"row {row} has a fitness or descriptor that is not finite; mark it as not valid")
 
     def _columns(self, fields: Mapping[str, Tensor | int], rows: int) -> dict[str, Tensor]:
         """Every field as a `(rows,)` column."""
@@ -238,9 +234,7 @@ class Archive:
             value = fields.get(name, -1 if name == "parent_cell" else 0)
             column = torch.as_tensor(value, dtype=torch.int64, device=self.device)
             if column.shape not in ((), (rows,)):
-                raise ValueError(
-                    f"{name} must be one integer or ({rows},) of them, got {tuple(column.shape)}"
-                )
+                raise ValueError(f"{name} must be one integer or ({rows},) of them, got {tuple(column.shape)}")
             columns[name] = column.expand(rows)
         return columns
 
@@ -259,9 +253,7 @@ class Archive:
         best = self.fitness.clone().scatter_reduce_(0, target, rival, "amax").index_select(0, target)
         leads = torch.nonzero(better & (rival == best)).squeeze(1)
         led = target.index_select(0, leads)
-        first = torch.full_like(self.fitness, len(fitness), dtype=torch.int64).scatter_reduce_(
-            0, led, leads, "amin"
-        )
+        first = torch.full_like(self.fitness, len(fitness), dtype=torch.int64).scatter_reduce_(0, led, leads, "amin")
         return Insertion(leads[first.index_select(0, led) == leads], cell, status)
 
 

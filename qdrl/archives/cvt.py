@@ -29,10 +29,9 @@ class CentroidalVoronoi:
     def __init__(self, centroids: np.ndarray, lower: Sequence[float], upper: Sequence[float]) -> None:
         check_bounds(lower, upper)
         centroids = np.asarray(centroids, np.float64)
-        if centroids.ndim != 2 or centroids.shape[1] != len(lower) or not np.isfinite(centroids).all():
-            raise UserError(
-                f"centroids must be finite and of shape (cells, {len(lower)}), got {centroids.shape}"
-            )
+        fits = centroids.ndim == 2 and centroids.shape[1] == len(lower) and len(centroids) > 0
+        if not fits or not np.isfinite(centroids).all():
+            raise UserError(f"centroids must be finite and of shape (cells, {len(lower)}), got {centroids.shape}")
         self.lower, self.upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
         self.centroids = centroids
         self.shape: tuple[int, ...] = (len(centroids),)
@@ -130,7 +129,7 @@ def _nearest_from(guess: Tensor, points: Tensor, centroids: Tensor) -> Tensor:
     far = own >= reach.index_select(0, guess)
     near = torch.nonzero(unsure & ~far).squeeze(1)
     candidates = neighbours.index_select(0, guess[near])
-    positions = centroids.index_select(0, candidates.ravel()).view(*candidates.shape, -1)
+    positions = centroids.index_select(0, candidates.ravel()).view(*candidates.shape, points.shape[1])
     distance = _squared_distance(points[near][:, None], positions)
     nearest = guess.clone()
     nearest[near] = candidates.gather(1, distance.argmin(dim=1, keepdim=True)).squeeze(1)

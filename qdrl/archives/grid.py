@@ -32,9 +32,7 @@ class Grid:
     def __init__(self, lower: Sequence[float], upper: Sequence[float], shape: Sequence[int]) -> None:
         check_bounds(lower, upper)
         if len(shape) != len(lower) or min(shape) < 1:
-            raise UserError(
-                f"a grid over {len(lower)} axes needs {len(lower)} positive cell counts, got {list(shape)}"
-            )
+            raise UserError(f"a grid over {len(lower)} axes needs {len(lower)} positive cell counts, got {list(shape)}")
         self.lower, self.upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
         self.shape = tuple(int(n) for n in shape)
         self.cells = int(np.prod(self.shape))
@@ -54,9 +52,7 @@ class Grid:
         cell = torch.zeros(len(descriptor), dtype=torch.int64, device=descriptor.device)
         axes = zip(self.lower.tolist(), self.upper.tolist(), self.shape, strict=True)
         for column, (lower, upper, count) in zip(descriptor.unbind(dim=1), axes, strict=True):
-            place = (
-                column.clamp(lower, upper).sub_(lower).mul_(count).add_(BORDER_TOLERANCE).div_(upper - lower)
-            )
+            place = column.clamp(lower, upper).sub_(lower).mul_(count).add_(BORDER_TOLERANCE).div_(upper - lower)
             cell.mul_(count).add_(place.long().clamp_(max=count - 1))
         return cell
 
@@ -68,9 +64,7 @@ def check_bounds(lower: Sequence[float], upper: Sequence[float]) -> None:
         UserError: lengths differ, a bound is not finite, or a lower bound is not below its upper one.
     """
     if len(lower) != len(upper) or len(lower) == 0:
-        raise UserError(
-            f"bounds need the same number of axes, got lower {list(lower)} and upper {list(upper)}"
-        )
+        raise UserError(f"bounds need the same number of axes, got lower {list(lower)} and upper {list(upper)}")
     for axis, (low, high) in enumerate(zip(lower, upper, strict=True)):
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise UserError(f"axis {axis}: lower bound {low} must be finite and below upper bound {high}")

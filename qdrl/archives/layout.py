@@ -52,7 +52,7 @@ def find_problems(file: Any, *, thorough: bool = False) -> list[str]:
         problems.append("/history: missing")
     problems = problems or _problems_of_cells(file) or _problems_of_elites(file) + _problems_of_the_rest(file)
     if thorough and len(getattr(file.get("elites/genome"), "shape", ())) == 2:
-        problems += _not_finite(file, "genome")
+        problems += _unreadable(file["elites/genome"], "genome") or _not_finite(file, "genome")
     return problems
 
 
@@ -75,10 +75,8 @@ def _problems_of_cells(file: Any) -> list[str]:
         problems.append(f"/archive/centroids: shape {centroids.shape}, expected {(int(cells), dimensions)}")
     elif not np.isfinite(centroids[:]).all():
         problems.append("/archive/centroids: not finite")
-    if int(np.prod(shape)) != cells or len(shape) != (dimensions if kind == "grid" else 1):
-        problems.append(
-            f"/archive: shape {shape.tolist()} does not give {cells} cells in {dimensions} dimensions"
-        )
+    if int(np.prod(shape)) != cells or len(shape) != (1 if kind == "cvt" else dimensions):
+        problems.append(f"/archive: shape {shape.tolist()} does not give {cells} cells in {dimensions} dimensions")
     return problems
 
 
@@ -93,9 +91,8 @@ def _problems_of_elites(file: Any) -> list[str]:
         if shape != expected:
             problems.append(f"/elites/{name}: shape {shape}, expected {expected}")
         if dtype.kind != (kind := np.dtype(COLUMNS.get(name, ("f4",))[0]).kind):
-            problems.append(
-                f"/elites/{name}: dtype {dtype}, expected {'integers' if kind == 'i' else 'floats'}"
-            )
+            problems.append(f"/elites/{name}: dtype {dtype}, expected {'integers' if kind == 'i' else 'floats'}")
+        problems += _unreadable(elites[name], name) if name != "genome" else []
     if problems:
         return problems
     cell, emitter = elites["cell"][:], elites["emitter"][:]
@@ -130,8 +127,18 @@ def _problems_of_the_rest(file: Any) -> list[str]:
     return problems
 
 
+def _unreadable(dataset: Any, name: str) -> list[str]:
+    """Whether a column of the elites fails its checksums."""
+    try:
+        for start in range(0, len(dataset), 256):
+            dataset[start : start + 256]
+    except OSError as error:
+        return [f"/elites/{name}: damaged: {error}"]
+    return []
+
+
 def _not_finite(file: Any, name: str) -> list[str]:
-    """Where a floating column of the elites is not finite, read a block of rows at a time."""
+    """Where a floating column of the elites is not finite."""
     dataset, rows = file["elites"][name], []
     for start in range(0, len(dataset), 256):
         finite = np.isfinite(dataset[start : start + 256])

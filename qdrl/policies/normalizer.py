@@ -42,9 +42,14 @@ class ObservationNormalizer:
         """Mean and variance in force during a generation, remembered from its first use."""
         return self.snapshots.setdefault(generation, (self.mean.copy(), self.var.copy()))
 
-    def update(self, moments: ObservationMoments) -> None:
-        """Absorb the moments of all rows of a generation, in row order."""
-        columns = (moments.count, moments.mean, moments.deviation)
+    def update(self, moments: ObservationMoments, valid: Tensor) -> None:
+        """Absorb the moments of all rows of a generation, in row order.
+
+        Args:
+            moments: of all rows.
+            valid: `(rows,)` bool; the other rows are left out, for what a broken world shows may be huge or NaN.
+        """
+        columns = (moments.count * valid, moments.mean, moments.deviation)
         for count, mean, deviation in zip(*(column.cpu().numpy() for column in columns), strict=True):
             if count == 0:
                 continue

@@ -29,7 +29,7 @@ def figure_of_curves(archive: StoredArchive) -> Figure:
         plot_curve(archive, "mean_fitness", fitness, label=archive.fitness_name)
         _name_line(fitness, 0, "best")
         _name_line(fitness, 1, "mean of the elites")
-        fitness.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="lower right")
+        fitness.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="best")
     figure.suptitle(name_of(archive), x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
     return figure
 
@@ -49,9 +49,7 @@ def plot_curve(archive: StoredArchive, metric: str, axes: Axes, *, label: str | 
     history = archive.history
     missing = [name for name in ("evaluations", metric) if len(history.get(name, ())) == 0]
     if missing:
-        raise UserError(
-            f"the archive's history holds no {' and no '.join(missing)}; there is no curve to draw"
-        )
+        raise UserError(f"the archive's history holds no {' and no '.join(missing)}; there is no curve to draw")
     evaluations = history["evaluations"]
     marker = "o" if len(evaluations) == 1 else None
     color = _COLORS.get(metric, INK)

@@ -95,9 +95,7 @@ def plot_heatmap(
             does not exist, or the column says nothing about any elite.
     """
     if len(archive.axes) > 2:
-        raise UserError(
-            f"a heatmap has one or two axes, this archive {len(archive.axes)}; use figure_of_heatmap"
-        )
+        raise UserError(f"a heatmap has one or two axes, this archive {len(archive.axes)}; use figure_of_heatmap")
     shades = _shades(archive, value, colormap, vmin, vmax)
     if axes is None:
         axes = _figure_for(archive).subplots()
@@ -137,9 +135,7 @@ def plot_projections(
     for first, second in combinations(range(last + 1), 2):
         panel = panels[second - 1, first]
         panel.set(visible=True, facecolor=EMPTY)
-        best = _best(
-            shades.values, places[:, first], places[:, second], len(edges[first]), len(edges[second])
-        )
+        best = _best(shades.values, places[:, first], places[:, second], len(edges[first]), len(edges[second]))
         _draw_mesh(panel, edges[first], edges[second], best, shades)
         _name_axes(panel, archive.axes[first], archive.axes[second])
         panel.set_box_aspect(1)
@@ -152,9 +148,7 @@ def plot_projections(
 # Colours
 
 
-def _shades(
-    archive: StoredArchive, value: str, colormap: str, vmin: float | None, vmax: float | None
-) -> _Shades:
+def _shades(archive: StoredArchive, value: str, colormap: str, vmin: float | None, vmax: float | None) -> _Shades:
     columns = [name for name, column in archive.elites.items() if column.ndim == 1 and name != "cell"]
     if value not in columns:
         raise UserError(f"elites have no column '{value}' to draw{suggest(value, columns)}")
@@ -204,16 +198,13 @@ def _draw_bars(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
 
 def _draw_grid(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
     horizontal, vertical = (
-        np.linspace(axis.lower, axis.upper, count + 1)
-        for axis, count in zip(archive.axes, archive.shape, strict=True)
+        np.linspace(axis.lower, axis.upper, count + 1) for axis, count in zip(archive.axes, archive.shape, strict=True)
     )
     _draw_mesh(axes, horizontal, vertical, shades.by_cell(archive).reshape(archive.shape), shades)
     _name_axes(axes, *archive.axes)
 
 
-def _draw_mesh(
-    axes: Axes, horizontal: np.ndarray, vertical: np.ndarray, values: np.ndarray, shades: _Shades
-) -> None:
+def _draw_mesh(axes: Axes, horizontal: np.ndarray, vertical: np.ndarray, values: np.ndarray, shades: _Shades) -> None:
     """`values` `(columns, rows)` between edges `(columns + 1,)` and `(rows + 1,)`."""
     lines = {"edgecolors": "white", "linewidth": 0.3} if values.size <= _BORDERED else {}
     masked = np.ma.masked_invalid(values.T)
@@ -259,9 +250,7 @@ def _bins(archive: StoredArchive) -> tuple[np.ndarray, list[np.ndarray]]:
         counts = (int(np.clip(np.sqrt(archive.cells) / 2, 8, 32)),) * len(archive.axes)
         lower = np.array([axis.lower for axis in archive.axes])
         span = np.array([axis.upper for axis in archive.axes]) - lower
-        places = np.clip(
-            (archive.elites["descriptor"] - lower) / span * counts, 0, np.array(counts) - 1
-        ).astype(int)
+        places = np.clip((archive.elites["descriptor"] - lower) / span * counts, 0, np.array(counts) - 1).astype(int)
     edges = [np.linspace(a.lower, a.upper, n + 1) for a, n in zip(archive.axes, counts, strict=True)]
     return places, edges
 
@@ -277,9 +266,7 @@ def _fill_corner(figure: Figure, corner: Axes, archive: StoredArchive, shades: _
     shades.add_colorbar(figure, cax=corner.inset_axes((0, 0.3, 1, 0.08)), orientation="horizontal")
 
 
-def _best(
-    values: np.ndarray, first: np.ndarray, second: np.ndarray, edges: int, other_edges: int
-) -> np.ndarray:
+def _best(values: np.ndarray, first: np.ndarray, second: np.ndarray, edges: int, other_edges: int) -> np.ndarray:
     """The highest value in each bin of two axes, NaN where there is none."""
     best = np.full((edges - 1, other_edges - 1), np.nan)
     known = np.isfinite(values)

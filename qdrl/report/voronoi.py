@@ -26,8 +26,7 @@ def nearest_centroids(
     """
     pixels = tiles * _TILE
     across, up = (
-        low + (np.arange(pixels) + 0.5) * (high - low) / pixels
-        for low, high in zip(lower, upper, strict=True)
+        low + (np.arange(pixels) + 0.5) * (high - low) / pixels for low, high in zip(lower, upper, strict=True)
     )
     image = np.empty((pixels, pixels), np.int64)
     for row in range(0, pixels, _TILE):

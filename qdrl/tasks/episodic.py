@@ -61,7 +61,7 @@ class EpisodicTask:
 
     def update(self, evaluation: Evaluation) -> None:
         if self.normalizer is not None and evaluation.observations is not None:
-            self.normalizer.update(evaluation.observations)
+            self.normalizer.update(evaluation.observations, ~evaluation.failed)
 
     def rollout(self) -> Rollout:
         """The rollout that evaluations run through; its worlds are made at the first call."""

@@ -113,7 +113,8 @@ def _linear_projection(name: str, dimensions: int) -> FunctionTask:
         # Beyond the domain a coordinate counts less the further out it is, so that the corners stay hard to reach.
         inside = torch.where(genomes.abs() <= _DOMAIN, genomes, _DOMAIN / genomes)
         descriptor = torch.stack([_row_sum(inside[:, :half]), _row_sum(inside[:, half:])], dim=1)
-        return 100.0 * (1.0 - objective(genomes) / worst), descriptor
+        # Cut at zero as in the paper's code: beyond the domain, and for Rastrigin near its border, it is worse still.
+        return (100.0 * (1.0 - objective(genomes) / worst)).clamp(min=0.0), descriptor
 
     spec = TaskSpec(
         name=name,

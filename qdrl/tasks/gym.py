@@ -109,7 +109,7 @@ class GymWorlds:
         self._trajectories = [Trajectory() for _ in range(count)]
         self._broken = [False] * count
         self._to_action = _action_of(self._environments[0].action_space)
-        self._observation_size = _observation_size(self._environments[0])
+        self._observation_size = _size(self._environments[0].observation_space)
         self._reported = False
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
@@ -203,7 +203,8 @@ def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) ->
     try:
         probe = make()
     except Exception as error:
-        raise UserError(f"task.name: gymnasium cannot make '{environment_id}': {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"task.name: gymnasium cannot make '{environment_id}': {reason}") from error
     length = settings.episode_length or (probe.spec.max_episode_steps if probe.spec else None)
     if length is None:
         raise UserError(f"task.episode_length: '{environment_id}' has no limit of its own; set one")
@@ -219,7 +220,7 @@ def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) ->
         qd_offset=settings.qd_offset,
         reward_offset=settings.reward_offset,
         observation="the environment's, flattened",
-        observation_size=int(np.prod(probe.observation_space.shape)),
+        observation_size=_size(probe.observation_space),
         action_size=_action_size(probe.action_space, environment_id),
         initial_noise="the environment's own, seeded by the evaluation",
         options=settings.model_dump(exclude_none=True),
@@ -229,11 +230,15 @@ def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) ->
     return EpisodicTask(spec, lambda count: GymWorlds(make, count, describe, len(axes)), policy=policy, worlds=worlds)
 
 
+def _size(space: gymnasium.Space) -> int:
+    return int(np.prod(space.shape or ()))
+
+
 def _action_size(space: gymnasium.Space, environment_id: str) -> int:
     if isinstance(space, Discrete):
         return int(space.n)
     if isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():
-        return int(np.prod(space.shape))
+        return _size(space)
     raise UserError(f"task.name: '{environment_id}' takes {space}; policies need Discrete or a bounded Box")
 
 

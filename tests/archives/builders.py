@@ -27,7 +27,7 @@ def small_archive(
     """A plausible archive with random contents; for cvt, `shape` is `(cells, dimensions)`."""
     draw = np.random.default_rng(seed)
     dimensions = len(shape) if kind == "grid" else shape[1]
-    axes = tuple(Axis(f"axis {k}", "1" if k == 0 else "m", -float(k), 1.0 + k) for k in range(dimensions))
+    axes = tuple(Axis(f"axis {k}", "1" if k == 0 else "m", 0.0 - k, 1.0 + k) for k in range(dimensions))
     centroids = _grid_centers(axes, shape) if kind == "grid" else _random_places(draw, axes, shape[0])
     cell = np.sort(draw.choice(len(centroids), elites, replace=False)).astype(np.int32)
     columns = {
@@ -61,7 +61,7 @@ def small_archive(
         },
         meta={
             "config": {"algorithm": {"name": "map_elites"}},
-            "command": ["qdrl", "evolve", "config.toml"],
+            "command": {"arguments": ["qdrl", "evolve", "config.toml"], "ranks": 4},
             "packages": {"numpy": "2.0"},
             "task": {"name": "toy", "episode_length": 250},
             "policy": {"layers": [3, 2], "activation": "tanh"},
@@ -106,8 +106,7 @@ def replace_dataset(file: Any, name: str, values: Any) -> None:
 
 def _grid_centers(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> np.ndarray:
     centers = [
-        axis.lower + (np.arange(n) + 0.5) * (axis.upper - axis.lower) / n
-        for axis, n in zip(axes, shape, strict=True)
+        axis.lower + (np.arange(n) + 0.5) * (axis.upper - axis.lower) / n for axis, n in zip(axes, shape, strict=True)
     ]
     return np.stack([part.ravel() for part in np.meshgrid(*centers, indexing="ij")], axis=1)
 

@@ -28,10 +28,14 @@ def moments(episodes: list[np.ndarray]) -> ObservationMoments:
     )
 
 
+def absorb(normalizer: ObservationNormalizer, episodes: list[np.ndarray]) -> None:
+    normalizer.update(moments(episodes), torch.ones(len(episodes), dtype=torch.bool))
+
+
 def after(*generations: list[np.ndarray]) -> ObservationNormalizer:
     normalizer = ObservationNormalizer(SIZE)
     for episodes in generations:
-        normalizer.update(moments(episodes))
+        absorb(normalizer, episodes)
     return normalizer
 
 
@@ -67,10 +71,17 @@ def test_rows_absorbed_in_parts_give_the_same_bits_as_all_at_once(lengths: list[
     assert_same(after(episodes[:cut], episodes[cut:]), after(episodes))
 
 
+def test_rows_that_failed_are_left_out() -> None:
+    good, broken = seen([4, 6]), np.full((3, SIZE), np.nan)
+    normalizer = ObservationNormalizer(SIZE)
+    normalizer.update(moments([good[0], broken, good[1]]), torch.tensor([True, False, True]))
+    assert_same(normalizer, after(good))
+
+
 def test_a_snapshot_stands_still_while_statistics_move_on() -> None:
     normalizer = after(seen([5, 7]))
     mean, var = (part.copy() for part in normalizer.snapshot(4))
-    normalizer.update(moments(seen([11], seed=1)))
+    absorb(normalizer, seen([11], seed=1))
     for kept, first in zip(normalizer.snapshot(4), (mean, var), strict=True):
         np.testing.assert_array_equal(kept, first)
     assert not np.array_equal(normalizer.snapshot(5)[0], mean)
@@ -80,13 +91,13 @@ def test_state_keeps_the_asked_generations_and_goes_on_with_the_same_bits() -> N
     normalizer = ObservationNormalizer(SIZE)
     for generation in range(4):
         normalizer.snapshot(generation)
-        normalizer.update(moments(seen([3, 8], seed=generation)))
+        absorb(normalizer, seen([3, 8], seed=generation))
     state = normalizer.state_dict([2, 0, 2, 99])
     assert state["at.generation"].tolist() == [0, 2]
     restored = ObservationNormalizer(SIZE)
     restored.load_state_dict(state)
     for each in (normalizer, restored):
-        each.update(moments(seen([6, 1], seed=9)))
+        absorb(each, seen([6, 1], seed=9))
     assert_same(restored, normalizer)
     assert set(restored.snapshots) == {0, 2}
     for kept, first in zip(restored.snapshot(2), normalizer.snapshot(2), strict=True):
@@ -97,7 +108,7 @@ def test_a_state_is_not_changed_by_what_is_seen_after_it() -> None:
     normalizer = after(seen([5]))
     state = normalizer.state_dict([])
     mean = state["mean"].copy()
-    normalizer.update(moments(seen([5], seed=1)))
+    absorb(normalizer, seen([5], seed=1))
     np.testing.assert_array_equal(state["mean"], mean)
     assert state["at.mean"].shape == (0, SIZE)
 

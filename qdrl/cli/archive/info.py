@@ -70,12 +70,11 @@ def _elites_by_emitter(stored: "StoredArchive") -> dict[str, int]:
 def _print_sections(facts: dict[str, Any]) -> None:
     from qdrl.cli.archive.printing import print_facts, print_table
 
-    command_line = facts["origin"]["command"]
-    joined = " ".join(command_line) if isinstance(command_line, list) else command_line
-    print_facts(facts["path"], facts["origin"] | {"command": joined, "digest": facts["digest"]})
-    print_facts("Task", facts["task"] or {"name": None})
-    policy = {"genome parameters": facts["genome_parameters"], "normaliser": _in_words(facts["normalizer"])}
-    print_facts("Policy", (facts["policy"] or {}) | policy)
+    origin = facts["origin"] | _command_line(facts["origin"]["command"]) | {"digest": facts["digest"]}
+    print_facts(facts["path"], origin)
+    print_facts("Task", _short(facts["task"] or {"name": None}))
+    policy = {"parameters": facts["genome_parameters"], "normaliser": _in_words(facts["normalizer"])}
+    print_facts("Policy", _short(facts["policy"] or {}) | policy)
     shape = " x ".join(str(count) for count in facts["shape"])
     print_facts("Archive", {"kind": facts["kind"], "cells": facts["cells"], "shape": shape})
     axes = facts["descriptor"]
@@ -84,6 +83,19 @@ def _print_sections(facts: dict[str, Any]) -> None:
     print_facts("Statistics", fitness | {name.replace("_", " "): v for name, v in facts["statistics"].items()})
     print_facts("Elites by emitter", facts["elites_by_emitter"])
     print_facts("Last generation", facts["history"] or {"history": None})
+
+
+def _command_line(command: Any) -> dict[str, Any]:
+    """What was typed and on how many ranks, where the file says so."""
+    if not isinstance(command, dict) or "arguments" not in command:
+        return {"command": command}
+    return {"command": " ".join(command["arguments"]), "ranks": command.get("ranks")}
+
+
+def _short(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what is nested or printed elsewhere; --json has everything."""
+    elsewhere = ("axes", "fitness_name", "qd_offset")
+    return {name: v for name, v in facts.items() if name not in elsewhere and not isinstance(v, dict)}
 
 
 def _in_words(normalizer: dict[str, Any] | None) -> str:

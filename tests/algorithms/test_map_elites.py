@@ -1,0 +1,207 @@
+"""MAP-Elites from a notebook: no engine, no files, no ranks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from qdrl.algorithms import algorithm_class, algorithm_names
+from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
+from qdrl.archives.archive import Archive
+from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
+from qdrl.archives.grid import Grid
+from qdrl.errors import UserError
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.genomes import Gaussian, IsoLine
+from qdrl.streams import Streams
+from qdrl.tasks import make_task
+
+BATCH = 12
+
+
+def started(*, seed: int = 1, batch: int = BATCH, initial: int = 1, variation: IsoLine | Gaussian | None = None) -> MapElites:
+    """MAP-Elites on an arm of three joints."""
+    task = make_task("arm", parameters=3)
+    archive = Archive(Grid(task.spec.lower, task.spec.upper, (6, 6)), task.parameters, qd_offset=task.spec.qd_offset)
+    settings = MapElitesSettings(
+        batch_size=batch, initial_generations=initial, variation=variation or IsoLine(iso_sigma=0.1)
+    )
+    return MapElites(task, archive, Streams(seed), settings)
+
+
+def advance(algorithm: MapElites, generations: int = 1) -> Evaluation:
+    """Run some generations; the last one's evaluation."""
+    for _ in range(generations):
+        evaluation = make_task("arm", parameters=3).evaluate(algorithm.ask())
+        algorithm.tell(evaluation)
+    return evaluation  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def assert_same_candidates(ours: Candidates, theirs: Candidates) -> None:
+    for name in ("genomes", "seeds", "emitter", "parent_cell"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+def elites(algorithm: MapElites) -> list[list]:
+    return [column.tolist() for _, column in sorted(algorithm.archive.state_dict().items())]
+
+
+@pytest.mark.parametrize("generations", [0, 3])
+@pytest.mark.parametrize("cut", [0, 1, 5, BATCH])
+def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(generations: int, cut: int) -> None:
+    algorithm = started()
+    if generations:
+        advance(algorithm, generations)
+    whole = algorithm.ask()
+    later, earlier = algorithm.ask(range(cut, BATCH)), algorithm.ask(range(cut))
+    both = {
+        name: torch.cat([getattr(earlier, name), getattr(later, name)])
+        for name in ("genomes", "seeds", "emitter", "parent_cell")
+    }
+    assert_same_candidates(replace(whole, **both), whole)
+    assert (earlier.rows, later.rows, whole.rows) == (range(cut), range(cut, BATCH), range(BATCH))
+
+
+def test_first_generations_are_random_genomes_of_the_task_and_say_so() -> None:
+    algorithm = started(initial=2)
+    for generation in range(3):
+        candidates = algorithm.ask()
+        names = {algorithm.emitters[index] for index in candidates.emitter}
+        assert names == ({"random"} if generation < 2 else {"variation"})
+        assert (candidates.parent_cell == -1).all() == (generation < 2)
+        if generation < 2:
+            expected = make_task("arm", parameters=3).initial(Streams(1).generator("initial", generation, 4))
+            np.testing.assert_array_equal(candidates.genomes[4].numpy(), expected)
+        advance(algorithm)
+
+
+def test_every_row_has_a_seed_of_its_own() -> None:
+    algorithm = started()
+    seeds = algorithm.ask().seeds.tolist()
+    advance(algorithm)
+    assert len({*seeds, *algorithm.ask().seeds.tolist()}) == 2 * BATCH
+
+
+def test_a_child_varies_the_elite_of_the_cell_it_names() -> None:
+    algorithm = started(variation=Gaussian(sigma=1e-3))
+    advance(algorithm)
+    candidates = algorithm.ask()
+    parents = algorithm.archive.genomes[candidates.parent_cell]
+    assert ((candidates.genomes - parents).abs() < 1e-2).all()
+    assert (candidates.genomes != parents).all()
+
+
+def test_parents_are_drawn_uniformly_over_the_occupied_cells() -> None:
+    algorithm = started(batch=4000)
+    genomes, fitness = torch.zeros(5, 3), torch.tensor([-1.0, -2.0, -0.5, -3.0, -0.1])
+    descriptor = torch.tensor([[-0.9, -0.9], [0.0, 0.0], [0.5, 0.5], [0.9, -0.9], [0.9, 0.9]])
+    algorithm.archive.add(genomes, fitness, descriptor)
+    algorithm.load_state_dict({"generation": 1})
+    cells, counts = algorithm.ask().parent_cell.unique(return_counts=True)
+    assert torch.equal(cells, algorithm.archive.occupied_cells)
+    assert (counts - 800).abs().max() < 5 * np.sqrt(4000 * 0.2 * 0.8)
+
+
+def test_what_is_told_competes_for_cells_and_is_counted_by_emitter() -> None:
+    algorithm = started()
+    evaluation = make_task("arm", parameters=3).evaluate(algorithm.ask())
+    counts = algorithm.tell(evaluation)
+    assert counts["added_random"] == len(algorithm.archive) > 0
+    assert counts["improved_random"] == counts["added_variation"] == counts["improved_variation"] == 0
+    assert algorithm.generation == 1
+    state = algorithm.archive.state_dict()
+    best = evaluation.fitness.argmax()
+    assert evaluation.fitness[best] == state["fitness"].max()
+    assert set(state["evaluation_seed"]) <= set(evaluation.seeds.tolist())
+    before = len(algorithm.archive)
+    counts = algorithm.tell(make_task("arm", parameters=3).evaluate(algorithm.ask()))
+    assert counts["added_variation"] == len(algorithm.archive) - before
+    improved = (algorithm.archive.state_dict()["generation"] == 1).sum() - counts["added_variation"]
+    assert counts["improved_variation"] == improved
+
+
+@pytest.mark.parametrize("mistake", ["twice", "other generation", "part"])
+def test_tell_guards_its_turn(mistake: str) -> None:
+    algorithm = started()
+    task = make_task("arm", parameters=3)
+    evaluation = task.evaluate(algorithm.ask(range(5) if mistake == "part" else None))
+    if mistake == "twice":
+        algorithm.tell(evaluation)
+    if mistake == "other generation":
+        evaluation = replace(evaluation, generation=3)
+    before = elites(algorithm)
+    with pytest.raises(RuntimeError, match="5 of 12 rows" if mistake == "part" else "generation .* expected"):
+        algorithm.tell(evaluation)
+    assert elites(algorithm) == before
+
+
+def failing(algorithm: MapElites) -> Evaluation:
+    evaluation = make_task("arm", parameters=3).evaluate(algorithm.ask())
+    nothing = torch.full_like(evaluation.fitness, torch.nan)
+    return replace(
+        evaluation,
+        fitness=nothing,
+        descriptor=nothing[:, None].expand(-1, 2),
+        failed=torch.ones(BATCH, dtype=torch.bool),
+    )
+
+
+def test_a_generation_in_which_every_row_failed_leaves_the_archive_as_it_was() -> None:
+    algorithm = started()
+    assert set(algorithm.tell(failing(algorithm)).values()) == {0.0}
+    assert len(algorithm.archive) == 0
+    assert algorithm.ask().emitter.unique().tolist() == [algorithm.emitters.index("random")]
+    assert not torch.equal(algorithm.ask().genomes, started().ask().genomes)
+    advance(algorithm)
+    before = elites(algorithm)
+    algorithm.tell(failing(algorithm))
+    assert elites(algorithm) == before
+    assert algorithm.ask().emitter.unique().tolist() == [algorithm.emitters.index("variation")]
+
+
+def test_a_failed_row_never_enters_even_with_finite_numbers() -> None:
+    algorithm = started()
+    evaluation = make_task("arm", parameters=3).evaluate(algorithm.ask())
+    failed = torch.arange(BATCH) % 2 == 0
+    algorithm.tell(replace(evaluation, failed=failed))
+    assert not set(algorithm.archive.state_dict()["evaluation_seed"]) & set(evaluation.seeds[failed].tolist())
+
+
+def test_a_restored_algorithm_goes_on_as_the_one_that_never_stopped() -> None:
+    algorithm, restored = started(), started()
+    advance(algorithm, 3)
+    restored.archive.load_state_dict(algorithm.archive.state_dict())
+    restored.load_state_dict(algorithm.state_dict())
+    assert_same_candidates(restored.ask(), algorithm.ask())
+    for each in (algorithm, restored):
+        advance(each, 3)
+    assert elites(restored) == elites(algorithm)
+    assert restored.state_dict() == algorithm.state_dict() == {"generation": 6}
+
+
+def test_runs_of_one_seed_are_the_same_and_of_another_differ() -> None:
+    one, same, other = started(), started(), started(seed=2)
+    for algorithm in (one, same, other):
+        advance(algorithm, 4)
+    assert elites(one) == elites(same)
+    assert elites(one) != elites(other)
+
+
+def test_it_fills_voronoi_cells_as_well() -> None:
+    task = make_task("arm", parameters=3)
+    centroids = place_centroids(Streams(0).generator("centroids"), 30, task.spec.lower, task.spec.upper, samples=2000)
+    geometry = CentroidalVoronoi(centroids, task.spec.lower, task.spec.upper)
+    algorithm = MapElites(task, Archive(geometry, 3), Streams(0), MapElitesSettings(batch_size=50))
+    advance(algorithm, 5)
+    assert len(algorithm.archive) > 10
+
+
+def test_it_is_registered_by_name() -> None:
+    assert "map_elites" in algorithm_names()
+    assert algorithm_class("map_elites") is MapElites
+    assert algorithm_class("qdrl.algorithms.map_elites:MapElites") is MapElites
+    with pytest.raises(UserError, match="did you mean 'map_elites'"):
+        algorithm_class("map_elite")
+    with pytest.raises(UserError, match="Settings"):
+        algorithm_class("qdrl.streams:Streams")

@@ -1,0 +1,119 @@
+"""Voronoi cells and the placing of their centroids, with numpy, scipy and scikit-learn as oracles."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial import KDTree
+from sklearn.cluster import KMeans
+
+from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
+from qdrl.errors import UserError
+
+
+def unit_cells(centroids: np.ndarray) -> CentroidalVoronoi:
+    dimensions = centroids.shape[1]
+    return CentroidalVoronoi(centroids, [0.0] * dimensions, [1.0] * dimensions)
+
+
+def quantisation_error(points: np.ndarray, centroids: np.ndarray) -> float:
+    """Mean squared distance of the points to their nearest centroid."""
+    return float(np.mean(KDTree(centroids).query(points)[0] ** 2))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 300), st.integers(1, 700))
+def test_a_descriptor_is_in_the_cell_of_its_nearest_centroid(seed: int, dimensions: int, cells: int, rows: int):
+    draw = np.random.default_rng(seed)
+    centroids, descriptor = draw.random((cells, dimensions)), draw.uniform(-1, 2, (rows, dimensions))
+    got = unit_cells(centroids).cell_of(torch.from_numpy(descriptor))
+    assert got.dtype == torch.int64
+    assert got.tolist() == KDTree(centroids).query(descriptor)[1].tolist()
+
+
+def test_a_descriptor_as_near_to_two_centroids_is_in_the_lower_cell():
+    cells = unit_cells(np.array([[0.75, 0.5], [0.25, 0.5], [0.25, 0.5], [0.5, 0.0]]))
+    ties = torch.tensor([[0.5, 0.5], [0.25, 0.5], [0.0, 0.5]], dtype=torch.float64)
+    assert cells.cell_of(ties).tolist() == [0, 1, 1]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 999))
+def test_a_rows_cell_does_not_depend_on_its_neighbours(seed: int, row: int):
+    draw = np.random.default_rng(seed)
+    centroids = np.round(draw.random((700, 2)), 1)  # many exact ties
+    descriptor = torch.from_numpy(np.round(draw.random((1000, 2)), 2))
+    cells = unit_cells(centroids)
+    assert cells.cell_of(descriptor)[row] == cells.cell_of(descriptor[row : row + 1])[0]
+
+
+def test_no_rows_have_no_cells():
+    assert unit_cells(np.ones((3, 2))).cell_of(torch.zeros(0, 2, dtype=torch.float64)).shape == (0,)
+
+
+@pytest.mark.parametrize(("dimensions", "cells"), [(1, 20), (2, 200), (3, 150), (5, 30)])
+def test_placing_is_deterministic_and_stays_in_the_bounds(dimensions: int, cells: int):
+    lower, upper = -np.arange(1.0, dimensions + 1), np.arange(dimensions) * 10.0 + 1
+
+    def placed(seed: int) -> np.ndarray:
+        generator = np.random.default_rng(seed)
+        return place_centroids(generator, cells, lower.tolist(), upper.tolist(), samples=3000)
+
+    centroids = placed(0)
+    assert centroids.shape == (cells, dimensions)
+    assert centroids.dtype == np.float64
+    assert (centroids > lower).all()
+    assert (centroids < upper).all()
+    assert len(np.unique(centroids, axis=0)) == cells
+    assert np.array_equal(centroids, placed(0))
+    assert not np.array_equal(centroids, placed(1))
+
+
+def test_units_do_not_matter():
+    unit = place_centroids(np.random.default_rng(3), 50, [0, 0], [1, 1], samples=2000)
+    scaled = place_centroids(np.random.default_rng(3), 50, [-1, 10], [1, 1010], samples=2000)
+    assert np.allclose(scaled, [-1, 10] + unit * [2, 1000], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("iterations", [1, 5, 40])
+def test_iterations_are_lloyds(dimensions: int, iterations: int):
+    # 300 cells: enough for the shortcut by the triangle inequality, which must change nothing.
+    def placed(iterations: int) -> np.ndarray:
+        generator = np.random.default_rng(5)
+        box = [0.0] * dimensions, [1.0] * dimensions
+        return place_centroids(generator, 300, *box, samples=5000, iterations=iterations, tolerance=0)
+
+    points = np.random.default_rng(5).random((5000, dimensions))  # what the generator draws first
+    expected = placed(0)
+    assert np.isin(expected, points).all()  # k-means++ chooses samples
+    for _ in range(iterations):
+        nearest = KDTree(expected).query(points)[1]
+        expected = np.stack([points[nearest == cell].mean(axis=0) for cell in range(300)])
+    assert np.allclose(placed(iterations), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dimensions", "cells"), [(2, 256), (2, 37), (4, 256)])
+def test_cells_are_as_even_as_scikit_learns(dimensions: int, cells: int):
+    samples = np.random.default_rng(1).random((10_000, dimensions))  # the same that place_centroids draws
+    box = [0.0] * dimensions, [1.0] * dimensions
+    ours = place_centroids(np.random.default_rng(1), cells, *box, samples=10_000)
+    theirs = KMeans(cells, n_init="auto", random_state=0, max_iter=100).fit(samples).cluster_centers_
+    assert quantisation_error(samples, ours) < 1.02 * quantisation_error(samples, theirs)
+
+
+def test_a_cell_without_samples_keeps_its_centroid():
+    # As many cells as samples: every cell has one sample; the first iteration moves nothing.
+    centroids = place_centroids(np.random.default_rng(0), 64, [0], [1], samples=64)
+    assert np.allclose(np.sort(centroids[:, 0]), np.sort(np.random.default_rng(0).random(64)), atol=1e-15)
+
+
+@pytest.mark.parametrize("cells", [0, -1, 101])
+def test_fewer_samples_than_cells_are_refused(cells: int):
+    with pytest.raises(UserError, match=f"cells must be between 1 and the 100 samples, got {cells}"):
+        place_centroids(np.random.default_rng(0), cells, [0], [1], samples=100)
+
+
+@pytest.mark.parametrize("centroids", [np.zeros(3), np.zeros((3, 1)), np.zeros((0, 2)), np.full((3, 2), np.nan)])
+def test_centroids_that_do_not_fit_the_bounds_are_refused(centroids: np.ndarray):
+    with pytest.raises(UserError, match=r"centroids must be finite and of shape \(cells, 2\)"):
+        CentroidalVoronoi(centroids, [0, 0], [1, 1])

@@ -1,0 +1,376 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qdrl.archives.hdf5 import (
+    StoredArchive,
+    content_digest,
+    file_format,
+    open_archive,
+    read_checkpoint,
+    validate,
+    write_archive,
+    write_checkpoint,
+)
+from qdrl.errors import UserError
+from tests.archives.builders import damaged, replace_dataset, small_archive
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A good archive file."""
+    path = tmp_path / "archive.h5"
+    write_archive(path, small_archive())
+    return path
+
+
+def assert_same(read: StoredArchive, written: StoredArchive) -> None:
+    for name in ("axes", "kind", "shape", "fitness_name", "qd_offset", "emitters", "attributes", "meta"):
+        assert getattr(read, name) == getattr(written, name), name
+    np.testing.assert_array_equal(read.centroids, written.centroids)
+    assert_same_arrays(read.elites, written.elites)
+    assert_same_arrays(read.history, written.history)
+    assert_same_arrays(read.normalizer or {}, written.normalizer or {})
+    np.testing.assert_array_equal(read.all_genomes(), written.all_genomes())
+
+
+def assert_same_arrays(read: dict[str, np.ndarray], written: dict[str, np.ndarray]) -> None:
+    assert list(read) == list(written)
+    for name, values in written.items():
+        np.testing.assert_array_equal(read[name], values, err_msg=name)
+        assert read[name].dtype == values.dtype, name
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("grid", (5,)), ("grid", (3, 4)), ("cvt", (20, 3))])
+@pytest.mark.parametrize("normalizer", [True, False])
+def test_an_archive_read_back_is_the_archive_written(
+    tmp_path: Path, kind: str, shape: tuple[int, ...], normalizer: bool
+) -> None:
+    written = small_archive(kind=kind, shape=shape, elites=4, normalizer=normalizer)
+    write_archive(tmp_path / "a.h5", written)
+    assert_same(open_archive(tmp_path / "a.h5"), written)
+    assert validate(tmp_path / "a.h5") == []
+    assert file_format(tmp_path / "a.h5") == "qdrl-archive 1.0"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    elites=st.integers(0, 20),
+    parameters=st.integers(1, 40),
+    generations=st.integers(0, 5),
+    seed=st.integers(0, 2**32),
+    text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
+    extreme=st.sampled_from([0.0, -0.0, 5e-324, -1e308, 1e308]),
+)
+def test_any_archive_survives_the_file(
+    tmp_path: Path, elites: int, parameters: int, generations: int, seed: int, text: str, extreme: float
+) -> None:
+    written = small_archive(elites=elites, parameters=parameters, generations=generations, seed=seed)
+    written = replace(written, fitness_name=text, meta=written.meta | {"config": {"name": text}})
+    written.elites["fitness"][:1] = extreme
+    write_archive(tmp_path / "a.h5", written)
+    assert_same(open_archive(tmp_path / "a.h5"), written)
+
+
+def test_columns_that_a_writer_leaves_out_read_as_unknown(tmp_path: Path) -> None:
+    written = small_archive(elites=3)
+    for name in ("emitter", "parent_cell", "n_evaluations", "fitness_std", "descriptor_std"):
+        del written.elites[name]
+    write_archive(tmp_path / "a.h5", written)
+    elites = open_archive(tmp_path / "a.h5").elites
+    assert elites["n_evaluations"].tolist() == [1, 1, 1]
+    assert elites["parent_cell"].tolist() == [-1, -1, -1]
+    assert np.isnan(elites["descriptor_std"]).all()
+
+
+def test_one_genome_is_read_without_the_others(path: Path) -> None:
+    with h5py.File(path) as file:
+        dataset: Any = file["elites/genome"]
+        assert dataset.chunks == (1, dataset.shape[1])
+    read, written = open_archive(path), small_archive()
+    assert read.genomes is None
+    np.testing.assert_array_equal(read.genome(3), written.genome(3))
+    assert read.parameters == 6
+
+
+def test_genomes_of_a_file_replaced_meanwhile_are_refused(path: Path) -> None:
+    before = open_archive(path)
+    write_archive(path, small_archive(seed=1))
+    with pytest.raises(UserError, match="have changed since it was read"):
+        before.genome(0)
+
+
+def test_a_checkpoint_gives_back_its_archive_and_its_state(tmp_path: Path) -> None:
+    state = {"generation": 7, "critic": {"weights": np.arange(6.0).reshape(2, 3), "name": "td3"}, "empty": {}}
+    write_checkpoint(tmp_path / "c.h5", small_archive(), state)
+    archive, read = read_checkpoint(tmp_path / "c.h5")
+    assert_same(archive, small_archive())
+    np.testing.assert_array_equal(read["critic"].pop("weights"), state["critic"].pop("weights"))
+    assert read == state
+    assert validate(tmp_path / "c.h5") == []
+
+
+def test_an_archive_is_not_taken_for_a_checkpoint(path: Path) -> None:
+    with pytest.raises(UserError, match="not a checkpoint"):
+        read_checkpoint(path)
+
+
+# Asking
+
+
+def test_the_elite_of_an_empty_cell_is_refused_with_the_nearest_occupied_one() -> None:
+    archive = small_archive(shape=(10,), elites=2)
+    archive.elites["cell"][:] = [2, 9]
+    archive.elites["descriptor"][:] = archive.centroids[[2, 9]]
+    assert archive.row_of(9) == 1
+    with pytest.raises(UserError, match="cell 4 is empty; the nearest occupied one is 2"):
+        archive.row_of(4)
+    with pytest.raises(UserError, match="cells run from 0 to 9"):
+        archive.row_of(10)
+
+
+def test_nearness_is_measured_in_units_of_the_bounds() -> None:
+    archive = small_archive(shape=(2, 2), elites=2)  # axis 0 spans 1, axis 1 spans 3
+    archive.elites["descriptor"][:] = [[0.4, 0.0], [0.0, 0.9]]
+    assert archive.nearest(np.zeros(2), 5).tolist() == [1, 0]
+
+
+# Atomic writing
+
+
+def test_a_writer_that_raises_midway_leaves_the_old_file_and_no_other(path: Path) -> None:
+    good = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_checkpoint(path, small_archive(seed=1), {"done": 1, "impossible": object()})
+    assert path.read_bytes() == good
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        ("/elites/genome", {"genomes": np.zeros((3, 6), np.float32)}),
+        ("/archive/centroids", {"centroids": np.zeros((20, 3))}),
+        ("/normalizer/var", {"normalizer": {"mean": np.zeros(3)}}),
+        ("/history", {"history": {"generation": np.arange(3), "coverage": np.zeros(2)}}),
+    ],
+)
+def test_an_archive_that_could_not_be_read_back_is_never_written(path: Path, place: str, wrong: dict[str, Any]) -> None:
+    good = path.read_bytes()
+    with pytest.raises(ValueError, match=f"is not written: {place}"):
+        write_archive(path, replace(small_archive(), **wrong))
+    assert path.read_bytes() == good
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_kill_at_any_instant_leaves_a_whole_file(path: Path) -> None:
+    script = f"""
+from qdrl.archives.hdf5 import write_archive
+from tests.archives.builders import small_archive
+archives = [small_archive(seed=seed, parameters=50_000) for seed in range(2)]
+while True:
+    for archive in archives:
+        write_archive({str(path)!r}, archive)
+        print(flush=True)
+"""
+    for delay in (0.0, 0.003, 0.01):
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
+        assert validate(path) == []
+        seed = open_archive(path).attributes["seed"]
+        assert_same(open_archive(path), small_archive(seed=seed, parameters=50_000))
+    write_archive(path, small_archive())
+    assert list(path.parent.iterdir()) == [path]  # the next write clears what a kill left behind
+
+
+# Damage
+
+
+def test_a_file_cut_short_at_any_length_is_refused_in_one_line(path: Path) -> None:
+    whole = path.read_bytes()
+    for length in [0, 1, 7, 8, 47, 48, 95, 96, *range(100, len(whole), 997), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="not a whole HDF5 file") as refusal:
+            open_archive(path)
+        assert "\n" not in str(refusal.value)
+        assert validate(path) == [str(refusal.value).removeprefix(f"{path}: ")]
+
+
+@pytest.mark.parametrize("column", ["genome", "fitness"])
+def test_one_flipped_bit_is_found(path: Path, column: str) -> None:
+    stored = small_archive()
+    values = stored.all_genomes() if column == "genome" else stored.elites[column]
+    content = bytearray(path.read_bytes())
+    content[content.index(values[2:3].tobytes())] ^= 1
+    path.write_bytes(content)
+    problems = validate(path)
+    assert len(problems) == 1
+    assert problems[0].startswith(f"/elites/{column}: damaged: ")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        open_archive(tmp_path / "none.h5")
+    assert validate(tmp_path / "none.h5") == ["no such file"]
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    text, other = tmp_path / "notes.h5", tmp_path / "other.h5"
+    text.write_text("not HDF5 at all")
+    with h5py.File(other, "w") as file:
+        file["x"] = 1
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
+        open_archive(text)
+    with pytest.raises(UserError, match="not a qdrl archive"):
+        open_archive(other)
+
+
+def test_a_later_minor_version_is_read_and_a_later_major_one_is_not(path: Path) -> None:
+    with damaged(path) as file:
+        file.attrs["format_version"] = "1.7"
+        file["a_later_addition"] = 1
+    assert len(open_archive(path)) == 7
+    with damaged(path) as file:
+        file.attrs["format_version"] = "2.0"
+    with pytest.raises(UserError, match=r"format_version is 2\.0; this qdrl reads 1\.0"):
+        open_archive(path)
+
+
+def delete(name: str) -> Any:
+    return lambda file: file.__delitem__(name)
+
+
+def put(name: str, values: Any) -> Any:
+    return lambda file: replace_dataset(file, name, values)
+
+
+def overwrite(name: str, index: Any, value: Any) -> Any:
+    return lambda file: file[name].__setitem__(index, value)
+
+
+def attribute(place: str, name: str, value: Any) -> Any:
+    return lambda file: file[place].attrs.__setitem__(name, value)
+
+
+DAMAGES = [
+    ("/: attribute format is 'zip'", attribute("/", "format", "zip")),
+    ("/: format_version is 9.1", attribute("/", "format_version", "9.1")),
+    ("/elites/fitness: missing", delete("elites/fitness")),
+    ("/elites/genome: missing", delete("elites/genome")),
+    ("/meta/policy: missing", delete("meta/policy")),
+    ("/history: missing", delete("history")),
+    ("/archive/centroids: missing", delete("archive")),
+    ("/normalizer/at/mean: missing", delete("normalizer/at/mean")),
+    ("/archive: attribute qd_offset missing", lambda file: file["archive"].attrs.__delitem__("qd_offset")),
+    ("/archive: kind is 'hexagons'", attribute("archive", "kind", "hexagons")),
+    ("/archive: lower, upper and descriptor_units", attribute("archive", "lower", np.zeros(3))),
+    ("/archive: lower [2.0, -1.0] must be finite and below", attribute("archive", "lower", np.array([2.0, -1]))),
+    ("/archive: shape [20] does not give 20 cells", attribute("archive", "shape", np.array([20]))),
+    ("/archive/centroids: shape (20, 3), expected (20, 2)", put("archive/centroids", np.zeros((20, 3)))),
+    ("/archive/centroids: not finite", overwrite("archive/centroids", (0, 0), np.nan)),
+    ("/elites/cell: must be ascending", overwrite("elites/cell", slice(None), np.arange(7)[::-1])),
+    ("/elites/cell: must be ascending, each once, within 0..19", overwrite("elites/cell", 6, 20)),
+    ("/elites/fitness: shape (6,), expected (7,)", put("elites/fitness", np.zeros(6))),
+    ("/elites/fitness: not finite in rows [2]", overwrite("elites/fitness", 2, np.inf)),
+    ("/elites/descriptor: shape (7, 3), expected (7, 2)", put("elites/descriptor", np.zeros((7, 3)))),
+    ("/elites/descriptor: not finite in rows [0]", overwrite("elites/descriptor", (0, 1), np.nan)),
+    ("/elites/generation: dtype float64, expected integers", put("elites/generation", np.zeros(7))),
+    ("/elites/emitter: must lie within 0..1", overwrite("elites/emitter", 0, 2)),
+    ("/elites/genome: shape (7,), expected (7, 7)", put("elites/genome", np.zeros(7, np.float32))),
+    ("/elites/genome: not finite in rows [5]", overwrite("elites/genome", (5, 3), np.nan)),
+    ("/meta/task: not JSON", put("meta/task", "{'name': ")),
+    ("/meta/mjcf: does not match its sha256", overwrite("meta/mjcf", (), "<mujoco model='another'/>")),
+    ("/history: metrics must have one length", put("history/coverage", np.zeros(2))),
+    ("/normalizer/var: shape (4,), expected (3,)", put("normalizer/var", np.ones(4))),
+]
+
+
+@pytest.mark.parametrize(("place", "damage"), DAMAGES, ids=[place for place, _ in DAMAGES])
+def test_validate_names_the_place_of_every_damage(path: Path, place: str, damage: Any) -> None:
+    with damaged(path) as file:
+        damage(file)
+    problems = validate(path)
+    assert len(problems) == 1
+    assert problems[0].startswith(place)
+    assert "\n" not in problems[0]
+    if not place.startswith("/elites/genome: not finite"):  # opening does not read the genomes
+        with pytest.raises(UserError) as refusal:
+            open_archive(path)
+        assert str(refusal.value) == f"{path}: {problems[0]}"
+
+
+def test_validate_lists_all_problems_of_a_file(path: Path) -> None:
+    with damaged(path) as file:
+        file["elites/genome"][1] = np.inf
+        file["elites/fitness"][4] = np.nan
+        replace_dataset(file, "meta/config", "no JSON")
+    places = [problem.split(":")[0] for problem in validate(path)]
+    assert places == ["/elites/fitness", "/meta/config", "/elites/genome"]
+
+
+# Digest
+
+
+def test_the_digest_does_not_depend_on_when_where_and_how_fast(path: Path, tmp_path: Path) -> None:
+    again = small_archive()
+    again.history["seconds"][:] *= 3
+    again.attributes.update(created_utc="2031-01-01T00:00:00Z", git_commit="another", qdrl_version="0.2.0")
+    again.meta.update(command=["elsewhere"], packages={"numpy": "3.0"})
+    write_archive(tmp_path / "again.h5", again)
+    assert content_digest(tmp_path / "again.h5") == content_digest(path)
+
+
+def flip_genome_bit(archive: StoredArchive) -> None:
+    archive.all_genomes().view(np.int32)[3, 2] ^= 1
+
+
+def flip_fitness_bit(archive: StoredArchive) -> None:
+    archive.elites["fitness"].view(np.int64)[0] ^= 1
+
+
+def change_history(archive: StoredArchive) -> None:
+    archive.history["clipped"][1] += 1
+
+
+def change_normalizer(archive: StoredArchive) -> None:
+    assert archive.normalizer is not None
+    archive.normalizer["mean"][0] += 1e-12
+
+
+@pytest.mark.parametrize("change", [flip_genome_bit, flip_fitness_bit, change_history, change_normalizer])
+def test_the_digest_changes_with_the_smallest_part_of_the_content(path: Path, tmp_path: Path, change: Any) -> None:
+    other = small_archive()
+    change(other)
+    write_archive(tmp_path / "other.h5", other)
+    assert content_digest(tmp_path / "other.h5") != content_digest(path)
+
+
+# What reading needs
+
+
+def test_reading_an_archive_imports_neither_torch_nor_mpi(path: Path) -> None:
+    script = f"""
+import json, sys
+from qdrl import open_archive
+open_archive({str(path)!r}).all_genomes()
+print(json.dumps([name for name in ("torch", "mpi4py", "mujoco", "matplotlib") if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []

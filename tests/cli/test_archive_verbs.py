@@ -1,0 +1,353 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from qdrl.archives.hdf5 import StoredArchive, content_digest, write_archive
+from qdrl.cli import qdrl
+from qdrl.errors import UserError
+from tests.archives.builders import damaged, small_archive
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the command line did."""
+
+    code: int
+    out: str
+    error: str
+
+
+def call(*arguments: object) -> Outcome:
+    """`qdrl archive ...` in this process, with a user's mistake treated as the entry point treats it."""
+    result = CliRunner().invoke(qdrl, ["archive", *map(str, arguments)])
+    if isinstance(result.exception, UserError):
+        return Outcome(2, result.stdout, f"qdrl: {result.exception}\n")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def call_json(*arguments: object) -> Any:
+    """The JSON that a call prints, read as strictly as any other program would."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(call(*arguments, "--json").out, parse_constant=refuse)
+
+
+def as_process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`python -m qdrl archive ...` in a process of its own."""
+    words = [sys.executable, "-m", "qdrl", "archive", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A good archive file that is not part of a run folder."""
+    path = tmp_path / "toy.h5"
+    write_archive(path, small_archive())
+    return path
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run folder, as far as archive verbs know one."""
+    folder = tmp_path / "run"
+    (folder / "figures").mkdir(parents=True)
+    write_archive(folder / "archive.h5", small_archive())
+    return folder
+
+
+# info
+
+
+def test_info_says_where_a_file_comes_from_and_how_it_stands(path: Path) -> None:
+    out = call("info", path).out
+    for part in [
+        str(path),
+        "2026-01-02T03:04:05Z",
+        "qdrl evolve config.toml",
+        "ranks",
+        content_digest(path),
+        "toy",
+        "250",
+        "grid",
+        "5 x 4",
+        "axis 1",
+        "0.35",
+        "iso_line",
+        "over 3 observations, from 1000 samples",
+        "384",
+    ]:
+        assert part in out
+
+
+def test_info_as_json_agrees_with_the_archive(path: Path) -> None:
+    facts, archive = call_json("info", path), small_archive()
+    assert facts["descriptor"][1] == {"name": "axis 1", "unit": "m", "lower": -1, "upper": 2}
+    assert facts["statistics"] == vars(archive.statistics())
+    assert sum(facts["elites_by_emitter"].values()) == len(archive)
+    assert facts["genome_parameters"] == 6
+    assert facts["task"] == archive.meta["task"]
+    assert facts["history"]["evaluations"] == 384
+    assert facts["digest"] == content_digest(path)
+
+
+def test_info_of_an_empty_archive_without_task_prints_null_for_what_is_not_known(tmp_path: Path) -> None:
+    empty = replace(small_archive(elites=0, generations=0, normalizer=False), meta={})
+    write_archive(tmp_path / "empty.h5", empty)
+    facts = call_json("info", tmp_path / "empty.h5")
+    assert facts["statistics"]["max_fitness"] is None
+    assert facts["task"] is None
+    assert facts["normalizer"] is None
+    assert facts["history"] == {}
+    assert call("info", tmp_path / "empty.h5").code == 0
+
+
+def test_info_reads_archives_without_torch(path: Path) -> None:
+    script = f"""
+import sys
+sys.argv = ["qdrl", "archive", "info", {str(path)!r}]
+from qdrl.__main__ import main
+try:
+    main()
+finally:
+    print(sorted({{"torch", "mujoco", "matplotlib", "mpi4py"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
+# plot
+
+
+def test_plot_of_a_run_fills_its_figures_folder(run_folder: Path) -> None:
+    expected = [run_folder / "figures" / name for name in ("heatmap.png", "curves.png")]
+    assert call("plot", run_folder).out.split() == [str(path) for path in expected]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in expected)
+    assert call("plot", run_folder).code == 0  # again, over the first ones
+
+
+def test_plot_of_a_lone_file_writes_next_to_it_under_its_name(path: Path) -> None:
+    assert call("plot", path).code == 0
+    assert {p.name for p in path.parent.iterdir()} == {"toy.h5", "toy_heatmap.png", "toy_curves.png"}
+
+
+def test_plot_writes_where_and_what_it_is_told(path: Path, tmp_path: Path) -> None:
+    wanted = tmp_path / "new" / "map.svg"
+    options = ["--value", "generation", "--vmin", 0, "--vmax", 9]
+    assert call("plot", path, "--output", wanted, *options).code == 0
+    assert "generation" in wanted.read_text()
+    assert (tmp_path / "new" / "map_curves.svg").is_file()
+    assert call("plot", path, "--output", tmp_path / "folder").code == 0
+    assert (tmp_path / "folder" / "toy_heatmap.png").is_file()
+
+
+def test_plot_of_an_archive_without_history_draws_the_heatmap_alone(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.h5", replace(small_archive(), history={}))
+    assert call("plot", tmp_path / "a.h5").out == f"{tmp_path / 'a_heatmap.png'}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "map.jpeg"], "its suffix must be one of"),
+        (["--value", "fitnes"], "did you mean 'fitness'"),
+        (["--vmin", 2, "--vmax", 1], "must be below vmax"),
+    ],
+)
+def test_plot_refuses_what_it_cannot_draw(path: Path, options: list[object], message: str) -> None:
+    outcome = call("plot", path, *options)
+    assert (outcome.code, outcome.error.count("\n")) == (2, 1)
+    assert message in outcome.error
+
+
+# find
+
+
+def test_find_lists_the_nearest_elites_first(path: Path) -> None:
+    archive = small_archive()
+    wanted = archive.elites["descriptor"][4] + [0.001, -0.001]
+    found = call_json("find", path, "--descriptor", *wanted, "--count", 3)["elites"]
+    assert found[0]["cell"] == archive.elites["cell"][4]
+    assert found[0]["distance"] == pytest.approx(np.hypot(0.001, 0.001 / 3))
+    distances = [elite["distance"] for elite in found]
+    assert distances == sorted(distances)
+    assert len(found) == 3
+    assert "axis 1 [m]" in call("find", path, "--descriptor", *wanted).out
+
+
+@pytest.mark.parametrize("order", ["file first", "file last", "equals"])
+def test_find_takes_as_many_numbers_as_there_are_axes_in_any_place(path: Path, order: str) -> None:
+    numbers = ["-0.25", "1e-1"]
+    arguments = {
+        "file first": [path, "--descriptor", *numbers],
+        "file last": ["--count", "5", "--descriptor", *numbers, path],
+        "equals": [path, f"--descriptor={numbers[0]}", numbers[1]],
+    }[order]
+    assert len(call_json("find", *arguments)["elites"]) == 5
+
+
+@pytest.mark.parametrize("numbers", [["0.3"], ["0.3", "0.4", "0.5"], ["nan", "0"]])
+def test_find_names_the_axes_when_the_numbers_do_not_fit(path: Path, numbers: list[str]) -> None:
+    outcome = call("find", path, "--descriptor", *numbers)
+    assert (outcome.code, outcome.error.count("\n")) == (2, 1)
+    assert "needs 2 finite number(s) (axis 0 from 0 to 1, axis 1 [m] from -1 to 2)" in outcome.error
+
+
+@pytest.mark.parametrize("arguments", [["--descriptor"], ["--descriptor", "x"], []])
+def test_find_without_numbers_is_a_usage_error(path: Path, arguments: list[str]) -> None:
+    outcome = call("find", path, *arguments)
+    assert outcome.code == 2
+    assert "--descriptor" in outcome.error
+
+
+def test_find_in_an_empty_archive_says_so(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.h5", small_archive(elites=0))
+    assert "the archive is empty" in call("find", tmp_path / "a.h5", "--descriptor", 0, 0).error
+
+
+# show
+
+
+def test_show_tells_everything_about_one_elite(path: Path) -> None:
+    archive = small_archive()
+    cell = int(archive.elites["cell"][2])
+    facts = call_json("show", path, cell)
+    assert facts["fitness"] == archive.elites["fitness"][2]
+    assert facts["evaluation_seed"] == archive.elites["evaluation_seed"][2]
+    assert facts["emitter"] in archive.emitters
+    assert facts["fitness_std"] is None
+    assert facts["genome_norm"] == pytest.approx(np.linalg.norm(archive.genome(2)))
+    assert str(facts["evaluation_seed"]) in call("show", path, cell).out
+
+
+@pytest.mark.parametrize("cell", [20, -1])
+def test_show_refuses_a_cell_that_does_not_exist(path: Path, cell: int) -> None:
+    outcome = call("show", path, "--", cell)
+    assert outcome.code == 2
+    assert "cells run from 0 to 19" in outcome.error
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Stands for the result of `qdrl.replay.replay`."""
+
+    fitness: float
+    descriptor: np.ndarray
+    steps: int
+    same: bool
+
+
+def install_replay(monkeypatch: pytest.MonkeyPatch, *, difference: float) -> None:
+    """Make `qdrl.replay.replay` give back what is stored, plus a difference."""
+
+    def replay(stored: StoredArchive, cell: int) -> Replayed:
+        row = stored.row_of(cell)
+        fitness = float(stored.elites["fitness"][row]) + difference
+        return Replayed(fitness, stored.elites["descriptor"][row], 250, same=difference == 0)
+
+    module = ModuleType("qdrl.replay")
+    module.replay = replay  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "qdrl.replay", module)
+
+
+def test_a_replay_that_agrees_is_a_success(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_replay(monkeypatch, difference=0)
+    cell = small_archive().elites["cell"][0]
+    outcome = call("show", path, cell, "--replay")
+    assert outcome.code == 0
+    assert "replayed 250 steps: the same, bit for bit" in outcome.out
+
+
+def test_a_replay_that_differs_in_the_last_bit_fails_and_shows_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = small_archive()
+    stored = float(archive.elites["fitness"][0])
+    install_replay(monkeypatch, difference=float(np.nextafter(stored, np.inf)) - stored)
+    outcome = call("show", path, archive.elites["cell"][0], "--replay")
+    assert outcome.code == 1
+    assert "DIFFERENT" in outcome.out
+    assert repr(stored) in outcome.out
+    assert repr(float(np.nextafter(stored, np.inf))) in outcome.out
+    facts = call_json("show", path, archive.elites["cell"][0], "--replay")
+    assert facts["replay"]["same"] is False
+    assert facts["replay"]["steps"] == 250
+
+
+# validate
+
+
+def test_validate_praises_a_good_file(path: Path, run_folder: Path) -> None:
+    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.0, 7 elites\n", "")
+    assert call("validate", run_folder).code == 0
+
+
+def test_validate_prints_every_problem_and_exits_with_1(path: Path) -> None:
+    with damaged(path) as file:
+        file["elites/genome"][3] = np.nan
+        file["elites/emitter"][0] = 9
+    done = as_process("validate", path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"{path}: /elites/emitter: must lie within 0..1",
+        f"{path}: /elites/genome: not finite in rows [3]",
+    ]
+    assert done.stderr == ""
+
+
+def test_validate_of_no_file_exits_with_2(tmp_path: Path) -> None:
+    assert call("validate", tmp_path / "none.h5").code == 2
+    outcome = call("validate", tmp_path)
+    assert outcome.code == 2
+    assert "holds no archive.h5" in outcome.error
+
+
+# All verbs
+
+VERBS = [("info",), ("plot",), ("find", "--descriptor", "0", "0"), ("show", "1")]
+
+
+def spoil(path: Path, how: str) -> None:
+    if how == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how == "text":
+        path.write_text("not an archive")
+    elif how == "gone":
+        path.unlink()
+    else:
+        with damaged(path) as file:
+            file.attrs["format_version"] = "2.0"
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+@pytest.mark.parametrize("how", ["cut short", "text", "gone", "later version"])
+def test_every_reading_verb_refuses_a_bad_file_in_one_line(path: Path, verb: tuple[str, ...], how: str) -> None:
+    spoil(path, how)
+    outcome = call(verb[0], path, *verb[1:])
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.error.startswith(f"qdrl: {path}: ")
+    assert outcome.error.count("\n") == 1
+
+
+def test_the_entry_point_turns_a_mistake_into_one_line_and_code_2(path: Path) -> None:
+    spoil(path, "cut short")
+    done = as_process("info", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"qdrl: {path}: not a whole HDF5 file")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["info", "plot", "find", "show", "validate"])
+def test_every_verb_has_an_example_in_its_help(verb: str) -> None:
+    help_text = call(verb, "--help").out
+    assert "Example:\n" in help_text
+    assert f"qdrl archive {verb} " in help_text

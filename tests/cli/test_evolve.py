@@ -1,0 +1,160 @@
+"""`qdrl evolve` and its neighbours as a person at a terminal meets them."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mpi import mpirun
+
+ARM = '[task]\nname = "arm"\n[archive]\nkind = "grid"\nshape = [12, 12]\n[run]\ngenerations = 4\n'
+
+
+def qdrl(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qdrl", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_evolve_prints_what_it_made_and_draws_it(tmp_path: Path) -> None:
+    (tmp_path / "arm.toml").write_text(ARM)
+    done = qdrl("evolve", "arm.toml", "--seed", "3", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "arm").iterdir()
+    assert folder.name.endswith("_seed3")
+    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith(("QD", "best")))
+    assert (tmp_path / printed["archive"]).is_file()
+    assert (tmp_path / printed["heatmap"]).read_bytes().startswith(b"\x89PNG")
+    assert "QD score" in done.stdout
+    assert "best fitness" in done.stdout
+    assert "coverage 0." in done.stderr  # a plain line of progress: nobody watches
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "algorithm.batch_sise=3"], "did you mean 'batch_size'"),
+        (["--set", "archive.shape=[0, 1]"], "archive.shape.0"),
+        (["--set", "task.name=armm"], "did you mean 'arm'"),
+        (["--set", "run.generations=soon"], "run.generations"),
+    ],
+)
+def test_a_mistake_is_one_line_exit_code_two_and_nothing_written(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "arm.toml").write_text(ARM)
+    done = qdrl("evolve", "arm.toml", *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["arm.toml"]
+
+
+def test_an_unknown_verb_or_option_names_the_nearest(tmp_path: Path) -> None:
+    wrong_verb = qdrl("evolv", folder=tmp_path)
+    assert wrong_verb.returncode == 2
+    assert "did you mean 'evolve'" in wrong_verb.stderr
+    wrong_option = qdrl("evolve", "arm.toml", "--sed", "3", folder=tmp_path)
+    assert wrong_option.returncode == 2
+    assert "--seed" in wrong_option.stderr
+
+
+def test_a_run_folder_that_exists_is_refused_with_exit_code_two(tmp_path: Path) -> None:
+    (tmp_path / "arm.toml").write_text(ARM)
+    (tmp_path / "taken").mkdir()
+    done = qdrl("evolve", "arm.toml", "--output", "taken", folder=tmp_path)
+    assert done.returncode == 2
+    assert "taken exists" in done.stderr
+    assert list((tmp_path / "taken").iterdir()) == []
+
+
+def test_a_users_descriptor_function_is_found_beside_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def height(trajectory):\n    return [trajectory.observations[-1][0]]\n")
+    (tmp_path / "cart.toml").write_text(
+        '[task]\nname = "gym:CartPole-v1"\nepisode_length = 10\ndescriptor = "mine:height"\n'
+        'axes = [{name = "last position", unit = "m", lower = -1.0, upper = 1.0}]\n'
+        '[policy]\nhidden_sizes = [4]\n[archive]\nkind = "grid"\nshape = [20]\n[run]\ngenerations = 1\n'
+    )
+    done = qdrl("evolve", "cart.toml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.mpi
+def test_a_mistake_under_mpirun_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "arm.toml").write_text(ARM + "generatons = 3\n")
+    job = mpirun(3, ["-m", "qdrl", "evolve", tmp_path / "arm.toml", "--output", tmp_path / "run"])
+    assert job.returncode == 2
+    assert job.stderr.count("did you mean 'generations'") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.mpi
+def test_a_mistake_found_after_mpi_began_ends_all_ranks(tmp_path: Path) -> None:
+    (tmp_path / "arm.toml").write_text(ARM)
+    (tmp_path / "taken").mkdir()
+    job = mpirun(3, ["-m", "qdrl", "evolve", tmp_path / "arm.toml", "--output", tmp_path / "taken"], timeout=30)
+    assert job.returncode == 2
+    assert job.stderr.count("taken exists") == 1
+
+
+def test_tasks_lists_every_task_with_what_the_issue_of_fairness_needs() -> None:
+    from qdrl.tasks import task_names
+
+    listed = qdrl("tasks").stdout
+    assert all(name in listed for name in task_names())
+    described = qdrl("tasks", "ant_omni").stdout
+    for word in ("final x [m] in -30..30", "at most 250 steps", "offset per step 3", "= 30"):
+        assert word in described
+    unknown = qdrl("tasks", "ant_omny")
+    assert unknown.returncode == 2
+    assert "did you mean 'ant_omni'" in unknown.stderr
+
+
+def test_algorithms_lists_settings_with_their_defaults() -> None:
+    assert "map_elites" in qdrl("algorithms").stdout
+    assert "batch_size" in qdrl("algorithms", "map_elites").stdout
+
+
+def test_doctor_names_every_part_of_the_machine() -> None:
+    done = qdrl("doctor")
+    assert done.returncode == 0
+    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(found) == {"python", "cores", "threads", "MPI", "torch", "devices", "MuJoCo", "OpenGL", "HDF5"}
+    assert "BROKEN" not in done.stdout
+    assert "OMP_NUM_THREADS=1" in found["threads"]
+
+
+def test_importing_qdrl_is_quick_and_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'mujoco', 'mpi4py', 'h5py', 'numpy', 'matplotlib', 'gymnasium', 'pydantic'}"
+    code = f"import sys, qdrl; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+    bare = _quickest([sys.executable, "-c", "pass"])
+    assert _quickest([sys.executable, "-c", "import qdrl"]) - bare < 0.2
+    assert _quickest([sys.executable, "-m", "qdrl", "--help"]) < 0.5
+
+
+def test_every_public_name_can_be_imported() -> None:
+    import qdrl
+
+    assert all(getattr(qdrl, name) is not None for name in qdrl.__all__)
+    with pytest.raises(AttributeError, match="public names"):
+        _ = qdrl.MapElitez
+
+
+def test_every_verb_has_an_example_in_its_help() -> None:
+    verbs = ["evolve", "resume", "tasks", "algorithms", "render", "doctor", "archive"]
+    archive = ["info", "plot", "show", "find", "validate"]
+    for words in [[verb] for verb in verbs] + [["archive", verb] for verb in archive]:
+        assert "Example:" in qdrl(*words, "--help").stdout
+
+
+def _quickest(command: list[str], times: int = 5) -> float:
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

@@ -1,0 +1,258 @@
+"""Any Gymnasium environment, with the descriptor functions of this module."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+
+from qdrl.errors import UserError
+from qdrl.evaluation import Evaluation
+from qdrl.policies.mlp import Population
+from qdrl.tasks import make_task
+from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.gym import Trajectory
+from tests.tasks.builders import candidates, first_genomes
+
+UNIT = {"name": "u", "lower": 0.0, "upper": 1.0}
+ROWS = 7
+
+
+def last_place(trajectory: Trajectory) -> list[float]:
+    return [trajectory.observations[-1][0], len(trajectory.rewards) / 500]
+
+
+def raises_on_odd_lengths(trajectory: Trajectory) -> list[float]:
+    if len(trajectory.rewards) % 2:
+        raise RuntimeError("an odd episode")
+    return last_place(trajectory)
+
+
+def three_numbers(trajectory: Trajectory) -> list[float]:
+    return [0.1, 0.2, 0.3]
+
+
+def looks_closely(trajectory: Trajectory) -> list[float]:
+    steps = len(trajectory.rewards)
+    assert isinstance(trajectory.observations, np.ndarray)
+    assert trajectory.observations.shape == (steps + 1, 4)
+    assert trajectory.observations.dtype == np.float64
+    assert np.shape(trajectory.actions) == (steps,)
+    assert len(trajectory.infos) == steps
+    assert trajectory.terminated or steps == 500
+    assert np.array_equal(np.float32(trajectory.env.unwrapped.state), trajectory.observations[-1])
+    return [float(np.mean(trajectory.actions)), 0.0]
+
+
+def first_of_every_observation(trajectory: Trajectory) -> list[float]:
+    return [float(np.ptp(np.asarray(trajectory.observations)[:, 0])), trajectory.observations[-1][0]]
+
+
+not_a_function = 3
+
+
+class Counting(gymnasium.Env):
+    """Observes how many steps it has made, in one and the same array; harm comes at a step of its choice."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    action_space: gymnasium.Space = Box(-1, 3, (1,), np.float64)
+    made = 0
+
+    def __init__(self, harm: str = "", action_space: Any = None, observation_space: Any = None) -> None:
+        type(self).made += 1
+        self.harm, self.buffer = harm, np.zeros(2)
+        self.action_space = action_space or self.action_space
+        self.observation_space = observation_space or self.observation_space
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.buffer[:] = 0
+        self.doomed = bool(seed and seed % 3 == 1)
+        if self.doomed and self.harm == "reset":
+            raise RuntimeError("cannot begin")
+        return self.buffer, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.buffer += 1
+        harm = self.harm if self.doomed and self.buffer[0] == 3 else ""
+        if harm == "step":
+            raise RuntimeError("cannot go on")
+        observation = np.zeros(5) if harm == "shape" else self.buffer
+        reward = {"nan": np.nan, "text": "much"}.get(harm, float(np.sum(action)))
+        return observation, reward, False, False, {}  # pyright: ignore[reportReturnType]
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    gymnasium.register("QdrlCounting-v0", entry_point=Counting, disable_env_checker=True)
+    yield
+    del gymnasium.registry["QdrlCounting-v0"]
+
+
+def gym_task(name: str, describe: str = "last_place", *, worlds: int = 3, axes: int = 2, **options: Any) -> EpisodicTask:
+    task = make_task(
+        f"gym:{name}",
+        worlds=worlds,
+        policy=options.pop("policy", {"hidden_sizes": (4,)}),
+        descriptor=f"tests.tasks.test_gym:{describe}",
+        axes=[UNIT] * axes,
+        **options,
+    )
+    assert isinstance(task, EpisodicTask)
+    return task
+
+
+def counting(describe: str = "last_place", *, worlds: int = 3, **kwargs: Any) -> EpisodicTask:
+    return gym_task("QdrlCounting-v0", describe, worlds=worlds, episode_length=6, kwargs=kwargs)
+
+
+def evaluate(task: EpisodicTask) -> Evaluation:
+    return task.evaluate(candidates(first_genomes(task, ROWS)))
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_a_row_is_an_episode_of_plain_gymnasium(name: str) -> None:
+    task = gym_task(name)
+    evaluation, genomes, population = evaluate(task), first_genomes(task, ROWS), Population(task.mlp, 1)
+    with gymnasium.make(name) as plain:
+        for row in range(ROWS):
+            population.load([0], genomes[row : row + 1])
+            observation, _ = plain.reset(seed=row)
+            total, steps, over = 0.0, 0, False
+            while not over:
+                output = population.act(torch.from_numpy(observation)[None].float())[0].numpy()
+                action: Any = int(output.argmax()) if name == "CartPole-v1" else 2 * output
+                observation, reward, terminated, truncated, _ = plain.step(action)
+                total, steps, over = total + float(reward), steps + 1, terminated or truncated
+            assert evaluation.fitness[row].item() == total
+            assert evaluation.steps[row] == steps
+            assert evaluation.descriptor[row].tolist() == [observation[0], steps / 500]
+
+
+@pytest.mark.parametrize("worlds", [1, 2, 20])
+def test_results_do_not_depend_on_the_number_of_worlds(worlds: int) -> None:
+    ours, reference = evaluate(gym_task("CartPole-v1", worlds=worlds)), evaluate(gym_task("CartPole-v1"))
+    assert torch.equal(ours.fitness, reference.fitness)
+    assert torch.equal(ours.descriptor, reference.descriptor)
+
+
+def test_a_descriptor_function_sees_the_whole_episode_as_arrays() -> None:
+    assert not evaluate(gym_task("CartPole-v1", "looks_closely")).failed.any()
+
+
+def test_observations_of_an_environment_that_reuses_its_array_are_kept_apart() -> None:
+    assert evaluate(counting("first_of_every_observation")).descriptor.tolist() == [[6.0, 6.0]] * ROWS
+
+
+def test_outputs_are_stretched_over_the_action_space() -> None:
+    task = counting()
+    genomes = torch.zeros(3, task.parameters)
+    genomes[:, -1] = torch.tensor([-50.0, 0.0, 50.0])  # the last bias: tanh gives -1, 0, 1
+    assert task.evaluate(candidates(genomes)).fitness.tolist() == [-6.0, 6.0, 18.0]
+
+
+def test_a_discrete_space_that_does_not_begin_at_zero_is_served() -> None:
+    task = counting(action_space=Discrete(3, start=5))
+    genomes = torch.zeros(1, task.parameters)
+    genomes[0, -1] = 1.0
+    assert task.evaluate(candidates(genomes)).fitness.tolist() == [42.0]
+
+
+def test_a_raising_descriptor_function_fails_its_evaluation_and_the_rest_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    evaluation = evaluate(gym_task("CartPole-v1", "raises_on_odd_lengths"))
+    odd = evaluation.steps % 2 == 1
+    assert odd.any()
+    assert not odd.all()
+    assert torch.equal(evaluation.failed, odd)
+    assert torch.equal(evaluation.fitness.isnan(), odd)
+    assert torch.equal(evaluation.descriptor.isnan().all(1), odd)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "an odd episode" in caplog.text
+
+
+def test_a_descriptor_of_the_wrong_shape_fails_and_says_which_was_expected(caplog: pytest.LogCaptureFixture) -> None:
+    assert evaluate(gym_task("CartPole-v1", "three_numbers")).failed.all()
+    assert "gave shape (3,), expected (2,)" in caplog.text
+
+
+@pytest.mark.parametrize("worlds", [1, 3, 20])
+@pytest.mark.parametrize(("harm", "steps"), [("step", 3), ("reset", 1), ("shape", 3), ("nan", 3), ("text", 3)])
+def test_an_environment_that_breaks_fails_its_evaluation_and_the_rest_goes_on(
+    harm: str, steps: int, worlds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    healthy, evaluation = evaluate(counting(worlds=worlds)), evaluate(counting(worlds=worlds, harm=harm))
+    doomed = torch.tensor([row % 3 == 1 for row in range(ROWS)])
+    assert torch.equal(evaluation.failed, doomed)
+    assert evaluation.steps.tolist() == [steps if doom else 6 for doom in doomed]
+    assert torch.equal(evaluation.fitness[~doomed], healthy.fitness[~doomed])
+    assert torch.equal(evaluation.descriptor[~doomed], healthy.descriptor[~doomed])
+    assert len(caplog.records) == (harm != "nan")  # a NaN reward raises nothing
+
+
+def test_an_environment_that_raised_is_made_anew() -> None:
+    task = counting(worlds=1, harm="step")
+    evaluate(task)
+    made = Counting.made
+    evaluate(task)
+    assert Counting.made == made + 2  # rows 1 and 4 of 7 broke it
+
+
+MISTAKES = {
+    "no such environment": ("Nope-v0", {}, "Nope"),
+    "no limit": ("QdrlCounting-v0", {}, "episode_length: .*no limit"),
+    "wrong kwargs": ("CartPole-v1", {"kwargs": {"gravity": 3}}, "gravity"),
+    "unbounded actions": (
+        "QdrlCounting-v0",
+        {"episode_length": 5, "kwargs": {"action_space": Box(-np.inf, np.inf, (1,))}},
+        "bounded Box",
+    ),
+    "binary actions": ("QdrlCounting-v0", {"episode_length": 5, "kwargs": {"action_space": MultiBinary(2)}}, "Discrete"),
+    "dict observations": (
+        "QdrlCounting-v0",
+        {"episode_length": 5, "kwargs": {"observation_space": Dict(a=Discrete(2))}},
+        "policies need a Box",
+    ),
+    "no such function": ("CartPole-v1", {"describe": "last_plaice"}, "did you mean 'last_place'"),
+    "not a function": ("CartPole-v1", {"describe": "not_a_function"}, "not a function"),
+    "no axes": ("CartPole-v1", {"axes": 0}, "axes"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_users_mistake_is_told_in_one_line(mistake: str) -> None:
+    name, options, message = MISTAKES[mistake]
+    with pytest.raises(UserError, match=message) as caught:
+        gym_task(name, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_descriptor_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        make_task("gym:CartPole-v1", descriptor="nowhere.near:function", axes=[UNIT])
+
+
+def test_the_options_make_the_same_task_again() -> None:
+    task = gym_task("Pendulum-v1", episode_length=20, kwargs={"g": 9.0}, qd_offset=-400.0)
+    again = make_task(**task.spec.options, policy=task.mlp.settings)
+    assert again.spec == task.spec
+    assert torch.equal(evaluate(task).fitness, again.evaluate(candidates(first_genomes(again, ROWS))).fitness)
+
+
+def test_statistics_of_observations_leave_out_rows_that_broke() -> None:
+    task = gym_task(
+        "QdrlCounting-v0",
+        episode_length=6,
+        kwargs={"harm": "step"},
+        policy={"hidden_sizes": (), "normalize_observations": True},
+    )
+    evaluation = evaluate(task)
+    task.update(evaluation)
+    assert task.normalizer is not None
+    assert task.normalizer.count == 6 * int((~evaluation.failed).sum())
+    np.testing.assert_allclose(task.normalizer.mean, 2.5)

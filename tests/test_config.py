@@ -1,0 +1,108 @@
+"""Experiment files: what they may say, and the one line for what they may not."""
+
+from pathlib import Path
+
+import pytest
+
+from qdrl.config import load_experiment, parse_experiment
+from qdrl.errors import UserError
+
+MINIMAL = {"name": "test", "task": {"name": "arm"}, "run": {"generations": 1}}
+
+
+def _with(**tables: object) -> dict:
+    return MINIMAL | tables
+
+
+def test_a_minimal_experiment_gets_the_documented_defaults() -> None:
+    experiment = parse_experiment(MINIMAL)
+    assert experiment.algorithm.model_dump() == {
+        "name": "map_elites",
+        "batch_size": 256,
+        "initial_generations": 1,
+        "variation": {"name": "iso_line", "iso_sigma": 0.005, "line_sigma": 0.05},
+    }
+    assert experiment.archive.kind == "cvt"
+    assert experiment.policy.hidden_sizes == (128, 128)
+
+
+def test_what_is_resolved_parses_to_the_same_experiment() -> None:
+    experiment = parse_experiment(_with(task={"name": "hopper_uni", "episode_length": 50}, seed=3))
+    assert parse_experiment(experiment.resolved()) == experiment
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (_with(polcy={}), ["'polcy'", "did you mean 'policy'"]),
+        (_with(run={"generatons": 3}), ["'run.generatons'", "did you mean 'generations'"]),
+        (_with(algorithm={"batch_sise": 3}), ["'algorithm.batch_sise'", "did you mean 'batch_size'"]),
+        (
+            _with(algorithm={"variation": {"name": "iso_line", "iso_sgima": 1.0}}),
+            ["iso_sgima", "did you mean 'iso_sigma'"],
+        ),
+        (_with(algorithm={"name": "map_elite"}), ["algorithm.name", "did you mean 'map_elites'"]),
+        (_with(task={"name": "walker2d_unii"}), ["task.name", "did you mean 'walker2d_uni'"]),
+        (_with(task={"name": "arm", "episode_length": 3}), ["'task.episode_length'", "parameters"]),
+        (_with(task={}), ["task.name must be a string"]),
+        ({"name": "x", "run": {"generations": 1}}, ["[task] is missing"]),
+        (_with(run={}), ["no budget", "run.generations"]),
+        (_with(run={"generations": 0}), ["run.generations", "greater than or equal to 1", "got 0"]),
+        (_with(algorithm={"batch_size": "many"}), ["algorithm.batch_size", "integer", "got 'many'"]),
+        (_with(archive={"kind": "gird"}), ["archive.kind", "did you mean 'grid'"]),
+        (_with(archive={"kind": "grid", "shape": [0, 3]}), ["archive.shape.0", "got 0"]),
+        (_with(archive={"kind": "cvt", "cells": -1}), ["archive.cells", "got -1"]),
+        (_with(policy={"activation": "selu"}), ["policy.activation", "'relu' or 'tanh'"]),
+        (_with(name="a/b"), ["name", "a/b"]),
+        (_with(seed=-1), ["seed", "got -1"]),
+        (_with(run=3), ["'run' must be a table"]),
+        (_with(algorithm={"name": "no.such.module:Thing"}), ["cannot import module 'no.such.module'"]),
+        (_with(algorithm={"name": "qdrl.streams:Streams"}), ["needs a pydantic model as its attribute Settings"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key_and_what_is_right(data: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_experiment(data)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_overrides_are_written_as_in_toml_and_reach_any_table(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('[task]\nname = "arm"\n[run]\ngenerations = 5\n')
+    overrides = ["algorithm.batch_size=7", "archive.kind=grid", "archive.shape=[3, 4]", "run.folder = elsewhere"]
+    experiment = load_experiment(file, overrides, seed=9)
+    assert (experiment.name, experiment.seed) == ("study", 9)
+    assert experiment.algorithm.model_dump()["batch_size"] == 7
+    assert experiment.archive.model_dump() == {"kind": "grid", "shape": (3, 4)}
+    assert experiment.run.folder == "elsewhere"
+
+
+@pytest.mark.parametrize("override", ["batch_size", "=3", "task.name.deeper=1"])
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('[task]\nname = "arm"\n[run]\ngenerations = 5\n')
+    with pytest.raises(UserError, match="--set"):
+        load_experiment(file, [override])
+
+
+def test_a_config_file_names_its_experiment_after_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "gaits"
+    folder.mkdir()
+    (folder / "config.toml").write_text('[task]\nname = "arm"\n[run]\ngenerations = 5\n')
+    assert load_experiment(folder / "config.toml").name == "gaits"
+
+
+def test_a_file_that_is_missing_or_no_toml_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read experiment file"):
+        load_experiment(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[task\nname=1")
+    with pytest.raises(UserError, match="is not TOML"):
+        load_experiment(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("experiments/*/*.toml")), ids=lambda p: p.parent.name)
+def test_every_shipped_experiment_is_valid(file: Path) -> None:
+    assert load_experiment(file).name

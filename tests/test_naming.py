@@ -1,0 +1,54 @@
+"""Names that users write."""
+
+import pytest
+
+from qdrl.errors import UserError
+from qdrl.naming import is_reference, load_reference, suggest
+
+ROBOTS = ["walker2d_uni", "ant_uni", "arm"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("walker_uni", "walker2d_uni"), ("ant-uni", "ant_uni"), ("arms", "arm")]
+)
+def test_the_nearest_known_name_is_suggested(written: str, meant: str):
+    assert suggest(written, ROBOTS) == f"; did you mean '{meant}'?"
+
+
+def test_with_nothing_near_all_known_names_are_listed_in_order():
+    assert suggest("zebra", ROBOTS) == "; known: ant_uni, arm, walker2d_uni"
+    assert suggest("zebra", iter(ROBOTS)) == "; known: ant_uni, arm, walker2d_uni"
+
+
+@pytest.mark.parametrize("name", ["module:attribute", "package.sub.module:Name", "_a:_b"])
+def test_a_module_and_an_attribute_make_a_reference(name: str):
+    assert is_reference(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ":", "module", "module:", ":name", "a..b:c", "a:b.c", "a:b:c", "a b:c", "gym:Ant-v5"]
+)
+def test_other_names_are_no_reference(name: str):
+    assert not is_reference(name)
+    with pytest.raises(UserError, match=r"is not of the form package\.module:name"):
+        load_reference(name)
+
+
+def test_a_reference_gives_what_it_names():
+    assert load_reference("qdrl.naming:suggest") is suggest
+
+
+def test_a_module_that_cannot_be_imported_is_the_users_mistake():
+    with pytest.raises(UserError, match="cannot import module 'qdrl_nowhere' of 'qdrl_nowhere:f': No module"):
+        load_reference("qdrl_nowhere:f")
+
+
+def test_a_missing_attribute_is_answered_with_the_nearest_public_one():
+    with pytest.raises(UserError, match=r"module 'qdrl\.naming' has no 'sugest'; did you mean 'suggest'\?"):
+        load_reference("qdrl.naming:sugest")
+
+
+def test_a_users_mistake_fits_on_one_line():
+    with pytest.raises(UserError) as caught:
+        load_reference("json:nothing_like_it")
+    assert "\n" not in str(caught.value)

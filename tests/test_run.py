@@ -1,0 +1,218 @@
+"""Runs: folders, records, resuming after a stop or a kill, and the same archive on any number of ranks."""
+
+import csv
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdrl.archives.hdf5 import content_digest, open_archive, validate
+from qdrl.config import parse_experiment
+from qdrl.errors import UserError
+from qdrl.ranks import OneProcess
+from qdrl.run import resume, start
+from tests.mpi import mpirun
+
+ARM = {
+    "name": "arm",
+    "seed": 5,
+    "task": {"name": "arm"},
+    "archive": {"kind": "grid", "shape": [20, 20]},
+    "algorithm": {"name": "map_elites", "batch_size": 37},
+    "run": {"generations": 12, "checkpoint_seconds": 0},
+}
+HOPPER = """
+name = "hopper"
+seed = 11
+[task]
+name = "hopper_uni"
+episode_length = 40
+[policy]
+hidden_sizes = [16]
+normalize_observations = true
+[archive]
+cells = 32
+samples = 2000
+[algorithm]
+batch_size = 25
+[run]
+generations = 6
+checkpoint_seconds = 0
+[compute]
+worlds = 8
+"""
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An experiment file and the digest of its archive, made by one process without MPI."""
+    folder = tmp_path_factory.mktemp("hopper")
+    config = folder / "hopper.toml"
+    config.write_text(HOPPER)
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone")]
+    subprocess.run(command, check=True, capture_output=True)
+    return config, content_digest(folder / "alone" / "archive.h5")
+
+
+def test_a_run_folder_holds_everything_the_run_made(tmp_path: Path) -> None:
+    outcome = start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
+    assert outcome.finished
+    files = {path.name for path in outcome.folder.iterdir()}
+    assert files == {"config.toml", "archive.h5", "checkpoint.h5", "metrics.csv", "log.txt", "figures"}
+    assert validate(outcome.archive) == []
+    archive = open_archive(outcome.archive)
+    assert archive.meta["config"]["algorithm"]["batch_size"] == 37
+    assert archive.meta["task"]["options"] == {"name": "arm", "parameters": 8}
+    assert archive.history["evaluations"].tolist() == [37 * (g + 1) for g in range(12)]
+    assert archive.history["coverage"][-1] == archive.statistics().coverage
+    added = archive.history["added_random"].sum() + archive.history["added_variation"].sum()
+    assert added == archive.history["elites"][-1] == len(archive)
+    with (outcome.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["qd_score"]) for row in rows] == archive.history["qd_score"].tolist()
+
+
+def test_a_folder_that_exists_is_never_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "archive.h5").write_text("precious")
+    with pytest.raises(UserError, match="exists"):
+        start(parse_experiment(ARM), OneProcess(), folder=folder, progress=False)
+    assert [path.name for path in folder.iterdir()] == ["archive.h5"]
+    assert (folder / "archive.h5").read_text() == "precious"
+
+
+def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    wrong = ARM | {"archive": {"kind": "grid", "shape": [20, 20, 20]}}
+    with pytest.raises(UserError, match=r"archive\.shape.*2 axes"):
+        start(parse_experiment(wrong), OneProcess(), folder=tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_larger_budget_resumes_to_the_archive_of_the_longer_run(tmp_path: Path) -> None:
+    start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "short", progress=False)
+    resume(tmp_path / "short", OneProcess(), overrides=["run.generations=20"], progress=False)
+    long = ARM | {"run": {"generations": 20}}
+    start(parse_experiment(long), OneProcess(), folder=tmp_path / "long", progress=False)
+    assert content_digest(tmp_path / "short" / "archive.h5") == content_digest(tmp_path / "long" / "archive.h5")
+    rows = [line.split(",")[0] for line in (tmp_path / "short" / "metrics.csv").read_text().splitlines()]
+    assert rows[0] == "generation"
+    assert [float(row) for row in rows[1:]] == list(range(20))
+
+
+def test_resuming_refuses_what_would_change_results_and_what_is_no_run(tmp_path: Path) -> None:
+    start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
+    with pytest.raises(UserError, match="only run"):
+        resume(tmp_path / "run", OneProcess(), overrides=["algorithm.batch_size=3"])
+    with pytest.raises(UserError, match="not a run folder"):
+        resume(tmp_path, OneProcess())
+    (tmp_path / "run" / "checkpoint.h5").write_bytes((tmp_path / "run" / "checkpoint.h5").read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
+        resume(tmp_path / "run", OneProcess())
+
+
+def test_failed_evaluations_are_counted_and_never_enter(tmp_path: Path) -> None:
+    experiment = ARM | {
+        "task": {
+            "name": "gym:Pendulum-v1",
+            "descriptor": "tests.test_run:describe_or_raise",
+            "axes": [{"name": "last angle", "unit": "rad", "lower": -3.2, "upper": 3.2}],
+            "episode_length": 5,
+            "qd_offset": -100.0,
+        },
+        "policy": {"hidden_sizes": [4]},
+        "archive": {"kind": "grid", "shape": [10]},
+        "run": {"generations": 3},
+    }
+    outcome = start(parse_experiment(experiment), OneProcess(), folder=tmp_path / "run", progress=False)
+    archive = open_archive(outcome.archive)
+    failed = archive.history["failed"]
+    assert 0 < failed[-1] < archive.history["evaluations"][-1]
+    assert np.isfinite(archive.elites["fitness"]).all()
+    assert "the descriptor function raised" in (outcome.folder / "log.txt").read_text()
+
+
+def describe_or_raise(trajectory: object) -> list[float]:
+    cosine, sine, _ = trajectory.observations[-1]  # pyright: ignore[reportAttributeAccessIssue]
+    if sine > 0.5:
+        raise RuntimeError("on purpose")
+    return [float(np.arctan2(sine, cosine))]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_the_archive_is_the_same_for_any_number_of_ranks(hopper: tuple[Path, str], tmp_path: Path, ranks: int) -> None:
+    config, digest = hopper
+    job = mpirun(ranks, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"], timeout=120)
+    assert job.returncode == 0, job.stderr
+    assert content_digest(tmp_path / "run" / "archive.h5") == digest
+
+
+@pytest.mark.mpi
+def test_a_run_killed_at_random_moments_resumes_on_other_ranks_to_the_same_archive(
+    hopper: tuple[Path, str], tmp_path: Path
+) -> None:
+    config, digest = hopper
+    folder = tmp_path / "run"
+    generator = random.Random(20261123)  # noqa: S311
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
+    kills = 0
+    while kills < 3:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as job:
+            _wait_for(folder / "metrics.csv", job)
+            time.sleep(generator.uniform(0.0, 0.6))
+            job.send_signal(signal.SIGKILL)
+            job.wait()
+        kills += 1
+        command = [sys.executable, "-m", "qdrl", "resume", str(folder)]
+        if (folder / "archive.h5").exists():
+            assert validate(folder / "archive.h5") == []
+    job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
+    assert job.returncode == 0, job.stderr
+    assert content_digest(folder / "archive.h5") == digest
+    assert not list(folder.glob(".*tmp"))
+
+
+@pytest.mark.mpi
+def test_a_job_asked_to_stop_keeps_a_checkpoint_and_says_how_to_go_on(hopper: tuple[Path, str], tmp_path: Path) -> None:
+    config, _ = hopper
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder), "--set"]
+    with subprocess.Popen(
+        [*command, "run.generations=100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as job:
+        _wait_for(folder / "metrics.csv", job)
+        job.send_signal(signal.SIGTERM)
+        printed, errors = job.communicate(timeout=30)
+    assert job.returncode == 0, errors
+    assert f"qdrl resume {folder}" in printed
+    assert validate(folder / "checkpoint.h5") == []
+
+
+@pytest.mark.mpi
+def test_an_exception_on_rank_one_ends_the_job_within_five_seconds_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "study.toml"
+    algorithm = '[algorithm]\nname = "tests.raising:RaisingOnRankOne"\n'
+    config.write_text(f'[task]\nname = "arm"\n{algorithm}[run]\ngenerations = 5\n')
+    monkeypatch.setenv("QDRL_TEST_MOMENT", str(tmp_path / "moment"))
+    job = mpirun(2, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"], timeout=60)
+    ended = time.time()
+    assert job.returncode != 0
+    assert "qdrl: rank 1 failed" in job.stderr
+    assert "RuntimeError: rank one breaks on purpose" in job.stderr
+    assert ended - float((tmp_path / "moment").read_text()) < 5.0
+
+
+def _wait_for(path: Path, job: subprocess.Popen[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and path.stat().st_size):
+        if job.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"no {path.name}: {job.stderr.read() if job.stderr else ''}")
+        time.sleep(0.01)
