@@ -10,9 +10,10 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Variation(Protocol):
-    """A variation operator."""
+    """A variation operator; `parents` says how many it takes."""
 
-    parents: int
+    @property
+    def parents(self) -> int: ...
 
     def __call__(self, generator: np.random.Generator, *parents: np.ndarray) -> np.ndarray:
         """Parents `(parameters,)` float32 each -> one child of the same shape."""

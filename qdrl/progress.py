@@ -9,19 +9,18 @@ from qdrl.config import RunSettings
 
 
 class Progress:
-    """Speaks for the first rank, on stderr.
+    """Speaks for the first rank, on stderr; silent until enabled.
 
     Args:
         budget: budgets and the interval between lines.
-        enabled: whether this rank speaks.
         live: a live bar; when left out, one is drawn for a single process on a terminal.
         alone: whether the run is a single process.
     """
 
-    def __init__(self, budget: RunSettings, *, enabled: bool, live: bool | None, alone: bool) -> None:
+    def __init__(self, budget: RunSettings, *, live: bool | None, alone: bool) -> None:
         self._budget = budget
-        self._enabled = enabled
-        self._live = enabled and (alone and sys.stderr.isatty() if live is None else live)
+        self._enabled = False
+        self._live = alone and sys.stderr.isatty() if live is None else live
         self._bar: Any = None
         self._task: Any = None
         self._begun = self._last_line = time.monotonic()
@@ -36,6 +35,10 @@ class Progress:
             latest = {name: values[-1] for name, values in history.items()}
             self._evaluations_before = latest["evaluations"]
             self._done_before = self._done(latest)
+
+    def enable(self) -> None:
+        """Begin to speak."""
+        self._enabled = True
         if self._live:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
@@ -65,9 +68,14 @@ class Progress:
             return None
         self._last_line = time.monotonic()
         if self._bar is None:
+            self.say(line)
+        return line
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        if self._enabled:
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
-        return line
 
     def _line(self, row: Mapping[str, float]) -> str:
         elapsed = max(time.monotonic() - self._begun, 1e-9)

@@ -3,6 +3,9 @@
 Rank discipline: `share`, `any`, `from_first` and the `take_genomes` of a shared evaluation are collective; every
 rank calls them in the same order. Everything else is local. Nothing else in the project knows MPI.
 
+Under `mpirun --with-ft ulfm` (Open MPI 5) a killed rank is survived: the collective call during which it is missed
+raises `RankLost` on all others, which by then are a smaller communicator and can do the generation again.
+
 mpi4py is imported only under a launcher (mpirun, srun), so one process needs no MPI library at all.
 """
 
@@ -10,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from qdrl.evaluation import Evaluation
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_Result = TypeVar("_Result")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 
 
@@ -44,6 +48,10 @@ def launched_rank() -> int | None:
         if name in os.environ:
             return int(os.environ[name])
     return None
+
+
+class RankLost(Exception):  # noqa: N818 - an event to go on from, not an error
+    """A rank died; the ranks object already stands for those that are left."""
 
 
 class Ranks(Protocol):
@@ -108,6 +116,7 @@ class MpiRanks:
         self._communicator = MPI.COMM_WORLD if communicator is None else communicator
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
+        self._survives_losses = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
 
     @property
     def first(self) -> bool:
@@ -117,16 +126,40 @@ class MpiRanks:
         return self._rows_of(self.rank, count)
 
     def any(self, flag: bool) -> bool:
-        return bool(self._communicator.allreduce(int(flag), op=self._mpi.MAX))
+        return self._together(lambda: bool(self._communicator.allreduce(int(flag), op=self._mpi.MAX)))
 
     def from_first(self, value: Any) -> Any:
-        return self._communicator.bcast(value, root=0)
+        return self._together(lambda: self._communicator.bcast(value, root=0))
 
     def share(self, evaluation: "Evaluation") -> "Evaluation":
-        count = self._communicator.allreduce(len(evaluation.rows))
-        columns = self._gather_columns(evaluation.columns(), count)
+        def gather() -> tuple[int, dict[str, "Tensor"]]:
+            count = self._communicator.allreduce(len(evaluation.rows))
+            return count, self._gather_columns(evaluation.columns(), count)
+
+        count, columns = self._together(gather)
         take = self._genome_exchange(evaluation.take_genomes, count)
         return evaluation.with_columns(range(count), columns, take)
+
+    def _together(self, operation: Callable[[], _Result]) -> _Result:
+        """Run a collective operation so that either all living ranks have its result or all see `RankLost`."""
+        if not self._survives_losses:
+            return operation()
+        result, done = None, False
+        try:
+            result, done = operation(), True
+        except self._mpi.Exception as error:
+            if error.Get_error_class() not in (self._mpi.ERR_PROC_FAILED, self._mpi.ERR_REVOKED):
+                raise
+            self._communicator.Revoke()  # wakes the ranks that still wait in it
+        try:
+            done = bool(self._communicator.Agree(int(done)))
+        except self._mpi.Exception:
+            done = False
+        if not done:
+            self._communicator = self._communicator.Shrink()
+            before, self.rank, self.size = self.size, self._communicator.Get_rank(), self._communicator.Get_size()
+            raise RankLost(f"{before - self.size} of {before} ranks died, {self.size} go on")
+        return cast("_Result", result)
 
     def _rows_of(self, rank: int, count: int) -> range:
         return range(rank * count // self.size, (rank + 1) * count // self.size)
@@ -159,7 +192,7 @@ class MpiRanks:
             own = take_own(rows[edges[self.rank] : edges[self.rank + 1]])
             send = np.ascontiguousarray(own.cpu().numpy())
             receive = np.empty((len(asked), send.shape[1]), send.dtype)
-            self._allgather_rows(send, receive, np.diff(edges))
+            self._together(lambda: self._allgather_rows(send, receive, np.diff(edges)))
             return torch.from_numpy(receive).to(own.device)
 
         return take

@@ -58,8 +58,8 @@ class Recorder:
         self._stop_asked = False
         self._started = self._last_checkpoint = time.monotonic()
         self._seconds_before = 0.0
-        budget = parts.experiment.run
-        self._progress = Progress(budget, enabled=ranks.first, live=progress, alone=ranks.size == 1)
+        self._log_file: logging.FileHandler | None = None  # open on the rank that writes
+        self._progress = Progress(parts.experiment.run, live=progress, alone=ranks.size == 1)
 
     def __enter__(self) -> "Recorder":
         self._seconds_before = self._latest("seconds")
@@ -68,21 +68,15 @@ class Recorder:
             number: signal.signal(number, self._ask_to_stop)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
-        if self._ranks.first:
-            self._log_file = logging.FileHandler(self._folder / "log.txt")
-            self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-            LOGGER.addHandler(self._log_file)
-            LOGGER.setLevel(logging.INFO)
-            self._write_metrics()
-            LOGGER.info("%d ranks, from generation %d", self._ranks.size, self._parts.algorithm.generation)
         self._progress.begin(self.history)
+        self._write_if_first()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._progress.end()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._ranks.first:
+        if self._log_file is not None:
             if kind is None:
                 self._save()
                 LOGGER.info("finished" if self.finished else "stopped when asked to; can be resumed")
@@ -102,16 +96,23 @@ class Recorder:
         return not self.finished and not self._ranks.any(self._stop_asked)
 
     def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:
+        self._write_if_first()
         row = self._measure(algorithm, evaluation) | counts
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
-        if not self._ranks.first:
+        if self._log_file is None:
             return
         self._append_metrics(row)
         if line := self._progress.step(row):
             LOGGER.info(line)
         if time.monotonic() - self._last_checkpoint >= self._parts.experiment.run.checkpoint_seconds:
             self._save()
+
+    def warn(self, message: str) -> None:
+        self._write_if_first()
+        if self._log_file is not None:
+            LOGGER.warning(message)
+            self._progress.say(message)
 
     def stored(self) -> StoredArchive:
         """The run's archive as it stands, ready to be written."""
@@ -182,6 +183,18 @@ class Recorder:
         write_checkpoint(self._folder / "checkpoint.h5", stored, state)
         write_archive(self._folder / "archive.h5", stored)
         self._last_checkpoint = time.monotonic()
+
+    def _write_if_first(self) -> None:
+        """Begin to write files on the first rank: at the start, or when the rank that wrote them was lost."""
+        if not self._ranks.first or self._log_file is not None:
+            return
+        self._log_file = logging.FileHandler(self._folder / "log.txt")
+        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOGGER.addHandler(self._log_file)
+        LOGGER.setLevel(logging.INFO)
+        self._progress.enable()
+        self._write_metrics()
+        LOGGER.info("%d ranks, from generation %d", self._ranks.size, self._parts.algorithm.generation)
 
     def _write_metrics(self) -> None:
         """Bring metrics.csv to where the history is: a killed run may have left rows that are computed anew."""

@@ -17,6 +17,7 @@ from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion import LocomotionWorlds
 from qdrl.tasks.rollout import EpisodeWorlds
 
+
 @dataclass
 class Track:
     """What physics did in an episode.
@@ -88,7 +89,7 @@ def task_of(archive: StoredArchive) -> Task:
     Raises:
         UserError: the file does not say, or this installation cannot make the task.
     """
-    task, policy = archive.meta.get("task"), archive.meta.get("policy")
+    task, policy = archive.meta.get("task") or {}, archive.meta.get("policy")
     try:
         options = dict(task["options"])
         name, shape = options.pop("name"), None if policy is None else _shape(policy)

@@ -13,7 +13,9 @@ import pytest
 from qdrl.ranks import THREAD_VARIABLES
 
 
-def mpirun(ranks: int, arguments: Sequence[str | Path], timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def mpirun(
+    ranks: int, arguments: Sequence[str | Path], timeout: float = 60, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run `python <arguments>` on that many ranks, from the repository's root.
 
     Skips the test where there is no mpirun. A job that outlives its time is ended, ranks and all.
@@ -22,6 +24,7 @@ def mpirun(ranks: int, arguments: Sequence[str | Path], timeout: float = 60) -> 
         ranks: how many processes.
         arguments: of this Python: `["-m", "qdrl", "evolve", ...]` or a script and its arguments.
         timeout: seconds.
+        options: of mpirun itself.
 
     Returns:
         exit code, stdout and stderr of the job.
@@ -29,7 +32,7 @@ def mpirun(ranks: int, arguments: Sequence[str | Path], timeout: float = 60) -> 
     Raises:
         subprocess.TimeoutExpired: the job did not end in time.
     """
-    command = [_launcher(), "-n", str(ranks), "--oversubscribe", sys.executable, *map(str, arguments)]
+    command = [_launcher(), "-n", str(ranks), "--oversubscribe", *options, sys.executable, *map(str, arguments)]
     root = Path(__file__).parents[1]
     with subprocess.Popen(
         command,

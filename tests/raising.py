@@ -1,6 +1,7 @@
-"""An algorithm of a user's that breaks on one rank."""
+"""Algorithms of a user's that break on one rank."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -15,4 +16,13 @@ class RaisingOnRankOne(MapElites):
         if self.generation == 2 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
             Path(os.environ["QDRL_TEST_MOMENT"]).write_text(str(time.time()))
             raise RuntimeError("rank one breaks on purpose")
+        return super().ask(rows)
+
+
+class DyingOnOneRank(MapElites):
+    """MAP-Elites one of whose ranks, named by the environment, is killed in the third generation."""
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        if self.generation == 2 and os.environ["OMPI_COMM_WORLD_RANK"] == os.environ["QDRL_TEST_DYING_RANK"]:
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().ask(rows)

@@ -35,7 +35,7 @@ def test_iso_line_moves_each_gene_by_noise_and_the_whole_genome_by_one_step_alon
 
 
 def test_iso_line_without_noise_stays_on_the_line_through_its_parents() -> None:
-    first, second = np.float32([0, 1, 2]), np.float32([4, 1, -2])
+    first, second = np.array([0, 1, 2], np.float32), np.array([4, 1, -2], np.float32)
     child = IsoLine(iso_sigma=0.0, line_sigma=0.3)(np.random.default_rng(5), first, second)
     line = 0.3 * np.random.default_rng(5).standard_normal()
     np.testing.assert_allclose(child, first + line * (second - first), rtol=1e-6)

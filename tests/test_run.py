@@ -159,7 +159,7 @@ def test_a_run_killed_at_random_moments_resumes_on_other_ranks_to_the_same_archi
 ) -> None:
     config, digest = hopper
     folder = tmp_path / "run"
-    generator = random.Random(20261123)  # noqa: S311
+    generator = random.Random(20261123)
     command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
     kills = 0
     while kills < 3:
@@ -208,6 +208,24 @@ def test_an_exception_on_rank_one_ends_the_job_within_five_seconds_with_its_trac
     assert "qdrl: rank 1 failed" in job.stderr
     assert "RuntimeError: rank one breaks on purpose" in job.stderr
     assert ended - float((tmp_path / "moment").read_text()) < 5.0
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("dying", [0, 2])
+def test_a_killed_rank_is_survived_and_the_archive_is_the_same(
+    hopper: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: int
+) -> None:
+    config, digest = hopper
+    monkeypatch.setenv("QDRL_TEST_DYING_RANK", str(dying))
+    arguments = ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"]
+    arguments += ["--set", "algorithm.name=tests.raising:DyingOnOneRank"]
+    job = mpirun(3, arguments, timeout=120, options=["--with-ft", "ulfm"])
+    assert job.returncode == 0, job.stderr
+    assert "1 of 3 ranks died, 2 go on; generation 2 is done again" in job.stderr
+    assert str(tmp_path / "run" / "archive.h5") in job.stdout
+    assert content_digest(tmp_path / "run" / "archive.h5") == digest
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        assert [float(row["generation"]) for row in csv.DictReader(file)] == list(range(6))
 
 
 def _wait_for(path: Path, job: subprocess.Popen[str], seconds: float = 60) -> None:

@@ -119,8 +119,11 @@ def place() -> None:
 
     name = "cvt_1024x2"
     our_seconds = seconds(ours)
+    line(f"{name}.place_seconds", our_seconds, "s")
     for init in ("k-means++", "random"):
-        compare(name, f"pyribs_{init}", "place", our_seconds, seconds(lambda init=init: peer(init)))
+        peer_seconds = seconds(lambda init=init: peer(init))
+        line(f"{name}.pyribs_{init}_place_seconds", peer_seconds, "s")
+        line(f"{name}.times_pyribs_{init}_place", peer_seconds / our_seconds, "x")
     for key, centroids in placed.items():
         cells = CentroidalVoronoi(centroids, [0, 0], [1, 1]).cell_of(others)
         error = (others - torch.from_numpy(centroids)[cells]).square().sum(dim=1).mean()

@@ -133,26 +133,16 @@ class Archive:
         """
         fitness = torch.as_tensor(fitness, dtype=torch.float64).to(self.device)
         descriptor = torch.as_tensor(descriptor, dtype=torch.float64).to(self.device)
-        self._check_rows(fitness, descriptor, valid)
+        self._check_rows(genomes, fitness, descriptor, valid)
         columns = self._columns(fields, len(fitness))
-        if isinstance(genomes, Tensor) and genomes.shape != (len(fitness), self.parameters):
-            raise ValueError(f"genomes must have shape ({len(fitness)}, {self.parameters}), got {tuple(genomes.shape)}")
         insertion = self._compete(fitness, descriptor, valid)
         accepted = insertion.accepted
         if len(accepted) == 0:
             return insertion
         # Genomes are fetched before anything changes: an exchange that fails leaves the archive whole.
-        if callable(genomes):
-            genomes, rows = genomes(accepted), torch.arange(len(accepted))
-            if genomes.shape != (len(accepted), self.parameters):
-                raise ValueError(
-                    f"{len(accepted)} genomes of {self.parameters} parameters were asked for,"
-                    f" got shape {tuple(genomes.shape)}"
-                )
-        else:
-            rows = accepted
+        source, rows = self._ask(genomes, accepted) if callable(genomes) else (genomes, accepted)
         cells = insertion.cell.index_select(0, accepted)
-        _copy_rows(genomes.detach(), rows, self.genomes, cells)
+        _copy_rows(source.detach(), rows, self.genomes, cells)
         self.fitness.index_copy_(0, cells, fitness.index_select(0, accepted))
         self.descriptor.index_copy_(0, cells, descriptor.index_select(0, accepted))
         for name, column in columns.items():
@@ -209,13 +199,21 @@ class Archive:
     def _tensors(self) -> dict[str, Tensor]:
         return {"fitness": self.fitness, "descriptor": self.descriptor, "genome": self.genomes}
 
-    def _check_rows(self, fitness: Tensor, descriptor: Tensor, valid: Tensor | None) -> None:
+    def _check_rows(
+        self,
+        genomes: Tensor | Callable[[Tensor], Tensor],
+        fitness: Tensor,
+        descriptor: Tensor,
+        valid: Tensor | None,
+    ) -> None:
         rows, dimensions = len(fitness), self.descriptor.shape[1]
         if fitness.ndim != 1 or descriptor.shape != (rows, dimensions):
             raise ValueError(
                 f"expected fitness (rows,) and descriptor (rows, {dimensions}),"
                 f" got {tuple(fitness.shape)} and {tuple(descriptor.shape)}"
             )
+        if isinstance(genomes, Tensor) and genomes.shape != (rows, self.parameters):
+            raise ValueError(f"genomes must have shape ({rows}, {self.parameters}), got {tuple(genomes.shape)}")
         if valid is not None and (valid.shape != (rows,) or valid.dtype != torch.bool):
             raise ValueError(f"valid must be ({rows},) bool, got {tuple(valid.shape)} {valid.dtype}")
         broken = ~(torch.isfinite(fitness) & torch.isfinite(descriptor).all(dim=1))
@@ -237,6 +235,13 @@ class Archive:
                 raise ValueError(f"{name} must be one integer or ({rows},) of them, got {tuple(column.shape)}")
             columns[name] = column.expand(rows)
         return columns
+
+    def _ask(self, take: Callable[[Tensor], Tensor], accepted: Tensor) -> tuple[Tensor, Tensor]:
+        """The genomes of the accepted rows, and where each stands among them."""
+        genomes, expected = take(accepted), (len(accepted), self.parameters)
+        if genomes.shape != expected:
+            raise ValueError(f"asked for genomes of shape {expected}, got {tuple(genomes.shape)}")
+        return genomes, torch.arange(len(accepted))
 
     def _compete(self, fitness: Tensor, descriptor: Tensor, valid: Tensor | None) -> Insertion:
         """Find each row's cell and status and the rows that win, without sorting: two reductions by cell."""

@@ -138,9 +138,7 @@ class Population:
 
 
 def _squash(output: str) -> Any:
-    return {"tanh": torch.tanh_, "clip": lambda values: values.clamp_(-1.0, 1.0), "linear": lambda v: v}[
-        output
-    ]
+    return {"tanh": torch.tanh_, "clip": lambda values: values.clamp_(-1.0, 1.0), "linear": lambda v: v}[output]
 
 
 def _numpy_product(values: Tensor, kernels: Tensor, output: Tensor) -> None:

@@ -121,7 +121,7 @@ class GymWorlds:
                 self._broken[slot] = False
                 observation, _ = self._environments[slot].reset(seed=seed % _LARGEST_SEED)
                 self._trajectories[slot] = Trajectory([self._flat(observation)], env=self._environments[slot])
-            except Exception:  # noqa: BLE001 - whatever a user's environment raises, the run goes on
+            except Exception:  # whatever a user's environment raises, the run goes on
                 self._break(slot, "the environment")
 
     def observe(self, ages: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class GymWorlds:
                 continue
             try:
                 rewards[slot], ended[slot] = self._step_one(slot, output)
-            except Exception:  # noqa: BLE001 - whatever a user's environment raises, the run goes on
+            except Exception:  # whatever a user's environment raises, the run goes on
                 self._break(slot, "the environment")
         return torch.from_numpy(rewards), torch.from_numpy(ended)
 
@@ -166,8 +166,10 @@ class GymWorlds:
         return self._broken[slot]
 
     def move(self, source: int, target: int) -> None:
-        for items in (self._environments, self._trajectories, self._broken):
-            items[source], items[target] = items[target], items[source]
+        environments, trajectories, broken = self._environments, self._trajectories, self._broken
+        environments[source], environments[target] = environments[target], environments[source]
+        trajectories[source], trajectories[target] = trajectories[target], trajectories[source]
+        broken[source], broken[target] = broken[target], broken[source]
 
     def _flat(self, observation: Any) -> np.ndarray:
         flat = np.array(observation, np.float64).ravel()

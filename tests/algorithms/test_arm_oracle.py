@@ -14,7 +14,7 @@ from qdrl.tasks import make_task
 from tests.tasks.builders import candidates
 
 JOINTS, SHAPE = 8, (50, 50)
-BATCH, GENERATIONS, SEEDS = 200, 150, range(5)
+BATCH, GENERATIONS, SEEDS = 100, 150, range(5)
 ISO, LINE = 0.05, 0.2
 
 

@@ -20,7 +20,9 @@ from qdrl.tasks import make_task
 BATCH = 12
 
 
-def started(*, seed: int = 1, batch: int = BATCH, initial: int = 1, variation: IsoLine | Gaussian | None = None) -> MapElites:
+def started(
+    *, seed: int = 1, batch: int = BATCH, initial: int = 1, variation: IsoLine | Gaussian | None = None
+) -> MapElites:
     """MAP-Elites on an arm of three joints."""
     task = make_task("arm", parameters=3)
     archive = Archive(Grid(task.spec.lower, task.spec.upper, (6, 6)), task.parameters, qd_offset=task.spec.qd_offset)

@@ -203,5 +203,7 @@ def test_shapes_that_cannot_be_are_refused(options: dict) -> None:
 def test_the_description_makes_the_same_network_again() -> None:
     mlp = network(4, (8, 3), 2, "tanh", "clip")
     told = mlp.describe()
-    again = network(told["layers"][0], tuple(told["layers"][1:-1]), told["layers"][-1], told["activation"], told["output"])
+    again = network(
+        told["layers"][0], tuple(told["layers"][1:-1]), told["layers"][-1], told["activation"], told["output"]
+    )
     assert again.describe() == told

@@ -89,9 +89,7 @@ def test_a_coordinate_beyond_the_domain_counts_less_the_further_out_it_is() -> N
 
 @pytest.mark.parametrize("name", ["arm", "sphere", "rastrigin"])
 @given(rows=st.integers(1, 70), row=st.integers(0, 69), parameters=st.integers(2, 40))
-def test_a_rows_result_is_the_same_bits_beside_any_neighbours(
-    name: str, rows: int, row: int, parameters: int
-) -> None:
+def test_a_rows_result_is_the_same_bits_beside_any_neighbours(name: str, rows: int, row: int, parameters: int) -> None:
     row %= rows
     task = make_task(name, parameters=parameters)
     genomes = np.random.default_rng(rows).normal(0, 4, (rows, parameters)).astype(np.float32)

@@ -88,12 +88,14 @@ class Counting(gymnasium.Env):
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    gymnasium.register("QdrlCounting-v0", entry_point=Counting, disable_env_checker=True)
+    gymnasium.register("QdrlCounting-v0", entry_point=f"{__name__}:Counting", disable_env_checker=True)
     yield
     del gymnasium.registry["QdrlCounting-v0"]
 
 
-def gym_task(name: str, describe: str = "last_place", *, worlds: int = 3, axes: int = 2, **options: Any) -> EpisodicTask:
+def gym_task(
+    name: str, describe: str = "last_place", *, worlds: int = 3, axes: int = 2, **options: Any
+) -> EpisodicTask:
     task = make_task(
         f"gym:{name}",
         worlds=worlds,
@@ -212,7 +214,11 @@ MISTAKES = {
         {"episode_length": 5, "kwargs": {"action_space": Box(-np.inf, np.inf, (1,))}},
         "bounded Box",
     ),
-    "binary actions": ("QdrlCounting-v0", {"episode_length": 5, "kwargs": {"action_space": MultiBinary(2)}}, "Discrete"),
+    "binary actions": (
+        "QdrlCounting-v0",
+        {"episode_length": 5, "kwargs": {"action_space": MultiBinary(2)}},
+        "Discrete",
+    ),
     "dict observations": (
         "QdrlCounting-v0",
         {"episode_length": 5, "kwargs": {"observation_space": Dict(a=Discrete(2))}},

@@ -43,7 +43,7 @@ def worlds_of(task: EpisodicTask, count: int = 1) -> LocomotionWorlds:
 
 @contextmanager
 def gymnasium_twin(task: EpisodicTask, worlds: LocomotionWorlds) -> Iterator[Any]:
-    """Gymnasium's environment of the task, in the state that world 0 is in; unwrapped, so that it goes on after a fall."""
+    """Gymnasium's environment of the task in the state of world 0; unwrapped, so that it goes on after a fall."""
     assert task.spec.gymnasium is not None
     made = gymnasium.make(task.spec.gymnasium["id"], **task.spec.gymnasium["kwargs"], disable_env_checker=True)
     twin: Any = made.unwrapped
@@ -97,7 +97,7 @@ def test_a_thousand_random_actions_do_exactly_what_gymnasium_does(name: str) -> 
             assert np.array_equal(seen.numpy(), observation.astype(np.float32)), step
             assert np.array_equal(worlds.descriptor(0, step).numpy(), touched / step), step
             fallen += gym_terminated
-    assert 0 < touched.min()
+    assert touched.min() > 0
     assert touched.max() < STEPS
     assert fallen > 0 or name == "halfcheetah_uni"
     assert not worlds.failed(0)
@@ -170,9 +170,7 @@ def test_rewards_of_a_row_do_not_depend_on_its_neighbours(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "alive", "cost"), [("ant_omni", 1.0, 0.5), ("humanoid_omni", 5.0, 0.1)])
-def test_omni_rewards_staying_alive_and_saving_energy_and_nothing_else(
-    name: str, alive: float, cost: float
-) -> None:
+def test_omni_rewards_staying_alive_and_saving_energy_and_nothing_else(name: str, alive: float, cost: float) -> None:
     worlds = worlds_of(locomotion(name))
     worlds.reset([0], [1])
     speeds = worlds.physics.state["qvel"].clone()

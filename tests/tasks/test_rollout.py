@@ -51,7 +51,7 @@ def test_results_are_the_same_bits_for_any_number_of_worlds_and_order_of_rows(na
     reference = evaluate(small_task(name, worlds=1, normalize=normalize))
     assert not reference.failed.any()
     assert len(reference.fitness.unique()) == ROWS
-    mixed = np.random.default_rng(0).permutation(ROWS)
+    mixed = np.random.default_rng(0).permutation(ROWS).tolist()
     for worlds in (3, 64):
         task = small_task(name, worlds, normalize=normalize)
         for rows in (range(ROWS), mixed, mixed[:5], [7], range(ROWS)):
@@ -200,9 +200,7 @@ class ScriptedWorlds:
         self._seed[source] = -1
 
 
-@given(
-    seeds=st.lists(st.integers(0, 99), max_size=40), worlds=st.integers(1, 12), length=st.integers(1, 9)
-)
+@given(seeds=st.lists(st.integers(0, 99), max_size=40), worlds=st.integers(1, 12), length=st.integers(1, 9))
 def test_every_row_gets_the_episode_of_its_own_seed(seeds: list[int], worlds: int, length: int) -> None:
     mlp = Mlp(1, 1, MlpSettings(hidden_sizes=(), output="linear"))
     scripted = ScriptedWorlds(worlds)
