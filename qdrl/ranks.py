@@ -175,7 +175,7 @@ class MpiRanks:
         self._allgather_rows(np.ascontiguousarray(own), packed, self._row_counts(count))
         shared, offset = {}, 0
         for name, array in arrays.items():
-            piece = np.ascontiguousarray(packed[:, offset : offset + widths[name]])
+            piece = packed[:, offset : offset + widths[name]].copy()  # even a contiguous slice may be unaligned
             offset += widths[name]
             whole = piece.view(array.dtype).reshape(count, *array.shape[1:])
             shared[name] = torch.from_numpy(whole).to(columns[name].device)

@@ -106,5 +106,5 @@ class MapElites:
     def _child(self, row: int) -> tuple[np.ndarray, int]:
         generator = self._streams.generator("variation", self.generation, row)
         cells = self.archive.sample(generator, self._variation.parents)
-        parents = self.archive.genomes[cells].cpu().numpy()
+        parents = self.archive.genomes_of(cells).cpu().numpy()
         return self._variation(generator, *parents), int(cells[0])
