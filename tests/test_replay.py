@@ -71,7 +71,6 @@ def test_every_elite_replays_bit_for_bit(name: str, normalize: bool, tmp_path: P
         np.testing.assert_array_equal(again.descriptor, archive.elites["descriptor"][row])
 
 
-@pytest.mark.filterwarnings("ignore:.*settotalmass.*")
 @pytest.mark.parametrize("name", [name for name in TASKS if name.endswith("_uni")])
 def test_every_elites_controls_do_the_same_in_plain_gymnasium(name: str, tmp_path: Path) -> None:
     archive = evolved(tmp_path, name)

@@ -63,9 +63,7 @@ def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:
         )
 
 
-def count_by_emitter(
-    emitters: tuple[str, ...], rows: Any, evaluation: Evaluation, verb: str
-) -> dict[str, float]:
+def count_by_emitter(emitters: tuple[str, ...], rows: Any, evaluation: Evaluation, verb: str) -> dict[str, float]:
     """How many of the given rows each emitter proposed, as `<verb>_<emitter>` columns."""
     origin = evaluation.emitter[rows]
     return {f"{verb}_{name}": float((origin == index).sum()) for index, name in enumerate(emitters)}

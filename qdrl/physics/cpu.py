@@ -54,14 +54,12 @@ class CpuWorlds:
         self._datas = [mujoco.MjData(model) for _ in range(count)]
         self.control = torch.zeros(count, model.nu, dtype=torch.float64)
         self.state = {
-            name: torch.zeros(count, *np.shape(getattr(self._datas[0], name)), dtype=torch.float64)
-            for name in fields
+            name: torch.zeros(count, *np.shape(getattr(self._datas[0], name)), dtype=torch.float64) for name in fields
         }
         self._bound = [self._bind(data, world) for world, data in enumerate(self._datas)]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._threads = threads
-        # MuJoCo would write MUJOCO_LOG.TXT into the working directory of every rank; `unstable` reports instead.
-        mujoco.set_mju_user_warning(_ignore_warning)
+        keep_mujoco_from_logging()
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
         positions, velocities = qpos.numpy(), qvel.numpy()
@@ -109,5 +107,13 @@ class CpuWorlds:
         return data, data.ctrl, self.control[world].numpy(), views
 
 
+def keep_mujoco_from_logging() -> None:
+    """Drop MuJoCo's warnings, which it would write to MUJOCO_LOG.TXT in every rank's working directory.
+
+    `CpuWorlds.unstable` reports those that matter.
+    """
+    mujoco.set_mju_user_warning(_ignore_warning)
+
+
 def _ignore_warning(message: str) -> None:
-    """Drop a warning that `unstable` will report."""
+    """What MuJoCo calls instead of writing its log."""

@@ -4,7 +4,6 @@ Constants are the defaults of Gymnasium 1.x's `*-v5` environments. State tensors
 cut to the worlds in question.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from xml.etree import ElementTree
 import mujoco
 import torch
 from torch import Tensor
+
+from qdrl.physics.cpu import keep_mujoco_from_logging
 
 State = Mapping[str, Tensor]
 
@@ -101,10 +102,8 @@ def build_model(robot: Robot, *, touch: bool, trap: bool = False) -> tuple[mujoc
     if trap:
         _add_trap(world)
     mjcf = ElementTree.tostring(root, encoding="unicode")
-    with warnings.catch_warnings():
-        # HalfCheetah's own file asks for `settotalmass`, which MuJoCo 4 calls deprecated.
-        warnings.filterwarnings("ignore", message=".*settotalmass.*")
-        return mujoco.MjModel.from_xml_string(mjcf), mjcf
+    keep_mujoco_from_logging()  # HalfCheetah's own file asks for `settotalmass`, which MuJoCo 4 calls deprecated
+    return mujoco.MjModel.from_xml_string(mjcf), mjcf
 
 
 def _foot_bodies(world: ElementTree.Element, robot: Robot) -> list[ElementTree.Element]:

@@ -1,7 +1,10 @@
 """Locomotion tasks against Gymnasium's own environments, and what Gymnasium has not, by hand."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -72,7 +75,6 @@ def pressed(twin: Any, probe: Any, control: np.ndarray, feet: tuple[str, ...]) -
     return found
 
 
-@pytest.mark.filterwarnings("ignore:.*settotalmass.*")
 @pytest.mark.parametrize("name", UNI)
 def test_a_thousand_random_actions_do_exactly_what_gymnasium_does(name: str) -> None:
     task, draw = locomotion(name), np.random.default_rng(0)
@@ -247,7 +249,6 @@ def farthest(name: str, wall: str) -> float:
     return max(distances)
 
 
-@pytest.mark.filterwarnings("ignore:.*settotalmass.*")
 @pytest.mark.parametrize("name", LOCOMOTION_NAMES)
 def test_the_stored_model_simulates_exactly_as_the_one_in_use(name: str) -> None:
     task, draw = locomotion(name), np.random.default_rng(3)
@@ -260,6 +261,14 @@ def test_the_stored_model_simulates_exactly_as_the_one_in_use(name: str) -> None
             data.ctrl[:] = control
             mujoco.mj_step(model, data, 5)
         np.testing.assert_array_equal(datas[0].qpos, datas[1].qpos)
+
+
+def test_making_a_task_writes_nothing_and_warns_of_nothing(tmp_path: Path) -> None:
+    """In a process of its own: MuJoCo's warnings are silenced for all of a process once they are."""
+    code = "from qdrl.tasks import make_task; make_task('halfcheetah_uni')"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reach_for_a_task_without_one_is_refused() -> None:

@@ -1,0 +1,64 @@
+"""What README and docs show is run, word for word."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = _blocks("README.md", "python")
+    assert len(example.strip().splitlines()) <= 10
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102
+    assert "coverage=0." in capsys.readouterr().out
+
+
+def test_the_experiment_of_the_readme_is_valid() -> None:
+    import tomllib
+
+    from qdrl.config import parse_experiment
+
+    (example,) = _blocks("README.md", "toml")
+    assert parse_experiment(tomllib.loads(example)).name == "gaits"
+
+
+def test_the_reading_example_of_the_format_needs_only_h5py() -> None:
+    (example,) = _blocks("archives/README.md", "python")
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "[17, 6, 6]" in done.stdout
+
+
+def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> None:
+    algorithm, descriptor = _blocks("docs/algorithms.md", "python")
+    (tmp_path / "mine.py").write_text(algorithm + descriptor)
+    algorithm_table, task_table = _blocks("docs/algorithms.md", "toml")
+    small = 'episode_length = 10\n[archive]\nkind = "grid"\nshape = [5, 5]\n[run]\ngenerations = 2\n'
+    (tmp_path / "mine.toml").write_text(task_table + small + algorithm_table.replace("128", "8"))
+    command = [sys.executable, "-m", "qdrl", "evolve", "mine.toml", "--output", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", "archives/README.md", "CONTRIBUTING.md"])
+def test_every_link_into_the_repository_leads_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert links or document == "CONTRIBUTING.md"
+    missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
+    assert missing == []
+
+
+def test_the_readme_names_every_verb() -> None:
+    text = (ROOT / "README.md").read_text()
+    help_text = subprocess.check_output([sys.executable, "-m", "qdrl", "--help"], text=True)
+    verbs = re.findall(r"^  ([a-z]+)  ", help_text.partition("Verbs:")[2], re.MULTILINE)
+    assert len(verbs) == 7
+    assert all(f"`qdrl {verb}" in text for verb in verbs)
