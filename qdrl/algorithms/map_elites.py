@@ -62,13 +62,7 @@ class MapElites:
     def ask(self, rows: range | None = None) -> Candidates:
         rows = range(self.batch_size) if rows is None else rows
         varies = self.generation >= self._initial_generations and len(self.archive) > 0
-        genomes = np.empty((len(rows), self._task.parameters), np.float32)
-        parent_cell = np.full(len(rows), -1, np.int64)
-        for index, row in enumerate(rows):
-            if varies:
-                genomes[index], parent_cell[index] = self._child(row)
-            else:
-                genomes[index] = self._task.initial(self._streams.generator("initial", self.generation, row))
+        genomes, parent_cell = self._children(rows) if varies else self._first_genomes(rows)
         return Candidates(
             generation=self.generation,
             rows=rows,
@@ -103,8 +97,22 @@ class MapElites:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generation = int(state["generation"])
 
-    def _child(self, row: int) -> tuple[np.ndarray, int]:
-        generator = self._streams.generator("variation", self.generation, row)
-        cells = self.archive.sample(generator, self._variation.parents)
-        parents = self.archive.genomes_of(cells).cpu().numpy()
-        return self._variation(generator, *parents), int(cells[0])
+    def _first_genomes(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        genomes = np.empty((len(rows), self._task.parameters), np.float32)
+        for index, row in enumerate(rows):
+            genomes[index] = self._task.initial(self._streams.generator("initial", self.generation, row))
+        return genomes, np.full(len(rows), -1)
+
+    def _children(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """Children `(rows, parameters)` and the cell of each one's first parent."""
+        occupied, count = self.archive.occupied_cells.cpu().numpy(), self._variation.parents
+        generators = [self._streams.generator("variation", self.generation, row) for row in rows]
+        drawn = [generator.integers(len(occupied), size=count) for generator in generators]
+        cells = occupied[np.array(drawn, np.int64).reshape(len(rows), count)]
+        # All parents are fetched at once: one by one they were most of the cost on a cheap task.
+        parents = self.archive.genomes_of(torch.from_numpy(cells.ravel())).cpu().numpy()
+        parents = parents.reshape(len(rows), count, self._task.parameters)
+        genomes = np.empty((len(rows), self._task.parameters), np.float32)
+        for index, generator in enumerate(generators):
+            genomes[index] = self._variation(generator, *parents[index])
+        return genomes, cells[:, 0]
