@@ -30,7 +30,7 @@ _PUBLIC = {
     "task_names": "qdrl.tasks",
 }
 
-__all__ = sorted([*_PUBLIC, "__version__"])
+__all__ = sorted([*_PUBLIC, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

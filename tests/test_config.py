@@ -103,6 +103,9 @@ def test_a_file_that_is_missing_or_no_toml_is_refused_in_one_line(tmp_path: Path
         load_experiment(tmp_path / "bad.toml")
 
 
-@pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("experiments/*/*.toml")), ids=lambda p: p.parent.name)
+SHIPPED = sorted(Path(__file__).parents[1].glob("experiments/*/*.toml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.parent.name)
 def test_every_shipped_experiment_is_valid(file: Path) -> None:
     assert load_experiment(file).name
