@@ -26,7 +26,7 @@ _PUBLIC = {
     "make_task": "qdrl.tasks",
     "open_archive": "qdrl.archives.hdf5",
     "plot_heatmap": "qdrl.report.heatmap",
-    "replay": "qdrl.replay",
+    "replay": "qdrl.replays",
     "task_names": "qdrl.tasks",
 }
 

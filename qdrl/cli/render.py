@@ -34,7 +34,7 @@ def command(archive: Path, output: Path, cell: int | None, width: int, height: i
     stored.row_of(chosen)  # a wrong cell is refused before anything slow begins
     require_rendering()
 
-    from qdrl.replay import replay
+    from qdrl.replays import replay
 
     result = replay(stored, chosen)
     if result.track is None:

@@ -11,7 +11,7 @@ import numpy as np
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
-    from qdrl.replay import Track
+    from qdrl.replays import Track
 
 _SUFFIXES = (".mp4", ".gif")
 _HIDDEN_GROUP = 5  # the sites of touch sensors

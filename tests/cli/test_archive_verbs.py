@@ -3,16 +3,18 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from qdrl.archives.hdf5 import StoredArchive, content_digest, write_archive
+from qdrl.archives.hdf5 import content_digest, open_archive, write_archive
 from qdrl.cli import qdrl
+from qdrl.config import parse_experiment
 from qdrl.errors import UserError
+from qdrl.ranks import OneProcess
+from qdrl.run import start
 from tests.archives.builders import damaged, small_archive
 
 
@@ -238,49 +240,36 @@ def test_show_refuses_a_cell_that_does_not_exist(path: Path, cell: int) -> None:
     assert "cells run from 0 to 19" in outcome.error
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """Stands for the result of `qdrl.replay.replay`."""
-
-    fitness: float
-    descriptor: np.ndarray
-    steps: int
-    same: bool
-
-
-def install_replay(monkeypatch: pytest.MonkeyPatch, *, difference: float) -> None:
-    """Make `qdrl.replay.replay` give back what is stored, plus a difference."""
-
-    def replay(stored: StoredArchive, cell: int) -> Replayed:
-        row = stored.row_of(cell)
-        fitness = float(stored.elites["fitness"][row]) + difference
-        return Replayed(fitness, stored.elites["descriptor"][row], 250, same=difference == 0)
-
-    module = ModuleType("qdrl.replay")
-    module.replay = replay  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "qdrl.replay", module)
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of a real run, of the arm."""
+    experiment = {"name": "arm", "task": {"name": "arm"}, "run": {"generations": 2}}
+    cells = {"archive": {"kind": "grid", "shape": [5, 5]}, "algorithm": {"batch_size": 20}}
+    folder = tmp_path_factory.mktemp("evolved") / "run"
+    return start(parse_experiment(experiment | cells), OneProcess(), folder=folder, progress=False).archive
 
 
-def test_a_replay_that_agrees_is_a_success(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_replay(monkeypatch, difference=0)
-    cell = small_archive().elites["cell"][0]
-    outcome = call("show", path, cell, "--replay")
+def test_a_replay_that_agrees_is_a_success(evolved: Path) -> None:
+    outcome = call("show", evolved, open_archive(evolved).elites["cell"][0], "--replay")
     assert outcome.code == 0
-    assert "replayed 250 steps: the same, bit for bit" in outcome.out
+    assert "replayed 1 steps: the same, bit for bit" in outcome.out
 
 
-def test_a_replay_that_differs_in_the_last_bit_fails_and_shows_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = small_archive()
-    stored = float(archive.elites["fitness"][0])
-    install_replay(monkeypatch, difference=float(np.nextafter(stored, np.inf)) - stored)
-    outcome = call("show", path, archive.elites["cell"][0], "--replay")
+def test_a_replay_that_differs_in_the_last_bit_fails_and_shows_it(evolved: Path, tmp_path: Path) -> None:
+    archive = open_archive(evolved)
+    true = float(archive.elites["fitness"][0])
+    fitness = archive.elites["fitness"].copy()
+    fitness[0] = np.nextafter(true, np.inf)
+    forged = replace(archive, elites=archive.elites | {"fitness": fitness}, genomes=archive.all_genomes())
+    write_archive(tmp_path / "forged.h5", forged)
+    outcome = call("show", tmp_path / "forged.h5", archive.elites["cell"][0], "--replay")
     assert outcome.code == 1
     assert "DIFFERENT" in outcome.out
-    assert repr(stored) in outcome.out
-    assert repr(float(np.nextafter(stored, np.inf))) in outcome.out
-    facts = call_json("show", path, archive.elites["cell"][0], "--replay")
+    assert repr(true) in outcome.out
+    assert repr(float(fitness[0])) in outcome.out
+    facts = call_json("show", tmp_path / "forged.h5", archive.elites["cell"][0], "--replay")
     assert facts["replay"]["same"] is False
-    assert facts["replay"]["steps"] == 250
+    assert facts["replay"]["steps"] == 1
 
 
 # validate

@@ -136,10 +136,14 @@ def test_importing_qdrl_is_quick_and_loads_nothing_heavy() -> None:
     assert _quickest([sys.executable, "-m", "qdrl", "--help"]) < 0.5
 
 
-def test_every_public_name_can_be_imported() -> None:
+def test_every_public_name_can_be_imported_and_stays_what_it_is() -> None:
+    import types
+
     import qdrl
 
-    assert all(getattr(qdrl, name) is not None for name in qdrl.__all__)
+    for name in qdrl.__all__:
+        assert not isinstance(getattr(qdrl, name), types.ModuleType)
+        assert getattr(qdrl, name) is getattr(qdrl, name)  # a submodule of the same name would take its place
     with pytest.raises(AttributeError, match="public names"):
         _ = qdrl.MapElitez
 

@@ -61,7 +61,7 @@ def describe_elite(stored: "StoredArchive", row: int) -> dict[str, Any]:
 
 
 def _replay(stored: "StoredArchive", cell: int) -> dict[str, Any]:
-    from qdrl.replay import replay
+    from qdrl.replays import replay
 
     again = replay(stored, cell)
     return {

@@ -13,7 +13,7 @@ from qdrl.archives.hdf5 import StoredArchive, open_archive
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
-from qdrl.replay import Replay, replay, task_of
+from qdrl.replays import Replay, replay, task_of
 from qdrl.run import start
 
 
@@ -31,7 +31,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "point_omni": {"episode_length": 30},
     "arm": {},
     "gym:CartPole-v1": {
-        "descriptor": "tests.test_replay:furthest",
+        "descriptor": "tests.test_replays:furthest",
         "axes": [{"name": "furthest x", "unit": "m", "lower": -1.0, "upper": 1.0}],
     },
 }
