@@ -336,6 +336,9 @@ class Stopwatch:
         self.times.append(time.monotonic())
         self.steps.append(self.steps[-1] + int(evaluation.steps.sum()))
 
+    def warn(self, message: str) -> None:
+        raise RuntimeError(message)
+
 
 def run_loop(loop: Loop) -> None:
     """A process of `two_ranks`: warm up, say so, wait for a line, run, print the stopwatch."""
