@@ -1,10 +1,13 @@
 """Entry point of the `qdrl` command and of `python -m qdrl`."""
 
 import sys
+import time
 from pathlib import Path
 
 from qdrl.errors import UserError
 from qdrl.ranks import abort, launched_rank, limit_threads
+
+_PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
 
 
 def main() -> None:
@@ -14,14 +17,13 @@ def main() -> None:
     traceback of the rank that raised it.
     """
     limit_threads()  # before anything imports numpy or torch
-    sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file beside the experiment
+    sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
     from qdrl.cli import qdrl
 
     try:
         qdrl(prog_name="qdrl")
     except UserError as error:
-        if not launched_rank():
-            sys.stderr.write(f"qdrl: {error}\n")
+        _say(error)
         _end_other_ranks(2)
         raise SystemExit(2) from None
     except Exception as error:
@@ -29,6 +31,15 @@ def main() -> None:
         if rank is None:
             raise
         abort(error, rank)
+
+
+def _say(error: UserError) -> None:
+    """One line on stderr: from the first rank at once, from another only if the first lets it live that long."""
+    rank = launched_rank()
+    if rank:
+        time.sleep(_PATIENCE)
+    sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{error}\n")
+    sys.stderr.flush()
 
 
 def _end_other_ranks(code: int) -> None:

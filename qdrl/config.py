@@ -4,18 +4,22 @@ An experiment is TOML. Each table is checked by the model that owns it: the task
 Nothing is written and no MPI is started before the whole file has passed.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from qdrl.algorithms import algorithm_class
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.mlp import MlpSettings
 from qdrl.tasks import settings_class
+
+MOST_CELLS = 10_000_000
 
 
 class _Settings(BaseModel):
@@ -33,6 +37,13 @@ class GridSettings(_Settings):
     kind: Literal["grid"]
     shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
+    @field_validator("shape")
+    @classmethod
+    def _fits(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if prod(shape) > MOST_CELLS:
+            raise ValueError(f"at most {MOST_CELLS} cells in all")
+        return shape
+
 
 class CvtSettings(_Settings):
     """An archive of centroidal Voronoi cells.
@@ -45,9 +56,15 @@ class CvtSettings(_Settings):
     """
 
     kind: Literal["cvt"] = "cvt"
-    cells: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    cells: Annotated[int, Field(ge=1, le=MOST_CELLS)] = 1024
     centroid_seed: Annotated[int, Field(ge=0)] = 0
     samples: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "CvtSettings":
+        if self.samples < self.cells:
+            raise ValueError(f"archive.samples ({self.samples}) must be at least archive.cells ({self.cells})")
+        return self
 
 
 class RunSettings(_Settings):
@@ -182,15 +199,20 @@ def _name(table: Mapping[str, Any], key: str) -> str:
 
 def _archive_class(table: Mapping[str, Any]) -> type[BaseModel]:
     kinds: dict[str, type[BaseModel]] = {"grid": GridSettings, "cvt": CvtSettings}
-    kind = table.get("kind", "cvt")
+    kind = str(table.get("kind", "cvt"))
     if kind not in kinds:
-        raise UserError(f"archive.kind: no archive '{kind}'{suggest(str(kind), kinds)}")
+        raise UserError(f"archive.kind: no archive '{kind}'{suggest(kind, kinds)}")
     return kinds[kind]
 
 
 def _check(model: type[BaseModel], data: Mapping[str, Any], table: str) -> Any:
     try:
-        return TypeAdapter(model).validate_python(data)
+        if model is Experiment:
+            return TypeAdapter(model).validate_python(data, strict=True)
+        # Strict as JSON is: no number out of a string or a truth value, but a list may become a tuple.
+        return TypeAdapter(model).validate_json(json.dumps(data), strict=True)
+    except TypeError as error:
+        raise UserError(f"[{table}]: dates and times have no meaning here") from error
     except ValidationError as error:
         raise UserError(_explain(error, model, table)) from error
 
@@ -221,8 +243,8 @@ def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
 
 def _apply(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"--set {override}: expected table.key=value")
+    if not separator or not all(part.strip() for part in key.split(".")) or "\n" in override:
+        raise UserError(f"--set {override!r}: expected table.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -40,8 +40,9 @@ def load_reference(reference: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
         module = import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"cannot import module '{module_name}' of '{reference}': {error}") from error
+    except Exception as error:  # a user's module may raise anything while it is imported
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"cannot import module '{module_name}' of '{reference}': {reason}") from error
     if not hasattr(module, attribute):
         known = [name for name in vars(module) if not name.startswith("_")]
         raise UserError(f"module '{module_name}' has no '{attribute}'{suggest(attribute, known)}")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 
+from qdrl.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -211,8 +213,21 @@ class MpiRanks:
 
 
 def connect() -> Ranks:
-    """The ranks of this job: all of MPI's world under a launcher, otherwise this process alone."""
-    return OneProcess() if launched_rank() is None else MpiRanks()
+    """The ranks of this job: all of MPI's world under a launcher, otherwise this process alone.
+
+    Raises:
+        UserError: mpi4py found another MPI than the one that launched the job, so that every rank is alone.
+    """
+    if launched_rank() is None:
+        return OneProcess()
+    ranks = MpiRanks()
+    launched = int(os.environ.get("OMPI_COMM_WORLD_SIZE", ranks.size))
+    if launched != ranks.size:
+        raise UserError(
+            f"mpirun launched {launched} ranks but mpi4py's MPI sees {ranks.size}: it is bound to another MPI"
+            " than this mpirun's; `qdrl doctor` names it"
+        )
+    return ranks
 
 
 def abort(error: BaseException, rank: int) -> NoReturn:

@@ -4,8 +4,11 @@ Only the first rank writes. Every rank holds the same archive and history, so no
 """
 
 import csv
+import io
 import logging
+import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +20,13 @@ import numpy as np
 
 from qdrl.algorithms.base import Algorithm
 from qdrl.archives.archive import Archive
-from qdrl.archives.hdf5 import StoredArchive, write_archive, write_checkpoint
+from qdrl.archives.hdf5 import StoredArchive, write_archive, write_checkpoint, write_text
 from qdrl.config import Experiment
+from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
 from qdrl.origin import origin
 from qdrl.progress import Progress
-from qdrl.ranks import Ranks
+from qdrl.ranks import THREAD_VARIABLES, Ranks
 from qdrl.tasks.base import Task
 
 LOGGER = logging.getLogger("qdrl")
@@ -59,6 +63,9 @@ class Recorder:
         self._started = self._last_checkpoint = time.monotonic()
         self._seconds_before = 0.0
         self._log_file: logging.FileHandler | None = None  # open on the rank that writes
+        self._warnings = logging.StreamHandler(sys.stderr)
+        self._warnings.setLevel(logging.WARNING)
+        self._warnings.setFormatter(logging.Formatter("qdrl: %(message)s"))
         self._progress = Progress(parts.experiment.run, live=progress, alone=ranks.size == 1)
 
     def __enter__(self) -> "Recorder":
@@ -74,14 +81,18 @@ class Recorder:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._progress.end()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        if self._log_file is not None:
-            if kind is None:
+        try:
+            if self._log_file is not None and kind is None:
                 self._save()
                 LOGGER.info("finished" if self.finished else "stopped when asked to; can be resumed")
-            LOGGER.removeHandler(self._log_file)
-            self._log_file.close()
+        finally:
+            # Last: schedulers repeat a signal, and it must not cut the save short.
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            if self._log_file is not None:
+                for handler in (self._log_file, self._warnings):
+                    LOGGER.removeHandler(handler)
+                self._log_file.close()
 
     def proceed(self, algorithm: Algorithm) -> bool:
         budget = self._parts.experiment.run
@@ -112,7 +123,6 @@ class Recorder:
         self._write_if_first()
         if self._log_file is not None:
             LOGGER.warning(message)
-            self._progress.say(message)
 
     def stored(self) -> StoredArchive:
         """The run's archive as it stands, ready to be written."""
@@ -188,21 +198,29 @@ class Recorder:
         """Begin to write files on the first rank: at the start, or when the rank that wrote them was lost."""
         if not self._ranks.first or self._log_file is not None:
             return
-        self._log_file = logging.FileHandler(self._folder / "log.txt")
+        try:
+            self._log_file = logging.FileHandler(self._folder / "log.txt")
+        except OSError as error:
+            raise UserError(f"cannot write into run folder {self._folder}: {error.strerror}") from error
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        LOGGER.addHandler(self._log_file)
+        for handler in (self._log_file, self._warnings):
+            LOGGER.addHandler(handler)
         LOGGER.setLevel(logging.INFO)
         self._progress.enable()
         self._write_metrics()
-        LOGGER.info("%d ranks, from generation %d", self._ranks.size, self._parts.algorithm.generation)
+        threads = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES[:3])
+        line = f"ranks {self._ranks.size}, from generation {self._parts.algorithm.generation}, {threads}"
+        LOGGER.info(line)
+        self._progress.say(f"qdrl: {line}")
 
     def _write_metrics(self) -> None:
         """Bring metrics.csv to where the history is: a killed run may have left rows that are computed anew."""
-        with (self._folder / "metrics.csv").open("w", newline="") as file:
-            if self.history:
-                writer = csv.writer(file)
-                writer.writerow(self.history)
-                writer.writerows(zip(*self.history.values(), strict=True))
+        text = io.StringIO()
+        if self.history:
+            writer = csv.writer(text)
+            writer.writerow(self.history)
+            writer.writerows(zip(*self.history.values(), strict=True))
+        write_text(self._folder / "metrics.csv", text.getvalue())
 
     def _append_metrics(self, row: dict[str, float]) -> None:
         path = self._folder / "metrics.csv"

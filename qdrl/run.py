@@ -4,10 +4,15 @@
 A folder that exists is never touched by a start.
 """
 
-from collections.abc import Sequence
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import tomli_w
@@ -16,7 +21,7 @@ from qdrl.algorithms import algorithm_class
 from qdrl.archives.archive import Archive, Geometry
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.grid import Grid
-from qdrl.archives.hdf5 import read_checkpoint
+from qdrl.archives.hdf5 import read_checkpoint, write_text
 from qdrl.config import CvtSettings, Experiment, GridSettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import UserError
@@ -53,7 +58,9 @@ def build(experiment: Experiment) -> Parts:
     """
     compute = experiment.compute
     task = build_task(experiment.task, policy=experiment.policy, worlds=compute.worlds, threads=compute.threads)
-    archive = Archive(_geometry(experiment, task), task.parameters, qd_offset=task.spec.qd_offset)
+    geometry = _geometry(experiment, task)
+    _refuse_too_large(geometry.cells, task.parameters)
+    archive = Archive(geometry, task.parameters, qd_offset=task.spec.qd_offset)
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
     return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
@@ -72,11 +79,11 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
         UserError: the folder exists already, or the parts of the experiment do not fit.
     """
     parts = build(experiment)
-    folder = Path(ranks.from_first(str(folder or _new_folder(experiment))))
-    problem = _make_folder(folder, experiment) if ranks.first else None
-    if problem := ranks.from_first(problem):
-        raise UserError(problem)
-    return _run(parts, ranks, folder, Recorder(parts, ranks, folder, progress=progress))
+    made = _make_folder(folder, experiment) if ranks.first else None
+    made = ranks.from_first(made)
+    if isinstance(made, str):
+        raise UserError(made)
+    return _run(parts, ranks, made, Recorder(parts, ranks, made, progress=progress))
 
 
 def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progress: bool | None = None) -> Outcome:
@@ -102,19 +109,66 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
     recorder = Recorder(parts, ranks, folder, progress=progress)
     if (folder / "checkpoint.h5").exists():
         stored, state = read_checkpoint(folder / "checkpoint.h5")
+        _refuse_another_experiment(stored.meta["config"], parts.experiment)
         parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
         parts.algorithm.load_state_dict(state["algorithm"])
         if "task" in state:
             parts.task.load_state_dict(state["task"])
         recorder.history = {name: values.tolist() for name, values in stored.history.items()}
         recorder.created_utc = stored.attributes["created_utc"]
+    if ranks.first and overrides:
+        write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
     return _run(parts, ranks, folder, recorder)
 
 
 def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder) -> Outcome:
-    with recorder:
+    with _only_writer(folder, ranks), recorder:
         evolve(parts.algorithm, parts.task, recorder, ranks)
     return Outcome(folder, recorder.finished)
+
+
+@contextmanager
+def _only_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Collective. Hold the run folder against a second job; the lock goes with the process, however it ends."""
+    with (folder / ".lock").open("w") if ranks.first else nullcontext() as lock:
+        busy = lock is not None and not _lock(lock)
+        if ranks.from_first(busy):
+            raise UserError(f"{folder} is being written by another job; wait for it or stop it first")
+        yield
+        if lock is not None:
+            Path(lock.name).unlink(missing_ok=True)
+
+
+def _lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: go on without
+        return True
+    return True
+
+
+def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -> None:
+    """Refuse to go on with other settings than the checkpoint was made with; budgets and speed may change."""
+    now = json.loads(json.dumps(experiment.resolved()))
+    for table in sorted({*before, *now} - {"run", "compute"}):
+        old, new = before.get(table), now.get(table)
+        if old != new:
+            raise UserError(
+                f"config.toml differs from the checkpoint in '{table}': {new!r}, it was {old!r};"
+                " resuming would mix two experiments, start a new run instead"
+            )
+
+
+def _refuse_too_large(cells: int, parameters: int) -> None:
+    """Refuse an archive that cannot fit this machine's memory once its cells are full."""
+    needed, there = 4 * cells * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"archive.cells and policy.hidden_sizes: {cells} cells of {parameters} parameters need"
+            f" {needed / 2**30:.1f} GiB a rank, this machine has {there / 2**30:.1f} GiB"
+        )
 
 
 def _geometry(experiment: Experiment, task: Task) -> Geometry:
@@ -132,19 +186,24 @@ def _centroids(settings: CvtSettings, lower: list[float], upper: list[float]) ->
     return place_centroids(generator, settings.cells, lower, upper, samples=settings.samples)
 
 
-def _new_folder(experiment: Experiment) -> Path:
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return Path(experiment.run.folder) / experiment.name / f"{moment}_seed{experiment.seed}"
-
-
-def _make_folder(folder: Path, experiment: Experiment) -> str | None:
-    """Make a run folder with its config; says why when it cannot."""
+def _make_folder(folder: Path | None, experiment: Experiment) -> Path | str:
+    """Make a run folder with its config; gives it, or says why it cannot be made."""
+    candidates = [folder] if folder else _new_names(experiment)
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        return f"{folder} exists; a run never writes into a folder that exists"
+        for candidate in candidates:
+            with suppress(FileExistsError):
+                candidate.mkdir(parents=True)
+                (candidate / "figures").mkdir()
+                write_text(candidate / "config.toml", tomli_w.dumps(experiment.resolved()))
+                return candidate
     except OSError as error:
-        return f"cannot make run folder {folder}: {error.strerror}"
-    (folder / "config.toml").write_text(tomli_w.dumps(experiment.resolved()))
-    (folder / "figures").mkdir()
-    return None
+        return f"cannot make a run folder: {error.strerror}: {error.filename}"
+    return f"{candidates[0]} exists; a run never writes into a folder that exists"
+
+
+def _new_names(experiment: Experiment) -> list[Path]:
+    """Names for a new run folder: runs that start in the same second get numbers."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = f"{moment}_seed{experiment.seed}"
+    parent = Path(experiment.run.folder) / experiment.name
+    return [parent / name, *(parent / f"{name}-{number}" for number in range(2, 100))]

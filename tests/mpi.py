@@ -32,27 +32,30 @@ def mpirun(
     Raises:
         subprocess.TimeoutExpired: the job did not end in time.
     """
-    command = [_launcher(), "-n", str(ranks), "--oversubscribe", *options, sys.executable, *map(str, arguments)]
-    root = Path(__file__).parents[1]
-    with subprocess.Popen(
-        command,
-        cwd=root,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as job:
+    with start_mpirun(ranks, arguments, options) as job:
         try:
             stdout, stderr = job.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             job.send_signal(signal.SIGTERM)  # mpirun then ends its ranks; killed, it would leave them behind
             try:
-                job.wait(timeout=10)
+                job.communicate(timeout=10)
             except subprocess.TimeoutExpired:
                 job.kill()
             raise
-    return subprocess.CompletedProcess(command, job.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(job.args, job.returncode, stdout, stderr)
+
+
+def start_mpirun(ranks: int, arguments: Sequence[str | Path], options: Sequence[str] = ()) -> "subprocess.Popen[str]":
+    """The same job, not waited for."""
+    return subprocess.Popen(
+        [_launcher(), "-n", str(ranks), "--oversubscribe", *options, sys.executable, *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _launcher() -> str:

@@ -1,6 +1,7 @@
 """Runs: folders, records, resuming after a stop or a kill, and the same archive on any number of ranks."""
 
 import csv
+import fcntl
 import random
 import signal
 import subprocess
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
-from qdrl.config import parse_experiment
+from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
 from qdrl.run import resume, start
-from tests.mpi import mpirun
+from tests.mpi import mpirun, start_mpirun
 
 ARM = {
     "name": "arm",
@@ -176,6 +177,73 @@ def test_a_run_killed_at_random_moments_resumes_on_other_ranks_to_the_same_archi
     assert job.returncode == 0, job.stderr
     assert content_digest(folder / "archive.h5") == digest
     assert not list(folder.glob(".*tmp"))
+
+
+@pytest.mark.parametrize("table", ["seed", "archive", "task"])
+def test_resuming_refuses_a_config_that_was_edited(tmp_path: Path, table: str) -> None:
+    start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
+    edits = {
+        "seed": ("seed = 5", "seed = 6"),
+        "archive": ("20,\n    20", "20,\n    10"),
+        "task": ("[task]\n", "[task]\nparameters = 9\n"),
+    }
+    config = tmp_path / "run" / "config.toml"
+    edited = config.read_text().replace(*edits[table])
+    assert edited != config.read_text()
+    config.write_text(edited)
+    with pytest.raises(UserError, match=f"differs from the checkpoint in '{table}'"):
+        resume(tmp_path / "run", OneProcess(), overrides=["run.generations=20"])
+
+
+def test_a_budget_changed_when_resuming_stays_changed(tmp_path: Path) -> None:
+    start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
+    resume(tmp_path / "run", OneProcess(), overrides=["run.generations=14"], progress=False)
+    assert load_experiment(tmp_path / "run" / "config.toml").run.generations == 14
+
+
+def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    experiment = parse_experiment(ARM | {"run": {"generations": 1, "folder": str(tmp_path)}})
+    folders = {start(experiment, OneProcess(), progress=False).folder for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_a_folder_that_another_job_writes_is_refused(tmp_path: Path) -> None:
+    start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
+    with (tmp_path / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another job"):
+            resume(tmp_path / "run", OneProcess(), overrides=["run.generations=20"])
+
+
+@pytest.mark.mpi
+def test_sigusr1_to_mpirun_ends_all_ranks_with_a_checkpoint(hopper: tuple[Path, str], tmp_path: Path) -> None:
+    config, _ = hopper
+    folder = tmp_path / "run"
+    endless = ["--set", "run.generations=100000", "--set", "run.checkpoint_seconds=1000"]
+    with start_mpirun(2, ["-m", "qdrl", "evolve", config, "--output", folder, *endless]) as job:
+        _wait_for(folder / "metrics.csv", job)
+        job.send_signal(signal.SIGUSR1)
+        printed, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
+    assert f"qdrl resume {folder}" in printed
+    done = open_archive(folder / "archive.h5").history["generation"]
+    assert done.tolist() == list(range(len(done)))
+    assert validate(folder / "checkpoint.h5") == []
+
+
+def test_a_signal_that_is_repeated_does_not_cut_the_last_save_short(hopper: tuple[Path, str], tmp_path: Path) -> None:
+    config, _ = hopper
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
+    endless = ["--set", "run.generations=100000", "--set", "run.checkpoint_seconds=1000"]
+    with subprocess.Popen([*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        _wait_for(folder / "metrics.csv", job)
+        while not (folder / "archive.h5").exists() and job.poll() is None:
+            job.send_signal(signal.SIGTERM)
+            time.sleep(0.002)
+        job.communicate(timeout=30)
+    assert validate(folder / "checkpoint.h5") == []
+    assert validate(folder / "archive.h5") == []
 
 
 @pytest.mark.mpi

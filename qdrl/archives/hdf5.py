@@ -232,6 +232,14 @@ def content_digest(path: str | Path) -> str:
 # Writing
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file of a run folder as archives are written: whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, newline="")
+    _sync(temporary)
+    temporary.replace(path)
+
+
 def _write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves behind, the next write clears
     try:
@@ -259,7 +267,7 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
     file.attrs.update({"format": kind_of_file, "format_version": FORMAT_VERSION, **archive.attributes})
     meta = file.create_group("meta")
     for name in META_JSON:
-        meta[name] = json.dumps(archive.meta.get(name))
+        meta[name] = json.dumps(archive.meta.get(name), allow_nan=False)
     if archive.meta.get("mjcf"):
         meta["mjcf"] = archive.meta["mjcf"]
         meta["mjcf"].attrs["sha256"] = sha256(archive.meta["mjcf"].encode()).hexdigest()

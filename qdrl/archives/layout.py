@@ -108,7 +108,9 @@ def _problems_of_the_rest(file: Any) -> list[str]:
     problems = []
     for name in META_JSON:
         try:
-            json.loads(file["meta"][name].asstr()[()])
+            value = json.loads(file["meta"][name].asstr()[()])
+            if not isinstance(value, dict | None):
+                problems.append(f"/meta/{name}: must be an object or null, is {type(value).__name__}")
         except (ValueError, TypeError) as error:
             problems.append(f"/meta/{name}: not JSON: {error}")
     if "mjcf" in file["meta"]:

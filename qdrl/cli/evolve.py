@@ -16,8 +16,8 @@ def command(
 ) -> None:
     """Start a run from an EXPERIMENT file.
 
-    Alone or under mpirun: the archive is the same, bit for bit, for any number of ranks. SIGTERM, SIGUSR1 or
-    Ctrl-C end it after the running generation; `qdrl resume` goes on.
+    Alone or under mpirun: the archive is the same, bit for bit, for any number of ranks. SIGUSR1 ends it after
+    the running generation (alone, so do SIGTERM and Ctrl-C); `qdrl resume` goes on.
 
     \b
     Example:
@@ -28,10 +28,9 @@ def command(
 
     settings = load_experiment(experiment, overrides, seed)
 
-    from qdrl.cli.outcome import announce, show
+    from qdrl.cli.outcome import show
     from qdrl.ranks import connect
     from qdrl.run import start
 
     ranks = connect()
-    announce(ranks)
     show(start(settings, ranks, folder=output, progress=progress), ranks)

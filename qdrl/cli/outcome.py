@@ -1,20 +1,10 @@
-"""What `evolve` and `resume` say at their beginning and end."""
-
-import os
-import sys
+"""What `evolve` and `resume` say at their end."""
 
 import click
 
 from qdrl.archives.hdf5 import open_archive
-from qdrl.ranks import THREAD_VARIABLES, Ranks
+from qdrl.ranks import Ranks
 from qdrl.run import Outcome
-
-
-def announce(ranks: Ranks) -> None:
-    """Say on stderr how the job is laid out."""
-    if ranks.first:
-        threads = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES[:3])
-        sys.stderr.write(f"qdrl: {ranks.size} rank{'s' * (ranks.size > 1)}, {threads}\n")
 
 
 def show(outcome: Outcome, ranks: Ranks) -> None:
@@ -33,8 +23,11 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
         "QD score": f"{statistics.qd_score:.6g} (offset {archive.qd_offset:g})",
         "best fitness": f"{statistics.max_fitness:.6g}",
     }
+    if failed := int(archive.history["failed"][-1]) if len(archive.history.get("failed", ())) else 0:
+        lines["failed"] = f"{failed} of {int(archive.history['evaluations'][-1])} evaluations; see log.txt"
     if len(archive):
         figures = outcome.folder / "figures"
+        figures.mkdir(exist_ok=True)
         save_figure(figure_of_heatmap(archive), figures / "heatmap.png")
         save_figure(figure_of_curves(archive), figures / "curves.png")
         lines |= {"heatmap": figures / "heatmap.png", "curves": figures / "curves.png"}

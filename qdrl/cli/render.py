@@ -19,7 +19,7 @@ def command(archive: Path, output: Path, cell: int | None, width: int, height: i
 
     \b
     Example:
-      MUJOCO_GL=egl qdrl render archives/reference/hopper_uni.h5 --cell 12 hopper.mp4
+      MUJOCO_GL=egl qdrl render archives/reference/walker2d_uni.h5 --cell 12 walker.mp4
     """
     from qdrl.archives.hdf5 import open_archive
     from qdrl.cli.archive.paths import archive_file

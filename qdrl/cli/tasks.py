@@ -63,7 +63,7 @@ def _describe(task: dict) -> None:
         if task["action_size"]
         else "none: the genome is the solution",
         "start": task["initial_noise"],
-        "reward": f"offset per step {_offset(task)} makes it non-negative",
+        "reward": f"offset per step {_offset(task)}, for critics that need non-negative rewards (the rest is cut)",
         "options": json.dumps(task["options"]),
         "gymnasium": json.dumps(task["gymnasium"]) if task["gymnasium"] else "no twin",
     }

@@ -26,6 +26,8 @@ def check_video_path(path: Path) -> None:
     """
     if path.suffix.lower() not in _SUFFIXES:
         raise UserError(f"{path}: films are .mp4 or .gif, not '{path.suffix}'")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}")
 

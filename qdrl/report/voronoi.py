@@ -12,6 +12,8 @@ def nearest_centroids(
 ) -> np.ndarray:
     """Which centroid is nearest to each pixel of a square image of a box; ties go to the lowest.
 
+    Distances are those of the image, with both axes of the box equally long, as in a cvt archive.
+
     Exact, and quick for many cells: a tile of pixels only looks at the centroids that can win in it, those no
     further from its centre than the nearest one plus the tile's diagonal.
 
@@ -25,14 +27,13 @@ def nearest_centroids(
         `(pixels, pixels)` cell numbers; rows go up the second axis, columns along the first.
     """
     pixels = tiles * _TILE
-    across, up = (
-        low + (np.arange(pixels) + 0.5) * (high - low) / pixels for low, high in zip(lower, upper, strict=True)
-    )
+    place = (np.arange(pixels) + 0.5) / pixels
+    centroids = (centroids - np.asarray(lower)) / (np.asarray(upper) - np.asarray(lower))
     image = np.empty((pixels, pixels), np.int64)
     for row in range(0, pixels, _TILE):
         for column in range(0, pixels, _TILE):
             window = np.s_[row : row + _TILE, column : column + _TILE]
-            image[window] = _nearest_in_tile(centroids, across[window[1]], up[window[0]])
+            image[window] = _nearest_in_tile(centroids, place[window[1]], place[window[0]])
     return image
 
 

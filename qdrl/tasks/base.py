@@ -21,7 +21,8 @@ class TaskSpec:
         fitness_name: what fitness measures, with its unit.
         episode_length: most control steps an episode takes; 1 for a function of the genome.
         qd_offset: lower bound of fitness that the QD score subtracts.
-        reward_offset: what to add to each step's reward to make it non-negative, None when there is no such number.
+        reward_offset: what descriptor-conditioned critics add to each step's reward before they cut it at zero; None
+            for a task that states none, which such critics refuse.
         observation: what a policy sees, in words.
         observation_size: numbers in an observation; 0 where genomes are not policies.
         action_size: numbers in an action.

@@ -4,6 +4,7 @@ The function is named as `package.module:function`, takes a `Trajectory` and giv
 or a function that raises marks that evaluation as failed; the run goes on.
 """
 
+import inspect
 import logging
 import traceback
 from collections.abc import Callable, Sequence
@@ -35,8 +36,8 @@ class AxisSettings(BaseModel):
 
     name: str
     unit: str = "1"
-    lower: float
-    upper: float
+    lower: Annotated[float, Field(allow_inf_nan=False)]
+    upper: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class GymSettings(BaseModel):
@@ -54,12 +55,12 @@ class GymSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^gym:.+")]
+    name: Annotated[str, Field(pattern=r"^gym:\S+$")]
     descriptor: str
     axes: Annotated[tuple[AxisSettings, ...], Field(min_length=1)]
     episode_length: Annotated[int, Field(ge=1)] | None = None
-    qd_offset: float = 0.0
-    reward_offset: float | None = None
+    qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    reward_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -196,8 +197,7 @@ def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) ->
     """
     environment_id = settings.name.removeprefix("gym:")
     describe = load_reference(settings.descriptor)
-    if not callable(describe):
-        raise UserError(f"task.descriptor: '{settings.descriptor}' is not a function")
+    _check_descriptor_function(describe, settings.descriptor)
 
     def make() -> gymnasium.Env:
         return gymnasium.make(environment_id, **settings.kwargs)
@@ -230,6 +230,17 @@ def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) ->
     )
     probe.close()
     return EpisodicTask(spec, lambda count: GymWorlds(make, count, describe, len(axes)), policy=policy, worlds=worlds)
+
+
+def _check_descriptor_function(describe: Any, name: str) -> None:
+    if not callable(describe):
+        raise UserError(f"task.descriptor: '{name}' is not a function")
+    try:
+        inspect.signature(describe).bind(None)
+    except TypeError as error:
+        raise UserError(f"task.descriptor: '{name}' must take one argument, the trajectory: {error}") from error
+    except ValueError:  # written in C: it has no signature to look at
+        return
 
 
 def _size(space: gymnasium.Space) -> int:

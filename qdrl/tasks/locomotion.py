@@ -31,9 +31,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "hopper_uni": {"robot": "hopper", "length": 1000},
     "ant_uni": {"robot": "ant", "length": 1000},
     "humanoid_uni": {"robot": "humanoid", "length": 1000},
-    "ant_omni": {"robot": "ant", "length": 250, "reach": 30.0, "reward_offset": 3.0},
-    "anttrap_omni": {"robot": "ant", "length": 250, "reach": 30.0, "reward_offset": 3.0, "trap": True},
-    "humanoid_omni": {"robot": "humanoid", "length": 1000, "reach": 10.0, "reward_offset": 0.0},
+    "ant_omni": {"robot": "ant", "length": 250, "reach": 30.0},
+    "anttrap_omni": {"robot": "ant", "length": 250, "reach": 30.0, "trap": True},
+    "humanoid_omni": {"robot": "humanoid", "length": 1000, "reach": 10.0},
 }
 
 
@@ -206,46 +206,52 @@ def make_locomotion_task(
 
 
 def _spec(settings: LocomotionSettings, robot: Robot, model: mujoco.MjModel) -> TaskSpec:
-    defaults = _DEFAULTS[settings.name]
-    reach, length = settings.reach, settings.episode_length or 0
-    parts = [
-        f"positions from index {robot.hidden_positions} ({model.nq - robot.hidden_positions})",
-        f"velocities ({model.nv})" + (f" cut to +-{robot.velocity_clip:g}" if robot.velocity_clip else ""),
-    ]
-    size = model.nq - robot.hidden_positions + model.nv
-    if reach is None:
-        offset = robot.reward_offset
-        axes = tuple(Axis(f"{name} contact", "1", 0.0, 1.0) for name in robot.foot_names)
-        gait = "Run forward; where the feet spend their time tells gaits apart."
-        fitness_name, gymnasium = (
-            f"return of {robot.gymnasium_id}",
-            {
-                "id": robot.gymnasium_id,
-                "kwargs": {"reset_noise_scale": settings.initial_noise, **robot.gymnasium_options},
-            },
-        )
-    else:
-        offset = defaults["reward_offset"]
-        axes = (Axis("final x", "m", -reach, reach), Axis("final y", "m", -reach, reach))
-        gait = "End anywhere, alive and with little effort. Standing still is the fitness optimum."
-        fitness_name, gymnasium = "sum of healthy reward - control cost over the episode", None
-        parts.append(f"x, y / {reach:g} m (2)")
-        size += 2
-    if settings.time_in_observation:
-        parts.append("fraction of the episode left (1)")
-        size += 1
+    length, (observation, size) = settings.episode_length or 0, _observation(settings, robot, model)
+    goal = _uni_goal(robot, settings) if settings.reach is None else _omni_goal(robot, model, settings.reach)
     return TaskSpec(
         name=settings.name,
-        summary=f"{defaults['robot'].capitalize()}: {gait}",
-        axes=axes,
-        fitness_name=fitness_name,
         episode_length=length,
-        qd_offset=-offset * length,
-        reward_offset=offset,
-        observation=", ".join(parts),
+        qd_offset=-goal["reward_offset"] * length,
+        observation=observation,
         observation_size=size,
         action_size=model.nu,
         initial_noise=f"positions uniform within {settings.initial_noise:g}, velocities {robot.velocity_noise}",
         options=settings.model_dump(exclude_none=True),
-        gymnasium=gymnasium,
+        **goal,
     )
+
+
+def _uni_goal(robot: Robot, settings: LocomotionSettings) -> dict[str, Any]:
+    return {
+        "summary": "Run forward; where the feet spend their time tells gaits apart.",
+        "axes": tuple(Axis(f"{name} contact", "1", 0.0, 1.0) for name in robot.foot_names),
+        "fitness_name": f"return of {robot.gymnasium_id}",
+        "reward_offset": robot.reward_offset,
+        "gymnasium": {
+            "id": robot.gymnasium_id,
+            "kwargs": {"reset_noise_scale": settings.initial_noise, **robot.gymnasium_options},
+        },
+    }
+
+
+def _omni_goal(robot: Robot, model: mujoco.MjModel, reach: float) -> dict[str, Any]:
+    strongest = np.square(model.actuator_ctrlrange).max(axis=1).sum()
+    return {
+        "summary": "End anywhere, alive and with little effort. Standing still is the fitness optimum.",
+        "axes": (Axis("final x", "m", -reach, reach), Axis("final y", "m", -reach, reach)),
+        "fitness_name": "sum of healthy reward - control cost over the episode",
+        # The lowest reward there is: full effort in the step that ends the robot's health.
+        "reward_offset": float(robot.control_weight * strongest),
+    }
+
+
+def _observation(settings: LocomotionSettings, robot: Robot, model: mujoco.MjModel) -> tuple[str, int]:
+    """What a policy sees, in words and in numbers."""
+    positions = model.nq - robot.hidden_positions
+    cut = f" cut to +-{robot.velocity_clip:g}" if robot.velocity_clip else ""
+    parts = {f"positions from index {robot.hidden_positions}": positions, f"velocities{cut}": model.nv}
+    if settings.reach is not None:
+        parts[f"x, y / {settings.reach:g} m"] = 2
+    if settings.time_in_observation:
+        parts["fraction of the episode left"] = 1
+    return ", ".join(f"{what} ({size})" for what, size in parts.items()), sum(parts.values())

@@ -43,7 +43,7 @@ class Robot:
         contact_cost: cost of contact forces, `(n,)`; None for none.
         feet: names of the foot bodies, or None for the model's leaf bodies in order.
         foot_names: what the descriptor calls them.
-        reward_offset: see `TaskSpec`; QDax 0.5's values for the robots' Brax twins.
+        reward_offset: see `TaskSpec`; QDax 0.5's values for the robots' Brax twins, which do not bound the reward here.
     """
 
     gymnasium_id: str

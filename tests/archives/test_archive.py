@@ -19,7 +19,7 @@ from qdrl.archives.statistics import Statistics
 
 QD_OFFSET = -3.5
 PARAMETERS = 3
-CENTROIDS = np.random.default_rng(8).uniform([-1, 0], [1, 5], (40, 2))
+CENTROIDS = np.random.default_rng(8).uniform([-1, 0], [1, 2], (40, 2))  # equal spans: pyribs knows no others
 SHAPE = (4, 3)
 
 
@@ -28,7 +28,7 @@ def grid_archive() -> Archive:
 
 
 def cvt_archive() -> Archive:
-    return Archive(CentroidalVoronoi(CENTROIDS, [-1, 0], [1, 5]), PARAMETERS, qd_offset=QD_OFFSET)
+    return Archive(CentroidalVoronoi(CENTROIDS, [-1, 0], [1, 2]), PARAMETERS, qd_offset=QD_OFFSET)
 
 
 def row_archive(cells: int = 10) -> Archive:
@@ -124,7 +124,7 @@ def cvt_of_pyribs(nearest_neighbors: str) -> CVTArchive:
     return CVTArchive(
         solution_dim=PARAMETERS,
         centroids=CENTROIDS,
-        ranges=[(-1, 1), (0, 5)],
+        ranges=[(-1, 1), (0, 2)],
         qd_score_offset=QD_OFFSET,
         nearest_neighbors=nearest_neighbors,  # pyright: ignore[reportArgumentType]
         solution_dtype=np.float32,

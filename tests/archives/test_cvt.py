@@ -117,3 +117,12 @@ def test_fewer_samples_than_cells_are_refused(cells: int):
 def test_centroids_that_do_not_fit_the_bounds_are_refused(centroids: np.ndarray):
     with pytest.raises(UserError, match=r"centroids must be finite and of shape \(cells, 2\)"):
         CentroidalVoronoi(centroids, [0, 0], [1, 1])
+
+
+def test_the_units_of_an_axis_do_not_matter():
+    draw = np.random.default_rng(3)
+    centroids, descriptor = draw.random((50, 2)), draw.random((2000, 2))
+    stretch = np.array([8.0, 0.25])
+    plain = CentroidalVoronoi(centroids, [0, 0], [1, 1]).cell_of(torch.from_numpy(descriptor))
+    stretched = CentroidalVoronoi(centroids * stretch, [0, 0], stretch.tolist())
+    assert torch.equal(stretched.cell_of(torch.from_numpy(descriptor * stretch)), plain)

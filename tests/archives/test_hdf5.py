@@ -332,7 +332,7 @@ def test_the_digest_does_not_depend_on_when_where_and_how_fast(path: Path, tmp_p
     again = small_archive()
     again.history["seconds"][:] *= 3
     again.attributes.update(created_utc="2031-01-01T00:00:00Z", git_commit="another", qdrl_version="0.2.0")
-    again.meta.update(command=["elsewhere"], packages={"numpy": "3.0"})
+    again.meta.update(command={"arguments": ["elsewhere"]}, packages={"numpy": "3.0"})
     write_archive(tmp_path / "again.h5", again)
     assert content_digest(tmp_path / "again.h5") == content_digest(path)
 

@@ -1,5 +1,6 @@
 """`qdrl evolve` and its neighbours as a person at a terminal meets them."""
 
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from tests.mpi import mpirun
 
+ROOT = Path(__file__).parents[2]
 ARM = '[task]\nname = "arm"\n[archive]\nkind = "grid"\nshape = [12, 12]\n[run]\ngenerations = 4\n'
 
 
@@ -39,6 +41,12 @@ def test_evolve_prints_what_it_made_and_draws_it(tmp_path: Path) -> None:
         (["--set", "archive.shape=[0, 1]"], "archive.shape.0"),
         (["--set", "task.name=armm"], "did you mean 'arm'"),
         (["--set", "run.generations=soon"], "run.generations"),
+        (["--set", 'algorithm.batch_size="16"'], "algorithm.batch_size"),
+        (["--set", "algorithm.batch_size=true"], "algorithm.batch_size"),
+        (["--set", 'archive.kind=["grid"]'], "archive.kind"),
+        (["--set", "archive.shape=[100000, 100000]"], "at most 10000000 cells"),
+        (["--set", "task.parameters=100000", "--set", "archive.shape=[3000, 3000]"], "GiB a rank"),
+        (["--set", "task.=3"], "expected table.key=value"),
     ],
 )
 def test_a_mistake_is_one_line_exit_code_two_and_nothing_written(
@@ -82,6 +90,28 @@ def test_a_users_descriptor_function_is_found_beside_the_experiment(tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("def height(trajectory) return 1", "SyntaxError"),
+        ("raise RuntimeError('at import')", "at import"),
+        ("def height(): return [0.0]", "must take one argument, the trajectory"),
+        ("height = 3", "is not a function"),
+    ],
+)
+def test_a_descriptor_function_that_cannot_work_is_one_line(tmp_path: Path, module: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(module)
+    (tmp_path / "cart.toml").write_text(
+        '[task]\nname = "gym:CartPole-v1"\ndescriptor = "mine:height"\n'
+        'axes = [{name = "x", lower = -1.0, upper = 1.0}]\n[run]\ngenerations = 1\n'
+    )
+    done = qdrl("evolve", "cart.toml", folder=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.mpi
 def test_a_mistake_under_mpirun_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "arm.toml").write_text(ARM + "generatons = 3\n")
@@ -106,7 +136,7 @@ def test_tasks_lists_every_task_with_what_the_issue_of_fairness_needs() -> None:
     listed = qdrl("tasks").stdout
     assert all(name in listed for name in task_names())
     described = qdrl("tasks", "ant_omni").stdout
-    for word in ("final x [m] in -30..30", "at most 250 steps", "offset per step 3", "= 30"):
+    for word in ("final x [m] in -30..30", "at most 250 steps", "offset per step 4", "x, y / 30 m (2)"):
         assert word in described
     unknown = qdrl("tasks", "ant_omny")
     assert unknown.returncode == 2
@@ -152,7 +182,10 @@ def test_every_verb_has_an_example_in_its_help() -> None:
     verbs = ["evolve", "resume", "tasks", "algorithms", "render", "doctor", "archive"]
     archive = ["info", "plot", "show", "find", "validate"]
     for words in [[verb] for verb in verbs] + [["archive", verb] for verb in archive]:
-        assert "Example:" in qdrl(*words, "--help").stdout
+        text = qdrl(*words, "--help").stdout
+        assert "Example:" in text
+        for named in re.findall(r"(?:archives|experiments)/\S+", text):
+            assert (ROOT / named).exists(), named
 
 
 def _quickest(command: list[str], times: int = 5) -> float:

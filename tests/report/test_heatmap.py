@@ -99,7 +99,8 @@ def test_voronoi_pixels_belong_to_their_nearest_centroid() -> None:
         size = len(image)
         middle = (np.arange(size) + 0.5) / size
         x, y = np.meshgrid(*(lower + np.outer(middle, upper - lower)).T)
-        squared = (x[..., None] - centroids[:, 0]) ** 2 + (y[..., None] - centroids[:, 1]) ** 2
+        wide, high = upper - lower
+        squared = ((x[..., None] - centroids[:, 0]) / wide) ** 2 + ((y[..., None] - centroids[:, 1]) / high) ** 2
         np.testing.assert_array_equal(image, squared.argmin(axis=2))
 
 

@@ -20,6 +20,6 @@ def command() -> None:
 
     \b
     Example:
-      qdrl archive info archives/reference/hopper_uni.h5
-      qdrl archive find archives/reference/hopper_uni.h5 --descriptor 0.4
+      qdrl archive info archives/reference/walker2d_uni.h5
+      qdrl archive find archives/reference/walker2d_uni.h5 --descriptor 0.3 0.7
     """

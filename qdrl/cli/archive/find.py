@@ -58,7 +58,7 @@ def command(archive: Path, descriptor: tuple[float, ...], count: int, as_json: b
 
     \b
     Example:
-      qdrl archive find archives/reference/hopper_uni.h5 --descriptor 0.4
+      qdrl archive find archives/reference/walker2d_uni.h5 --descriptor 0.3 0.7
       qdrl archive find archives/reference/walker2d_uni.h5 --descriptor 0.3 0.7 --count 3
     """
     import numpy as np

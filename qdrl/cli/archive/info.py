@@ -21,7 +21,7 @@ def command(archive: Path, as_json: bool) -> None:
 
     \b
     Example:
-      qdrl archive info archives/reference/hopper_uni.h5
+      qdrl archive info archives/reference/walker2d_uni.h5
       qdrl archive info runs/quickstart/<run> --json
     """
     from qdrl.archives.hdf5 import content_digest, open_archive

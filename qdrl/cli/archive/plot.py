@@ -27,7 +27,7 @@ def command(archive: Path, output: Path | None, value: str, vmin: float | None, 
     \b
     Example:
       qdrl archive plot runs/quickstart/<run>
-      qdrl archive plot archives/reference/hopper_uni.h5 --output hopper.pdf --vmin 0
+      qdrl archive plot archives/reference/walker2d_uni.h5 --output walker.pdf --vmin 0
     """
     from qdrl.archives.hdf5 import open_archive
     from qdrl.report.curves import figure_of_curves

@@ -25,8 +25,8 @@ def command(context: click.Context, archive: Path, cell: int, with_replay: bool,
 
     \b
     Example:
-      qdrl archive show archives/reference/hopper_uni.h5 12
-      qdrl archive show archives/reference/hopper_uni.h5 12 --replay
+      qdrl archive show archives/reference/walker2d_uni.h5 12
+      qdrl archive show archives/reference/walker2d_uni.h5 12 --replay
     """
     from qdrl.archives.hdf5 import open_archive
     from qdrl.cli.archive.printing import print_facts, print_json

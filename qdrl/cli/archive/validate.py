@@ -11,13 +11,13 @@ from qdrl.cli.archive.paths import archive_argument
 @archive_argument
 @click.pass_context
 def command(context: click.Context, archive: Path) -> None:
-    """Check a whole file, every genome included; the exit code is 1 when anything is wrong.
+    """Check a whole file, every genome included; the exit code is 1 when anything is wrong, 2 when there is no file.
 
     ARCHIVE is an archive file or a run folder.
 
     \b
     Example:
-      qdrl archive validate archives/reference/hopper_uni.h5
+      qdrl archive validate archives/reference/walker2d_uni.h5
     """
     from qdrl.archives.hdf5 import file_format, open_archive, validate
 
