@@ -1,6 +1,6 @@
 """Who computes which rows: MPI ranks, or one process.
 
-Rank discipline: `share`, `any`, `from_first` and the `take_genomes` of a shared evaluation are collective; every
+Rank discipline: `share`, `any`, `from_first`, `leave` and the `take_genomes` of a shared evaluation are collective; every
 rank calls them in the same order. Everything else is local. Nothing else in the project knows MPI.
 
 Under `mpirun --with-ft ulfm` (Open MPI 5) a killed rank is survived: the collective call during which it is missed
@@ -83,6 +83,10 @@ class Ranks(Protocol):
         """Collective. The first rank's value, everywhere (a small object)."""
         ...
 
+    def leave(self) -> None:
+        """Collective. The job's last call."""
+        ...
+
 
 class OneProcess:
     """The loop without MPI."""
@@ -103,6 +107,9 @@ class OneProcess:
     def from_first(self, value: Any) -> Any:
         return value
 
+    def leave(self) -> None:
+        pass
+
 
 class MpiRanks:
     """The loop on every rank of an MPI communicator.
@@ -118,6 +125,7 @@ class MpiRanks:
         self._communicator = MPI.COMM_WORLD if communicator is None else communicator
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
+        self._lost = False
         self._survives_losses = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
 
     @property
@@ -132,6 +140,16 @@ class MpiRanks:
 
     def from_first(self, value: Any) -> Any:
         return self._together(lambda: self._communicator.bcast(value, root=0))
+
+    def leave(self) -> None:
+        if not self._lost:
+            return
+        # MPI_Finalize after a loss was measured to hang in 1 job of 8 when ranks reach it at different times
+        # (Open MPI 5.0.11); leaving together without it, in none of 33.
+        self._communicator.Barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     def share(self, evaluation: "Evaluation") -> "Evaluation":
         def gather() -> tuple[int, dict[str, "Tensor"]]:
@@ -159,6 +177,7 @@ class MpiRanks:
             done = False
         if not done:
             self._communicator = self._communicator.Shrink()
+            self._lost = True
             before, self.rank, self.size = self.size, self._communicator.Get_rank(), self._communicator.Get_size()
             raise RankLost(f"{before - self.size} of {before} ranks died, {self.size} go on")
         return cast("_Result", result)

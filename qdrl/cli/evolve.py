@@ -34,3 +34,4 @@ def command(
 
     ranks = connect()
     show(start(settings, ranks, folder=output, progress=progress), ranks)
+    ranks.leave()

@@ -31,3 +31,4 @@ def command(folder: Path, overrides: tuple[str, ...], progress: bool | None) -> 
 
     ranks = connect()
     show(resume(folder, ranks, overrides=overrides, progress=progress), ranks)
+    ranks.leave()
