@@ -3,7 +3,7 @@
 One thread a process; README.md says what each line means. A task's part compares, over the same random genomes:
 
 - ours: `task.evaluate`, everything a generation pays for (resets, policies, physics, reward, descriptor);
-- the bare loop: nothing but `mj_step`, in the same number of worlds through the same states;
+- the bare loop: nothing but controls written and `mj_step`, in the same number of worlds through the same states;
 - Gymnasium's SyncVectorEnv with one torch network a world, and EnvPool with our batched policies.
 
 The part `two_ranks` compares the engine's loop under `mpirun -n 2` with two independent processes side by side.
@@ -58,13 +58,13 @@ class Size:
     """How much is measured. Peers take `peer_steps` steps of all their worlds a repeat and go on where they were."""
 
     genomes: int = 256
-    episode_length: int = 1000
+    episode_length: int = 200
     peer_steps: int = 250
     generations: int = 12
     repeats: int = 5
 
 
-QUICK = Size(genomes=96, episode_length=200, peer_steps=50, generations=4, repeats=3)
+QUICK = Size(genomes=96, episode_length=100, peer_steps=50, generations=4, repeats=3)
 
 
 def main() -> None:
@@ -192,8 +192,8 @@ class BareLoop:
     """`mj_step` alone, over the very states that an evaluation visits.
 
     One recorded evaluation gives the schedule: which worlds step together, their controls, their resets. It is
-    replayed in as many MjData of the same model. The clock runs for the loops over `mj_step` only; writing controls
-    and resetting worlds stand outside. The first replay checks every state against the recording.
+    replayed in as many MjData of the same model. The clock runs for the loops that write a world's control and call
+    `mj_step`; resets stand outside. The first replay checks every state against the recording.
     """
 
     def __init__(self, task: EpisodicTask, candidates: Candidates) -> None:
@@ -206,7 +206,8 @@ class BareLoop:
         self._calls = recording.calls
         self._model = worlds.model
         self._frame_skip = round(worlds.step_seconds / worlds.model.opt.timestep)
-        self._datas = [mujoco.MjData(worlds.model) for _ in range(worlds.count)]
+        datas = [mujoco.MjData(worlds.model) for _ in range(worlds.count)]
+        self._worlds = [(data, data.ctrl) for data in datas]
         self._replay(check=True)
 
     def speed(self) -> float:
@@ -215,31 +216,31 @@ class BareLoop:
         return steps / self._replay(check=False)
 
     def _replay(self, *, check: bool) -> float:
+        """Seconds of the loops over worlds."""
         seconds = 0.0
-        datas = list(self._datas)
+        worlds = list(self._worlds)
         for call in self._calls:
             match call:
-                case Step():
-                    seconds += self._step(datas[: len(call.control)], call.control)
-                    if check and not np.array_equal([data.qpos for data in datas[: len(call.qpos)]], call.qpos):
+                case Step(control, qpos):
+                    seconds += self._step(worlds[: len(control)], control)
+                    if check and not np.array_equal([data.qpos for data, _ in worlds[: len(qpos)]], qpos):
                         raise AssertionError("the bare loop left the states of the evaluation")
-                case Reset():
-                    for world, qpos, qvel in zip(call.worlds, call.qpos, call.qvel, strict=True):
-                        self._reset(datas[world], qpos, qvel)
-                case Move():
-                    datas[call.source], datas[call.target] = datas[call.target], datas[call.source]
+                case Reset(started, qpos, qvel):
+                    for row, world in enumerate(started):
+                        self._reset(worlds[world][0], qpos[row], qvel[row])
+                case Move(source, target):
+                    worlds[source], worlds[target] = worlds[target], worlds[source]
         return seconds
 
-    def _step(self, datas: list[mujoco.MjData], control: np.ndarray) -> float:
-        for data, row in zip(datas, control, strict=True):
-            data.ctrl[:] = row
+    def _step(self, worlds: list[tuple[Any, np.ndarray]], control: np.ndarray) -> float:
         model, frame_skip, step = self._model, self._frame_skip, mujoco.mj_step
         start = time.perf_counter()
-        for data in datas:
+        for (data, data_control), row in zip(worlds, control, strict=True):
+            data_control[:] = row
             step(model, data, frame_skip)
         return time.perf_counter() - start
 
-    def _reset(self, data: mujoco.MjData, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def _reset(self, data: Any, qpos: np.ndarray, qvel: np.ndarray) -> None:
         mujoco.mj_resetData(self._model, data)
         data.qpos[:], data.qvel[:] = qpos, qvel
         mujoco.mj_forward(self._model, data)
@@ -363,6 +364,7 @@ def run_loop(loop: Loop) -> None:
     evolve(parts.algorithm, parts.task, stopwatch, ranks)
     if ranks.first:
         sys.stdout.write(json.dumps([stopwatch.times, stopwatch.steps]) + "\n")
+    ranks.leave()
 
 
 def wait_for_go(ranks: Ranks) -> None:

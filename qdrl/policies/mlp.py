@@ -8,7 +8,7 @@ through numpy, which calls BLAS once a row: torch's batched product was measured
 128 x 128). On other devices it is torch's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-_ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_, "linear": lambda values: values}
+_ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_}
+_SQUASHES = {"tanh": torch.tanh_, "clip": lambda values: values.clamp_(-1.0, 1.0), "linear": lambda values: values}
 
 
 class MlpSettings(BaseModel):
@@ -104,11 +105,12 @@ class Population:
 
     def __init__(self, mlp: Mlp, slots: int, device: str | torch.device = "cpu") -> None:
         self.genomes = torch.zeros(slots, mlp.parameters, device=device)
-        self._activations = [_ACTIVATIONS[mlp.settings.activation]] * len(mlp.settings.hidden_sizes)
-        self._squash = _squash(mlp.settings.output)
+        hidden = [_ACTIVATIONS[mlp.settings.activation]] * len(mlp.settings.hidden_sizes)
+        self._activations = [*hidden, _SQUASHES[mlp.settings.output]]
         self._layers = mlp.split(self.genomes)
         self._outputs = [torch.zeros(slots, size, device=device) for size in mlp.sizes[1:]]
-        self._product = _numpy_product if self.genomes.device.type == "cpu" else _torch_product
+        self._make_affine = _numpy_affine if self.genomes.device.type == "cpu" else _torch_affine
+        self._count, self._steps = -1, []
 
     def load(self, slots: Sequence[int] | slice, genomes: Tensor) -> None:
         """Put genomes `(len(slots), parameters)` into slots."""
@@ -127,23 +129,40 @@ class Population:
         Returns:
             `(n, action_size)` float32, a view that the next call overwrites.
         """
-        count = len(observations)
+        if len(observations) != self._count:
+            self._prepare(len(observations))
         values = observations
-        for layer, (kernels, biases) in enumerate(self._layers):
-            output = self._outputs[layer][:count]
-            self._product(values, kernels[:count], output)
-            output += biases[:count]
-            values = self._activations[layer](output) if layer < len(self._activations) else output
-        return self._squash(values)
+        for affine, activation, output in self._steps:
+            affine(values)
+            values = activation(output)
+        return values
+
+    def _prepare(self, count: int) -> None:
+        """Cut views for this many slots; making them at every call took longer than the products of a few slots."""
+        self._count = count
+        layers = zip(self._layers, self._activations, self._outputs, strict=True)
+        self._steps = [
+            (self._make_affine(kernels[:count], biases[:count], output[:count]), activation, output[:count])
+            for (kernels, biases), activation, output in layers
+        ]
 
 
-def _squash(output: str) -> Any:
-    return {"tanh": torch.tanh_, "clip": lambda values: values.clamp_(-1.0, 1.0), "linear": lambda v: v}[output]
+def _numpy_affine(kernels: Tensor, biases: Tensor, output: Tensor) -> Callable[[Tensor], None]:
+    """A function from values to `values @ kernels + biases` in `output`, a row at a time: no row depends on another."""
+    weights, offset, result = kernels.numpy(), biases.numpy(), output.numpy()
+    rows = result[:, None, :]
+
+    def affine(values: Tensor) -> None:
+        np.matmul(values.numpy()[:, None, :], weights, out=rows)
+        np.add(result, offset, out=result)
+
+    return affine
 
 
-def _numpy_product(values: Tensor, kernels: Tensor, output: Tensor) -> None:
-    np.matmul(values.numpy()[:, None, :], kernels.numpy(), out=output.numpy()[:, None, :])
+def _torch_affine(kernels: Tensor, biases: Tensor, output: Tensor) -> Callable[[Tensor], None]:
+    rows, offset = output[:, None, :], biases[:, None, :]
 
+    def affine(values: Tensor) -> None:
+        torch.baddbmm(offset, values[:, None, :], kernels, out=rows)
 
-def _torch_product(values: Tensor, kernels: Tensor, output: Tensor) -> None:
-    torch.bmm(values[:, None, :], kernels, out=output[:, None, :])
+    return affine

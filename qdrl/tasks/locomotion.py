@@ -106,6 +106,7 @@ class LocomotionWorlds:
         self._episode_length = settings.episode_length or 0
         self._shows_time = bool(settings.time_in_observation)
         self._reach = settings.reach
+        self._viewed, self._views = -1, {}
         self.step_seconds = model.opt.timestep * robot.frame_skip
         limits = torch.as_tensor(model.actuator_ctrlrange.copy(), device=physics.device)
         self._middle, self._half = limits.mean(1), (limits[:, 1] - limits[:, 0]) / 2
@@ -168,7 +169,11 @@ class LocomotionWorlds:
         self._contacts[target] = self._contacts[source]
 
     def _first(self, count: int) -> dict[str, Tensor]:
-        return {name: tensor[:count] for name, tensor in self.physics.state.items()}
+        """State of the first worlds; views are kept until their number changes."""
+        if count != self._viewed:
+            self._viewed = count
+            self._views = {name: tensor[:count] for name, tensor in self.physics.state.items()}
+        return self._views
 
 
 def initial_state(robot: Robot, model: mujoco.MjModel, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

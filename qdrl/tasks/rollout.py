@@ -131,8 +131,8 @@ class Rollout:
         self._returns[:active] += reward
         ages += 1
         # A broken world gives a NaN reward: it has nothing more to tell.
-        ended = terminated | (ages >= self._episode_length) | torch.isnan(reward)
-        return torch.nonzero(ended).flip(0).squeeze(1).tolist() if ended.any() else []
+        ended = terminated.numpy() | (ages.numpy() >= self._episode_length) | np.isnan(reward.numpy())
+        return np.flatnonzero(ended)[::-1].tolist()
 
     def _start(self, slots: Sequence[int], rows: Sequence[int], genomes: Tensor, seeds: Sequence[int]) -> None:
         self._population.load(list(slots), genomes[list(rows)])
