@@ -39,7 +39,9 @@ def test_a_reference_gives_what_it_names():
 
 
 def test_a_module_that_cannot_be_imported_is_the_users_mistake():
-    with pytest.raises(UserError, match="cannot import module 'qdrl_nowhere' of 'qdrl_nowhere:f': No module"):
+    with pytest.raises(
+        UserError, match="cannot import module 'qdrl_nowhere' of 'qdrl_nowhere:f': ModuleNotFoundError: No module"
+    ):
         load_reference("qdrl_nowhere:f")
 
 

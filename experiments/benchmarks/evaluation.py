@@ -1,6 +1,6 @@
 """The full evaluation beside what it is made of and beside its peers: `python experiments/benchmarks/evaluation.py`.
 
-One thread a process; README.md says what each line means. A task's part compares, over the same random genomes:
+One thread a process; README.md says what each line means. A task's part compares, over the same genomes:
 
 - ours: `task.evaluate`, everything a generation pays for (resets, policies, physics, reward, descriptor);
 - the bare loop: nothing but controls written and `mj_step`, in the same number of worlds through the same states;
@@ -36,7 +36,7 @@ from measure import line, median_ratio, take_turns
 from torch import Tensor
 
 from qdrl.algorithms.base import Algorithm
-from qdrl.config import parse_experiment
+from qdrl.config import Experiment, parse_experiment
 from qdrl.engine import evolve
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.physics import Worlds
@@ -55,21 +55,25 @@ HIDDEN_SIZES = (128, 128)
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. Peers take `peer_steps` steps of all their worlds a repeat and go on where they were."""
+    """How much is measured. Peers take `peer_steps` steps of all their worlds a repeat and go on where they were.
+
+    `evolved` is the generation whose offspring stand for the middle of a run.
+    """
 
     genomes: int = 256
-    episode_length: int = 200
+    episode_length: int = 1000
     peer_steps: int = 250
+    evolved: int = 40
     generations: int = 12
     repeats: int = 5
 
 
-QUICK = Size(genomes=96, episode_length=100, peer_steps=50, generations=4, repeats=3)
+QUICK = Size(genomes=96, episode_length=100, peer_steps=50, evolved=3, generations=4, repeats=3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the full evaluation; see README.md.")
-    parts = (*TASKS, "two_ranks")
+    parts = (*TASKS, "walker2d_uni_evolved", "two_ranks")
     parser.add_argument("--tasks", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     parser.add_argument("--repeats", type=int, help="repeats of every comparison")
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not to be quoted")
@@ -81,21 +85,28 @@ def main() -> None:
         return
     size = QUICK if arguments.quick else Size()
     repeats = arguments.repeats or size.repeats
-    for task in TASKS:
-        if task in arguments.tasks:
-            compare_task(task, size, repeats)
+    for name in TASKS:
+        if name in arguments.tasks:
+            task = busy_task(name, size)
+            compare_task(name, task, random_candidates(task, size.genomes), size, repeats)
+    if "walker2d_uni_evolved" in arguments.tasks:
+        task = busy_task("walker2d_uni", size)
+        compare_task("walker2d_uni_evolved", task, evolved_candidates("walker2d_uni", size), size, repeats)
     if "two_ranks" in arguments.tasks:
         compare_two_ranks("halfcheetah_uni", "", size, repeats)
         compare_two_ranks("walker2d_uni", "_walker2d", size, repeats)
 
 
-def compare_task(name: str, size: Size, repeats: int) -> None:
-    """Print the lines of one task."""
-    policy = {"hidden_sizes": HIDDEN_SIZES}
-    task = make_task(name, policy=policy, worlds=WORLDS, episode_length=size.episode_length)
+def busy_task(name: str, size: Size) -> EpisodicTask:
+    """The task as a run would make it."""
+    task = make_task(name, policy={"hidden_sizes": HIDDEN_SIZES}, worlds=WORLDS, episode_length=size.episode_length)
     if not isinstance(task, EpisodicTask):
         raise TypeError(f"{name} has no episodes")
-    candidates = random_candidates(task, size.genomes)
+    return task
+
+
+def compare_task(name: str, task: EpisodicTask, candidates: Candidates, size: Size, repeats: int) -> None:
+    """Print the lines of one task and population."""
     bare = BareLoop(task, candidates)
     gymnasium_peer, envpool_peer = GymnasiumPeer(task, candidates), EnvPoolPeer(task, candidates)
     speeds = take_turns(
@@ -107,6 +118,7 @@ def compare_task(name: str, size: Size, repeats: int) -> None:
         },
         repeats,
     )
+    line(f"{name}.steps_an_episode", task.evaluate(candidates).steps.double().mean().item(), "steps")
     line(f"{name}.steps_per_second", statistics.median(speeds["ours"]), "steps/s")
     line(f"{name}.bare_mj_step_steps_per_second", statistics.median(speeds["bare"]), "steps/s")
     line(f"{name}.share_of_bare_mj_step", median_ratio(speeds["ours"], speeds["bare"]), "x")
@@ -127,6 +139,29 @@ def random_candidates(task: EpisodicTask, count: int) -> Candidates:
         seeds=torch.from_numpy(streams.seeds("evaluation", 0, rows)),
         emitter=torch.zeros(count, dtype=torch.int64),
         parent_cell=torch.full((count,), -1),
+    )
+
+
+def evolved_candidates(task: str, size: Size) -> Candidates:
+    """What a run with seed 0 evaluates in the generation `size.evolved`: offspring of its elites."""
+    parts = build(experiment(task, size.genomes, size.evolved, 0, size.episode_length))
+    evolve(parts.algorithm, parts.task, Stopwatch(size.evolved - 1, [], []))
+    return parts.algorithm.ask()
+
+
+def experiment(task: str, batch_size: int, generations: int, seed: int, episode_length: int) -> Experiment:
+    """A run of MAP-Elites on a grid."""
+    return parse_experiment(
+        {
+            "name": "benchmark",
+            "seed": seed,
+            "task": {"name": task, "episode_length": episode_length},
+            "policy": {"hidden_sizes": HIDDEN_SIZES},
+            "archive": {"kind": "grid", "shape": [32, 32]},
+            "algorithm": {"batch_size": batch_size},
+            "run": {"generations": generations},
+            "compute": {"worlds": WORLDS},
+        }
     )
 
 
@@ -283,7 +318,7 @@ class EnvPoolPeer:
         self._environments = envpool.make_gymnasium(spec["id"], num_envs=WORLDS, num_threads=1, seed=0)
         self._size = task.spec.observation_size
         self._population = Population(task.mlp, WORLDS)
-        self._population.load(slice(0, WORLDS), candidates.genomes[:WORLDS])
+        self._population.load(range(WORLDS), candidates.genomes[:WORLDS])
         self._observations = self._environments.reset()[0]
         self._ended = np.zeros(WORLDS, bool)
         self.speed(20)
@@ -335,7 +370,7 @@ class Stopwatch:
 
     def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:  # noqa: ARG002
         self.times.append(time.monotonic())
-        self.steps.append(self.steps[-1] + int(evaluation.steps.sum()))
+        self.steps.append((self.steps[-1] if self.steps else 0) + int(evaluation.steps.sum()))
 
     def warn(self, message: str) -> None:
         raise RuntimeError(message)
@@ -344,20 +379,7 @@ class Stopwatch:
 def run_loop(loop: Loop) -> None:
     """A process of `two_ranks`: warm up, say so, wait for a line, run, print the stopwatch."""
     ranks = connect()
-    parts = build(
-        parse_experiment(
-            {
-                "name": "two_ranks",
-                "seed": loop.seed,
-                "task": {"name": loop.task, "episode_length": 200},
-                "policy": {"hidden_sizes": HIDDEN_SIZES},
-                "archive": {"kind": "grid", "shape": [32, 32]},
-                "algorithm": {"batch_size": loop.batch_size},
-                "run": {"generations": loop.generations},
-                "compute": {"worlds": WORLDS},
-            }
-        )
-    )
+    parts = build(experiment(loop.task, loop.batch_size, loop.generations, loop.seed, 200))
     evolve(parts.algorithm, parts.task, Stopwatch(1, [0.0], [0]), ranks)
     wait_for_go(ranks)
     stopwatch = Stopwatch(loop.generations, [time.monotonic()], [0])

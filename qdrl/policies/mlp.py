@@ -112,9 +112,10 @@ class Population:
         self._make_affine = _numpy_affine if self.genomes.device.type == "cpu" else _torch_affine
         self._count, self._steps = -1, []
 
-    def load(self, slots: Sequence[int] | slice, genomes: Tensor) -> None:
+    def load(self, slots: Sequence[int], genomes: Tensor) -> None:
         """Put genomes `(len(slots), parameters)` into slots."""
-        self.genomes[slots] = genomes
+        for slot, genome in zip(slots, genomes, strict=True):  # a list as index costs as much as several copies
+            self.genomes[slot] = genome
 
     def move(self, source: int, target: int) -> None:
         """Let slot `target` compute what slot `source` computes."""
@@ -150,11 +151,11 @@ class Population:
 def _numpy_affine(kernels: Tensor, biases: Tensor, output: Tensor) -> Callable[[Tensor], None]:
     """A function from values to `values @ kernels + biases` in `output`, a row at a time: no row depends on another."""
     weights, offset, result = kernels.numpy(), biases.numpy(), output.numpy()
-    rows = result[:, None, :]
+    rows, matmul, add = result[:, None, :], np.matmul, np.add
 
     def affine(values: Tensor) -> None:
-        np.matmul(values.numpy()[:, None, :], weights, out=rows)
-        np.add(result, offset, out=result)
+        matmul(values.numpy()[:, None, :], weights, out=rows)
+        add(result, offset, out=result)
 
     return affine
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from qdrl.axes import Axis
-from qdrl.physics import Worlds
-from qdrl.physics.cpu import CpuWorlds
+from qdrl.physics import Array, Worlds, native
+from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.policies.mlp import MlpSettings
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
@@ -106,12 +106,17 @@ class LocomotionWorlds:
         self._episode_length = settings.episode_length or 0
         self._shows_time = bool(settings.time_in_observation)
         self._reach = settings.reach
-        self._viewed, self._views = -1, {}
         self.step_seconds = model.opt.timestep * robot.frame_skip
+        feet, (_, size) = len(robot.foot_names), _observation(settings, robot, model)
         limits = torch.as_tensor(model.actuator_ctrlrange.copy(), device=physics.device)
-        self._middle, self._half = limits.mean(1), (limits[:, 1] - limits[:, 0]) / 2
-        self._progress = torch.zeros(self.count, dtype=torch.float64, device=physics.device)
-        self._contacts = torch.zeros(self.count, len(robot.foot_names), dtype=torch.float64, device=physics.device)
+        self._middle, self._half = native(limits.mean(1)), native((limits[:, 1] - limits[:, 0]) / 2)
+        self._masses = native(torch.as_tensor(model.body_mass.copy(), device=physics.device))
+        self._observation = torch.zeros(self.count, size, device=physics.device)
+        self._observed, self._control = native(self._observation), native(physics.control)
+        self._state = {name: native(tensor) for name, tensor in physics.state.items()}
+        self._progress = native(torch.zeros(self.count, dtype=torch.float64, device=physics.device))
+        self._contacts = native(torch.zeros(self.count, feet, dtype=torch.float64, device=physics.device))
+        self._never = torch.zeros(self.count, dtype=torch.bool, device=physics.device)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         states = [initial_state(self._robot, self.model, self._noise, seed) for seed in seeds]
@@ -120,44 +125,49 @@ class LocomotionWorlds:
         index = list(slots)
         self._contacts[index] = 0.0
         if self._reach is None:
-            self._progress[index] = self._robot.progress(
-                {name: tensor[index] for name, tensor in self.physics.state.items()}, self.model
-            )
+            self._progress[index] = self._robot.progress(self._state, self._masses)[index]
 
     def observe(self, ages: Tensor) -> Tensor:
-        state = self._first(len(ages))
-        velocity = state["qvel"]
+        count, hidden = len(ages), self._robot.hidden_positions
+        state, observed = self._first(count), self._observed[:count]
+        qpos, qvel = state["qpos"], state["qvel"]
+        positions, velocities = qpos.shape[1] - hidden, qvel.shape[1]
+        observed[:, :positions] = qpos[:, hidden:]
         if self._robot.velocity_clip is not None:
-            velocity = velocity.clamp(-self._robot.velocity_clip, self._robot.velocity_clip)
-        parts = [state["qpos"][:, self._robot.hidden_positions :], velocity]
+            qvel = qvel.clip(-self._robot.velocity_clip, self._robot.velocity_clip)
+        last = positions + velocities
+        observed[:, positions:last] = qvel
         if self._reach is not None:
-            parts.append(state["qpos"][:, :2] / self._reach)
+            observed[:, last : last + 2] = qpos[:, :2] / self._reach
         if self._shows_time:
-            parts.append((1.0 - ages / self._episode_length)[:, None].double())
-        return torch.cat(parts, dim=1).float()
+            observed[:, -1] = 1.0 - native(ages) / self._episode_length
+        return self._observation[:count]
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         count, robot = len(actions), self._robot
-        control = self.physics.control[:count]
-        torch.addcmul(self._middle, self._half, actions.double(), out=control)
+        control = self._control[:count]
+        control[:] = native(actions)
+        control *= self._half
+        control += self._middle
         self.physics.step(count)
         state = self._first(count)
+        reward = -robot.control_weight * (control * control).sum(1)
         healthy = None if robot.healthy is None else robot.healthy(state)
-        reward = -robot.control_weight * control.square().sum(1)
         if healthy is not None:
             reward += robot.healthy_reward * healthy
         if self._reach is None:
-            progress = robot.progress(state, self.model)
+            progress = robot.progress(state, self._masses)
             reward += robot.forward_weight * (progress - self._progress[:count]) / self.step_seconds
             self._progress[:count] = progress
             if robot.contact_cost is not None:
                 reward -= robot.contact_cost(state)
             self._contacts[:count] += state["sensordata"] > 0
-        return reward, torch.zeros(count, dtype=torch.bool) if healthy is None else ~healthy
+        terminated = self._never[:count] if healthy is None else torch.as_tensor(~healthy)
+        return torch.as_tensor(reward), terminated
 
     def descriptor(self, slot: int, steps: int) -> Tensor:
         if self._reach is None:
-            return self._contacts[slot] / steps
+            return torch.as_tensor(self._contacts[slot] / steps)
         return self.physics.state["qpos"][slot, :2]
 
     def failed(self, slot: int) -> bool:
@@ -168,12 +178,8 @@ class LocomotionWorlds:
         self._progress[target] = self._progress[source]
         self._contacts[target] = self._contacts[source]
 
-    def _first(self, count: int) -> dict[str, Tensor]:
-        """State of the first worlds; views are kept until their number changes."""
-        if count != self._viewed:
-            self._viewed = count
-            self._views = {name: tensor[:count] for name, tensor in self.physics.state.items()}
-        return self._views
+    def _first(self, count: int) -> dict[str, Array]:
+        return {name: array[:count] for name, array in self._state.items()}
 
 
 def initial_state(robot: Robot, model: mujoco.MjModel, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -204,7 +210,7 @@ def make_locomotion_task(
 
     def make_worlds(count: int) -> LocomotionWorlds:
         fields = robot.fields(rewards_progress=uni)
-        physics = CpuWorlds(model, count, frame_skip=robot.frame_skip, fields=fields, threads=threads)
+        physics = make_cpu_worlds(model, count, frame_skip=robot.frame_skip, fields=fields, threads=threads)
         return LocomotionWorlds(robot, model, physics, settings)
 
     return EpisodicTask(_spec(settings, robot, model), make_worlds, policy=policy, worlds=worlds, mjcf=mjcf)

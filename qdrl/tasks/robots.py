@@ -1,9 +1,10 @@
-"""The five robots: Gymnasium v5's models, rewards and terminations, as tensor functions batched over worlds.
+"""The five robots: Gymnasium v5's models, rewards and terminations, as functions batched over worlds.
 
-Constants are the defaults of Gymnasium 1.x's `*-v5` environments. State tensors are those of `qdrl.physics.Worlds`,
-cut to the worlds in question.
+Constants are the defaults of Gymnasium 1.x's `*-v5` environments. State arrays are those of `qdrl.physics.Worlds`,
+cut to the worlds in question: numpy's on the CPU, torch's elsewhere, so functions use what both understand.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import mujoco
-import torch
-from torch import Tensor
 
+from qdrl.physics import Array
 from qdrl.physics.cpu import keep_mujoco_from_logging
 
-State = Mapping[str, Tensor]
+State = Mapping[str, Array]
 
 _TOUCH_RADIUS = 10.0  # m: the site holds every contact of its body
 _TRAP = {"near": 7.0, "far": 12.0, "half_width": 3.0, "half_thickness": 0.25, "half_height": 0.5}  # m
@@ -39,7 +39,8 @@ class Robot:
         healthy_reward: reward per step while healthy.
         control_weight: cost of the squared control.
         healthy: whether worlds are healthy, `(n,)` bool; None when episodes never end early.
-        progress: where worlds stand along x, `(n,)` m; its difference quotient is the forward speed.
+        progress: where worlds stand along x, `(n,)` m, from state and masses of bodies; its difference quotient is the
+            forward speed.
         contact_cost: cost of contact forces, `(n,)`; None for none.
         feet: names of the foot bodies, or None for the model's leaf bodies in order.
         foot_names: what the descriptor calls them.
@@ -57,9 +58,9 @@ class Robot:
     forward_weight: float
     healthy_reward: float
     control_weight: float
-    healthy: Callable[[State], Tensor] | None
-    progress: Callable[[State, mujoco.MjModel], Tensor]
-    contact_cost: Callable[[State], Tensor] | None
+    healthy: Callable[[State], Array] | None
+    progress: Callable[[State, Array], Array]
+    contact_cost: Callable[[State], Array] | None
     feet: tuple[str, ...] | None
     foot_names: tuple[str, ...]
     reward_offset: float
@@ -130,50 +131,54 @@ def _add_trap(world: ElementTree.Element) -> None:
         wall.set("rgba", "0.5 0.5 0.6 1")
 
 
-def _root_x(state: State, model: mujoco.MjModel) -> Tensor:  # noqa: ARG001
+def _root_x(state: State, masses: Array) -> Array:  # noqa: ARG001
     return state["qpos"][:, 0]
 
 
-def _torso_x(state: State, model: mujoco.MjModel) -> Tensor:  # noqa: ARG001
+def _torso_x(state: State, masses: Array) -> Array:  # noqa: ARG001
     return state["xpos"][:, 1, 0]
 
 
-def _mass_centre_x(state: State, model: mujoco.MjModel) -> Tensor:
-    mass = torch.as_tensor(model.body_mass, device=state["xipos"].device)
-    return (mass * state["xipos"][:, :, 0]).sum(1) / mass.sum()
+def _mass_centre_x(state: State, masses: Array) -> Array:
+    return (masses * state["xipos"][:, :, 0]).sum(1) / masses.sum()
 
 
-def _between(values: Tensor, low: float, high: float) -> Tensor:
+def _between(values: Array, low: float, high: float) -> Array:
     return (values > low) & (values < high)
 
 
-def _walker_healthy(state: State) -> Tensor:
+def _walker_healthy(state: State) -> Array:
     qpos = state["qpos"]
     return _between(qpos[:, 1], 0.8, 2.0) & _between(qpos[:, 2], -1.0, 1.0)
 
 
-def _hopper_healthy(state: State) -> Tensor:
+def _hopper_healthy(state: State) -> Array:
     qpos, qvel = state["qpos"], state["qvel"]
-    rest = torch.cat([qpos[:, 2:], qvel], dim=1).abs().amax(dim=1)
-    return (rest < 100.0) & (qpos[:, 1] > 0.7) & _between(qpos[:, 2], -0.2, 0.2)
+    moderate = (abs(qpos[:, 2:]) < 100.0).all(1) & (abs(qvel) < 100.0).all(1)
+    return moderate & (qpos[:, 1] > 0.7) & _between(qpos[:, 2], -0.2, 0.2)
 
 
-def _ant_healthy(state: State) -> Tensor:
+def _ant_healthy(state: State) -> Array:
     qpos, qvel = state["qpos"], state["qvel"]
-    finite = torch.isfinite(qpos).all(dim=1) & torch.isfinite(qvel).all(dim=1)
+    finite = (abs(qpos) < math.inf).all(1) & (abs(qvel) < math.inf).all(1)
     return finite & (qpos[:, 2] >= 0.2) & (qpos[:, 2] <= 1.0)
 
 
-def _humanoid_healthy(state: State) -> Tensor:
+def _humanoid_healthy(state: State) -> Array:
     return _between(state["qpos"][:, 2], 1.0, 2.0)
 
 
-def _ant_contact_cost(state: State) -> Tensor:
-    return 5e-4 * state["cfrc_ext"].clamp(-1.0, 1.0).square().flatten(1).sum(1)
+def _ant_contact_cost(state: State) -> Array:
+    return 5e-4 * _squares(state["cfrc_ext"].clip(-1.0, 1.0))
 
 
-def _humanoid_contact_cost(state: State) -> Tensor:
-    return (5e-7 * state["cfrc_ext"].square().flatten(1).sum(1)).clamp(max=10.0)
+def _humanoid_contact_cost(state: State) -> Array:
+    return (5e-7 * _squares(state["cfrc_ext"])).clip(-math.inf, 10.0)
+
+
+def _squares(forces: Array) -> Array:
+    """Sum of squares a world."""
+    return (forces * forces).reshape(len(forces), -1).sum(1)
 
 
 ROBOTS = {

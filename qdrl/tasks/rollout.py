@@ -79,12 +79,13 @@ class Rollout:
         self._episode_length = episode_length
         self._observation_size = mlp.sizes[0]
         self._normalizes = mlp.settings.normalize_observations
-        self._returns = torch.zeros(worlds.count, dtype=torch.float64)
-        self._ages = torch.zeros(worlds.count, dtype=torch.int64)
+        self._returns = np.zeros(worlds.count)
+        self._ages = np.zeros(worlds.count, np.int64)
         self._rows = np.zeros(worlds.count, np.int64)
+        self._slot_arrays = [self._returns, self._ages]
         if self._normalizes:
-            self._mean = torch.zeros(worlds.count, self._observation_size, dtype=torch.float64)
-            self._deviation = torch.zeros_like(self._mean)
+            self._mean, self._deviation = (np.zeros((worlds.count, self._observation_size)) for _ in range(2))
+            self._slot_arrays += [self._mean, self._deviation]
 
     def run(
         self,
@@ -108,67 +109,66 @@ class Rollout:
         shift = None if normalization is None else self._shift(*normalization)
         while active:
             ended = self._step(active, shift)
-            for slot in ended:  # highest slot first, so that a moved slot has been looked at
+            for slot in ended:
                 self._finish(slot, results)
-                if waiting < rows:
-                    self._start([slot], [waiting], genomes, seeds)
-                    waiting += 1
-                else:
-                    active -= 1
-                    if slot != active:
-                        self._move(active, slot)
+            refilled = min(len(ended), rows - waiting)
+            if refilled:
+                self._start(ended[:refilled], range(waiting, waiting + refilled), genomes, seeds)
+                waiting += refilled
+            for slot in ended[refilled:]:  # highest slot first, so that the last active one is always alive
+                active -= 1
+                if slot != active:
+                    self._move(active, slot)
         return results
 
     def _step(self, active: int, shift: tuple[Tensor, Tensor] | None) -> list[int]:
         """One control step of the active slots; returns the slots whose episodes ended, highest first."""
         ages = self._ages[:active]
-        observations = self._worlds.observe(ages)
+        observations = self._worlds.observe(torch.from_numpy(ages))
         if self._normalizes:
-            self._absorb(observations, active)
+            self._absorb(observations.numpy(), active)
             if shift is not None:
                 normalize_(observations, *shift)
-        reward, terminated = self._worlds.step(self._population.act(observations))
+        rewards, terminated = self._worlds.step(self._population.act(observations))
+        reward = rewards.numpy()
         self._returns[:active] += reward
         ages += 1
         # A broken world gives a NaN reward: it has nothing more to tell.
-        ended = terminated.numpy() | (ages.numpy() >= self._episode_length) | np.isnan(reward.numpy())
+        ended = terminated.numpy() | (ages >= self._episode_length) | np.isnan(reward)
         return np.flatnonzero(ended)[::-1].tolist()
 
-    def _start(self, slots: Sequence[int], rows: Sequence[int], genomes: Tensor, seeds: Sequence[int]) -> None:
-        self._population.load(list(slots), genomes[list(rows)])
+    def _start(self, slots: Sequence[int], rows: range, genomes: Tensor, seeds: Sequence[int]) -> None:
         self._worlds.reset(slots, [int(seeds[row]) for row in rows])
-        self._rows[list(slots)] = rows
-        for tensor in self._slot_tensors():
-            tensor[list(slots)] = 0
+        self._population.load(slots, genomes[rows.start : rows.stop])
+        index = list(slots)
+        self._rows[index] = rows
+        for array in self._slot_arrays:
+            array[index] = 0
 
     def _finish(self, slot: int, results: Episodes) -> None:
         row, steps = self._rows[slot], int(self._ages[slot])
-        results.fitness[row] = self._returns[slot]
-        results.descriptor[row] = self._worlds.descriptor(slot, steps)
-        results.steps[row] = steps
-        results.failed[row] = self._worlds.failed(slot)
+        results.fitness.numpy()[row] = self._returns[slot]
+        results.descriptor.numpy()[row] = self._worlds.descriptor(slot, steps).numpy()
+        results.steps.numpy()[row] = steps
+        results.failed.numpy()[row] = self._worlds.failed(slot)
         if results.observations is not None:
             results.observations.count[row] = steps
-            results.observations.mean[row] = self._mean[slot]
-            results.observations.deviation[row] = self._deviation[slot]
+            results.observations.mean[row] = torch.from_numpy(self._mean[slot])
+            results.observations.deviation[row] = torch.from_numpy(self._deviation[slot])
 
     def _move(self, source: int, target: int) -> None:
         self._worlds.move(source, target)
         self._population.move(source, target)
         self._rows[target] = self._rows[source]
-        for tensor in self._slot_tensors():
-            tensor[target] = tensor[source]
+        for array in self._slot_arrays:
+            array[target] = array[source]
 
-    def _absorb(self, observations: Tensor, active: int) -> None:
+    def _absorb(self, observations: np.ndarray, active: int) -> None:
         """Welford's update of each slot's observation moments (Welford 1962)."""
-        seen = (self._ages[:active, None] + 1).double()
+        seen = self._ages[:active, None] + 1.0
         difference = observations - self._mean[:active]
         self._mean[:active] += difference / seen
         self._deviation[:active] += difference * (observations - self._mean[:active])
-
-    def _slot_tensors(self) -> list[Tensor]:
-        moments = [self._mean, self._deviation] if self._normalizes else []
-        return [self._returns, self._ages, *moments]
 
     def _empty_results(self, rows: int) -> Episodes:
         def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

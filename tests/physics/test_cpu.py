@@ -8,15 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdrl.physics.cpu import CpuWorlds
+from qdrl.physics import Worlds
+from qdrl.physics.cpu import BatchWorlds, LoopWorlds, make_cpu_worlds
 from qdrl.tasks.robots import ROBOTS, build_model
 
 STEPS = 60
-FIELDS = ("qpos", "qvel", "sensordata", "xpos", "xipos", "cfrc_ext")
+FIELDS = {
+    BatchWorlds: ("qpos", "qvel", "sensordata", "xpos", "xipos"),
+    LoopWorlds: ("qpos", "qvel", "sensordata", "xpos", "xipos", "cfrc_ext"),
+}
+
+
+@pytest.fixture(autouse=True, params=FIELDS, ids=lambda kind: kind.__name__)
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test looks at both kinds of worlds."""
+    monkeypatch.setattr(Episode, "kind", request.param, raising=False)
 
 
 class Episode:
     """A robot's model, an initial state and controls: all that the physics of one world depends on."""
+
+    kind: type[BatchWorlds] | type[LoopWorlds]
 
     def __init__(self, robot: str, seed: int, steps: int = STEPS) -> None:
         draw = np.random.default_rng(seed)
@@ -27,13 +39,16 @@ class Episode:
         low, high = self.model.actuator_ctrlrange.T
         self.controls = torch.from_numpy(draw.uniform(low, high, (steps, self.model.nu)))
 
-    def worlds(self, count: int, threads: int = 1) -> CpuWorlds:
-        worlds = CpuWorlds(self.model, count, frame_skip=self.frame_skip, fields=FIELDS, threads=threads)
+    def worlds(self, count: int, threads: int = 1) -> Worlds:
+        worlds = make_cpu_worlds(
+            self.model, count, frame_skip=self.frame_skip, fields=FIELDS[self.kind], threads=threads
+        )
+        assert type(worlds) is self.kind
         for tensor in worlds.state.values():
             tensor.fill_(torch.nan)
         return worlds
 
-    def start(self, worlds: CpuWorlds, slot: int) -> None:
+    def start(self, worlds: Worlds, slot: int) -> None:
         worlds.reset([slot], self.qpos[None], self.qvel[None])
 
     def alone(self) -> list[dict[str, Tensor]]:
@@ -42,13 +57,13 @@ class Episode:
         self.start(worlds, 0)
         return [self.go(worlds, 0, step) for step in range(len(self.controls))]
 
-    def go(self, worlds: CpuWorlds, slot: int, step: int) -> dict[str, Tensor]:
+    def go(self, worlds: Worlds, slot: int, step: int) -> dict[str, Tensor]:
         worlds.control[slot] = self.controls[step]
         worlds.step(worlds.count)
         return states(worlds, slot)
 
 
-def states(worlds: CpuWorlds, slot: int) -> dict[str, Tensor]:
+def states(worlds: Worlds, slot: int) -> dict[str, Tensor]:
     return {name: tensor[slot].clone() for name, tensor in worlds.state.items()}
 
 
@@ -69,7 +84,7 @@ def test_a_world_is_mujoco_stepped_by_hand(robot: str) -> None:
         for _ in range(episode.frame_skip):
             mujoco.mj_step(episode.model, data)
         mujoco.mj_rnePostConstraint(episode.model, data)
-        for name in FIELDS:
+        for name in FIELDS[Episode.kind]:
             np.testing.assert_array_equal(state[name].numpy(), getattr(data, name), err_msg=name)
 
 
@@ -194,7 +209,7 @@ def test_a_broken_world_says_so_until_its_reset_and_writes_no_log(
 
 def test_only_the_asked_fields_are_kept() -> None:
     model, _ = build_model(ROBOTS["hopper"], touch=True)
-    worlds = CpuWorlds(model, 2, frame_skip=4, fields=("qpos", "xpos"))
+    worlds = make_cpu_worlds(model, 2, frame_skip=4, fields=("qpos", "xpos"))
     assert {name: tuple(t.shape) for name, t in worlds.state.items()} == {
         "qpos": (2, model.nq),
         "xpos": (2, model.nbody, 3),
