@@ -19,7 +19,7 @@ _PUBLIC = {
     "Grid": "qdrl.archives.grid",
     "IsoLine": "qdrl.genomes",
     "MapElites": "qdrl.algorithms.map_elites",
-    "StoredArchive": "qdrl.archives.hdf5",
+    "StoredArchive": "qdrl.archives.stored",
     "Streams": "qdrl.streams",
     "UserError": "qdrl.errors",
     "evolve": "qdrl.engine",

@@ -20,7 +20,9 @@ import numpy as np
 
 from qdrl.algorithms.base import Algorithm
 from qdrl.archives.archive import Archive
-from qdrl.archives.hdf5 import StoredArchive, write_archive, write_checkpoint, write_text
+from qdrl.archives.files import write_text
+from qdrl.archives.hdf5 import write_archive, write_checkpoint
+from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.archives.hdf5 import StoredArchive
+from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates
 from qdrl.tasks import make_task

@@ -20,8 +20,9 @@ import tomli_w
 from qdrl.algorithms import algorithm_class
 from qdrl.archives.archive import Archive, Geometry
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
+from qdrl.archives.files import write_text
 from qdrl.archives.grid import Grid
-from qdrl.archives.hdf5 import read_checkpoint, write_text
+from qdrl.archives.hdf5 import read_checkpoint
 from qdrl.config import CvtSettings, Experiment, GridSettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import UserError

@@ -9,7 +9,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from qdrl.archives.hdf5 import StoredArchive, open_archive
+from qdrl.archives.hdf5 import open_archive
+from qdrl.archives.stored import StoredArchive
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess

@@ -1,16 +1,11 @@
 """The archive file, read and written; only this module and `layout.py`, its checks, know the format.
 
-`archives/README.md` is the specification. A file is written whole to a temporary name, checked, flushed to disk
-and renamed, so that a kill at any instant leaves the previous file as it was. Reading checks before it trusts:
-`open_archive` refuses the first problem found, `validate` lists them all. Nothing is ever unpickled, and
-nothing here needs torch.
+`archives/README.md` is the specification. Reading checks before it trusts: `open_archive` refuses the first problem
+found, `validate` lists them all. Nothing here needs torch.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qdrl.archives.files import open_hdf5, write_hdf5
 from qdrl.archives.layout import (
     CHECKPOINT_FORMAT,
     COLUMNS,
@@ -27,116 +23,12 @@ from qdrl.archives.layout import (
     NORMALIZER,
     find_problems,
 )
-from qdrl.archives.statistics import Statistics, statistics
+from qdrl.archives.stored import StoredArchive
 from qdrl.axes import Axis
 from qdrl.errors import UserError
 
-# What h5py and numpy raise on bytes that were changed since they were written.
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
 # What says when, where and how fast a file was made, not what it holds.
 _NOT_CONTENT = ("meta", "history/seconds")
-
-
-@dataclass(frozen=True)
-class StoredArchive:
-    """An archive as it lies in a file: small columns in memory, genomes read a row at a time.
-
-    Attributes:
-        axes: the descriptor's axes.
-        kind: "grid" or "cvt".
-        shape: cells along each axis of a grid; `(cells,)` for cvt.
-        centroids: `(cells, d)` float64.
-        fitness_name: what fitness measures, with its unit.
-        qd_offset: subtracted from each elite's fitness in the QD score.
-        emitters: names that `elites["emitter"]` counts into.
-        elites: `(n, ...)` columns by name, ordered by cell, genomes apart.
-        history: `(generations,)` metrics by name.
-        attributes: created_utc, qdrl_version, git_commit, seed, license.
-        meta: config, command, packages, task, policy as parsed JSON; `mjcf` as text where a model was used.
-        normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
-            `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.
-        genomes: `(n, parameters)` float32 when held in memory.
-        path: the file, when read from one.
-    """
-
-    axes: tuple[Axis, ...]
-    kind: str
-    shape: tuple[int, ...]
-    centroids: np.ndarray
-    fitness_name: str
-    qd_offset: float
-    emitters: tuple[str, ...]
-    elites: dict[str, np.ndarray]
-    history: dict[str, np.ndarray] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    normalizer: dict[str, np.ndarray] | None = None
-    genomes: np.ndarray | None = None
-    path: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.elites["cell"])
-
-    @property
-    def cells(self) -> int:
-        """How many cells there are, occupied or not."""
-        return len(self.centroids)
-
-    def statistics(self) -> Statistics:
-        """Coverage, QD score and the rest, from the stored fitness."""
-        return statistics(self.elites["fitness"], self.cells, self.qd_offset)
-
-    def row_of(self, cell: int) -> int:
-        """The row of the elite in a cell.
-
-        Raises:
-            UserError: no such cell, or it is empty; the nearest occupied cell is named.
-        """
-        if not 0 <= cell < self.cells:
-            raise UserError(f"cell {cell} does not exist; cells run from 0 to {self.cells - 1}")
-        row = int(np.searchsorted(self.elites["cell"], cell))
-        if row < len(self) and self.elites["cell"][row] == cell:
-            return row
-        if len(self) == 0:
-            raise UserError("the archive is empty")
-        near = int(self.elites["cell"][self.nearest(self.centroids[cell], 1)[0]])
-        raise UserError(f"cell {cell} is empty; the nearest occupied one is {near}")
-
-    def nearest(self, descriptor: np.ndarray, count: int) -> np.ndarray:
-        """Rows of the elites whose descriptors lie nearest, `(count,)`, distances in units of the bounds."""
-        span = np.array([axis.upper - axis.lower for axis in self.axes])
-        distance = np.linalg.norm((self.elites["descriptor"] - descriptor) / span, axis=1)
-        return np.argsort(distance, kind="stable")[:count]
-
-    @property
-    def parameters(self) -> int:
-        """Length of a genome."""
-        with self._stored_genomes() as genomes:
-            return int(genomes.shape[1])
-
-    def genome(self, row: int) -> np.ndarray:
-        """One elite's genome, `(parameters,)` float32."""
-        with self._stored_genomes() as genomes:
-            return genomes[row]
-
-    def all_genomes(self) -> np.ndarray:
-        """All genomes, `(n, parameters)` float32."""
-        with self._stored_genomes() as genomes:
-            return genomes[:]
-
-    @contextmanager
-    def _stored_genomes(self) -> Iterator[Any]:
-        if self.genomes is not None:
-            yield self.genomes
-            return
-        if self.path is None:
-            raise ValueError("this archive has neither genomes in memory nor a file")
-        with _open(self.path) as file:
-            # A run that goes on replaces the file. An elite gives way only to a strictly better one.
-            elites = file["elites"]
-            if not all(np.array_equal(elites[name][:], self.elites[name]) for name in ("cell", "fitness")):
-                raise UserError(f"{self.path}: the elites have changed since it was read; open it again")
-            yield elites["genome"]
 
 
 def open_archive(path: str | Path) -> StoredArchive:
@@ -147,7 +39,7 @@ def open_archive(path: str | Path) -> StoredArchive:
             is named (`validate` lists all).
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         if problems := find_problems(file):
             raise UserError(f"{path}: {problems[0]}")
         return _read(file, path)
@@ -156,7 +48,7 @@ def open_archive(path: str | Path) -> StoredArchive:
 def validate(path: str | Path) -> list[str]:
     """Everything wrong with a file, with the place of each; empty for a good one. Reads every genome."""
     try:
-        with _open(Path(path)) as file:
+        with open_hdf5(Path(path)) as file:
             return find_problems(file, thorough=True)
     except UserError as error:
         return [str(error).removeprefix(f"{path}: ")]
@@ -164,7 +56,7 @@ def validate(path: str | Path) -> list[str]:
 
 def file_format(path: str | Path) -> str:
     """Format and version as a file states them, for example "qdrl-archive 1.0"."""
-    with _open(Path(path)) as file:
+    with open_hdf5(Path(path)) as file:
         return f"{file.attrs.get('format')} {file.attrs.get('format_version')}"
 
 
@@ -174,7 +66,7 @@ def write_archive(path: str | Path, archive: StoredArchive) -> None:
     Raises:
         ValueError: columns and genomes do not fit together; what stood at the path is left as it was.
     """
-    _write_atomically(Path(path), lambda file: _write(file, archive, FORMAT))
+    write_hdf5(Path(path), lambda file: _write(file, archive, FORMAT), find_problems)
 
 
 def write_checkpoint(path: str | Path, archive: StoredArchive, state: Mapping[str, Any]) -> None:
@@ -190,7 +82,7 @@ def write_checkpoint(path: str | Path, archive: StoredArchive, state: Mapping[st
         _write(file, archive, CHECKPOINT_FORMAT)
         _write_tree(file.create_group("state"), state)
 
-    _write_atomically(Path(path), write)
+    write_hdf5(Path(path), write, find_problems)
 
 
 def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
@@ -200,7 +92,7 @@ def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
         UserError: the file is missing, damaged or not a checkpoint.
     """
     archive = open_archive(path)
-    with _open(Path(path)) as file:
+    with open_hdf5(Path(path)) as file:
         if "state" not in file:
             raise UserError(f"{path}: holds no /state; it is an archive, not a checkpoint")
         return archive, _read_tree(file["state"])
@@ -224,43 +116,12 @@ def content_digest(path: str | Path) -> str:
             digest.update(f"{data.dtype.str}{data.shape}\n".encode())
             digest.update(repr(data.tolist()).encode() if data.dtype.hasobject else data.tobytes())
 
-    with _open(Path(path)) as file:
+    with open_hdf5(Path(path)) as file:
         file.visititems(visit)
     return digest.hexdigest()
 
 
 # Writing
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file of a run folder as archives are written: whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, newline="")
-    _sync(temporary)
-    temporary.replace(path)
-
-
-def _write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves behind, the next write clears
-    try:
-        with h5py.File(temporary, "w") as file:
-            write(file)
-            if problems := find_problems(file):
-                raise ValueError(f"{path} is not written: {problems[0]}")
-            file.flush()
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
@@ -320,22 +181,6 @@ def _write_tree(group: h5py.Group, tree: Mapping[str, Any]) -> None:
 
 
 # Reading
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """An HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        # Files are replaced, never changed in place, so no lock is needed; network disks often lack it.
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except UserError:
-        raise
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a whole HDF5 file: {reason}") from error
 
 
 def _read(file: Any, path: Path) -> StoredArchive:

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from qdrl.archives.hdf5 import StoredArchive
+from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.report.figures import FAINT, INK, name_of, new_figure, quiet
 

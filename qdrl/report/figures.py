@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from qdrl.archives.hdf5 import StoredArchive
+from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 
 SUFFIXES = (".png", ".pdf", ".svg")

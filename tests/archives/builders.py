@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from qdrl.archives.hdf5 import StoredArchive
+from qdrl.archives.stored import StoredArchive
 from qdrl.axes import Axis
 
 MJCF = "<mujoco model='toy'/>"

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qdrl.archives.hdf5 import (
-    StoredArchive,
     content_digest,
     file_format,
     open_archive,
@@ -23,6 +22,7 @@ from qdrl.archives.hdf5 import (
     write_archive,
     write_checkpoint,
 )
+from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from tests.archives.builders import damaged, replace_dataset, small_archive
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from qdrl.archives.hdf5 import StoredArchive
+from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.report.figures import new_figure, save_figure
 from qdrl.report.heatmap import figure_of_heatmap, plot_heatmap, plot_projections

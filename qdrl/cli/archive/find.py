@@ -11,7 +11,7 @@ from qdrl.cli.archive.paths import archive_argument
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
-    from qdrl.archives.hdf5 import StoredArchive
+    from qdrl.archives.stored import StoredArchive
 
 _OPTION = "--descriptor"
 

@@ -8,7 +8,7 @@ import click
 from qdrl.cli.archive.paths import archive_argument
 
 if TYPE_CHECKING:
-    from qdrl.archives.hdf5 import StoredArchive
+    from qdrl.archives.stored import StoredArchive
 
 
 @click.command()

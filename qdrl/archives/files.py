@@ -1,0 +1,68 @@
+"""Files of a run folder: written whole or not at all, opened with one-line complaints. Nothing is ever unpickled."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from qdrl.errors import UserError
+
+# What h5py and numpy raise on bytes that were changed since they were written.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """An HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        # Files are replaced, never changed in place, so no lock is needed; network disks often lack it.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole HDF5 file: {reason}") from error
+
+
+def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any], list[str]]) -> None:
+    """Write an HDF5 file to a temporary name, check it, flush it to disk and rename it.
+
+    A kill at any instant leaves what stood at the path as it was.
+
+    Raises:
+        ValueError: the first problem found in what was written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves behind, the next write clears
+    try:
+        with h5py.File(temporary, "w") as file:
+            write(file)
+            if problems := find_problems(file):
+                raise ValueError(f"{path} is not written: {problems[0]}")
+            file.flush()
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in the same way."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, newline="")
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

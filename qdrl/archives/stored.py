@@ -1,0 +1,116 @@
+"""An archive as it lies in a file: what notebooks, reports, replays and distillation read. Nothing here needs torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdrl.archives.files import open_hdf5
+from qdrl.archives.statistics import Statistics, statistics
+from qdrl.axes import Axis
+from qdrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class StoredArchive:
+    """Small columns in memory, genomes read a row at a time.
+
+    Attributes:
+        axes: the descriptor's axes.
+        kind: "grid" or "cvt".
+        shape: cells along each axis of a grid; `(cells,)` for cvt.
+        centroids: `(cells, d)` float64.
+        fitness_name: what fitness measures, with its unit.
+        qd_offset: subtracted from each elite's fitness in the QD score.
+        emitters: names that `elites["emitter"]` counts into.
+        elites: `(n, ...)` columns by name, ordered by cell, genomes apart.
+        history: `(generations,)` metrics by name.
+        attributes: created_utc, qdrl_version, git_commit, seed, license.
+        meta: config, command, packages, task, policy as parsed JSON; `mjcf` as text where a model was used.
+        normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
+            `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.
+        genomes: `(n, parameters)` float32 when held in memory.
+        path: the file, when read from one.
+    """
+
+    axes: tuple[Axis, ...]
+    kind: str
+    shape: tuple[int, ...]
+    centroids: np.ndarray
+    fitness_name: str
+    qd_offset: float
+    emitters: tuple[str, ...]
+    elites: dict[str, np.ndarray]
+    history: dict[str, np.ndarray] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    normalizer: dict[str, np.ndarray] | None = None
+    genomes: np.ndarray | None = None
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.elites["cell"])
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are, occupied or not."""
+        return len(self.centroids)
+
+    def statistics(self) -> Statistics:
+        """Coverage, QD score and the rest, from the stored fitness."""
+        return statistics(self.elites["fitness"], self.cells, self.qd_offset)
+
+    def row_of(self, cell: int) -> int:
+        """The row of the elite in a cell.
+
+        Raises:
+            UserError: no such cell, or it is empty; the nearest occupied cell is named.
+        """
+        if not 0 <= cell < self.cells:
+            raise UserError(f"cell {cell} does not exist; cells run from 0 to {self.cells - 1}")
+        row = int(np.searchsorted(self.elites["cell"], cell))
+        if row < len(self) and self.elites["cell"][row] == cell:
+            return row
+        if len(self) == 0:
+            raise UserError("the archive is empty")
+        near = int(self.elites["cell"][self.nearest(self.centroids[cell], 1)[0]])
+        raise UserError(f"cell {cell} is empty; the nearest occupied one is {near}")
+
+    def nearest(self, descriptor: np.ndarray, count: int) -> np.ndarray:
+        """Rows of the elites whose descriptors lie nearest, `(count,)`, distances in units of the bounds."""
+        span = np.array([axis.upper - axis.lower for axis in self.axes])
+        distance = np.linalg.norm((self.elites["descriptor"] - descriptor) / span, axis=1)
+        return np.argsort(distance, kind="stable")[:count]
+
+    @property
+    def parameters(self) -> int:
+        """Length of a genome."""
+        with self._stored_genomes() as genomes:
+            return int(genomes.shape[1])
+
+    def genome(self, row: int) -> np.ndarray:
+        """One elite's genome, `(parameters,)` float32."""
+        with self._stored_genomes() as genomes:
+            return genomes[row]
+
+    def all_genomes(self) -> np.ndarray:
+        """All genomes, `(n, parameters)` float32."""
+        with self._stored_genomes() as genomes:
+            return genomes[:]
+
+    @contextmanager
+    def _stored_genomes(self) -> Iterator[Any]:
+        if self.genomes is not None:
+            yield self.genomes
+            return
+        if self.path is None:
+            raise ValueError("this archive has neither genomes in memory nor a file")
+        with open_hdf5(self.path) as file:
+            # A run that goes on replaces the file. An elite gives way only to a strictly better one.
+            elites = file["elites"]
+            if not all(np.array_equal(elites[name][:], self.elites[name]) for name in ("cell", "fitness")):
+                raise UserError(f"{self.path}: the elites have changed since it was read; open it again")
+            yield elites["genome"]
