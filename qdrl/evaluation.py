@@ -7,6 +7,7 @@ process computes it; a process holds its own rows until `ranks.share` gives ever
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class Candidates:
         seeds: `(rows,)` int64, the seed of each evaluation's own random stream.
         emitter: `(rows,)` int64, index into the algorithm's `emitters`.
         parent_cell: `(rows,)` int64, cell of the first parent, -1 for none.
+        wants_transitions: whether the evaluation shall keep every control step.
     """
 
     generation: int
@@ -30,6 +32,42 @@ class Candidates:
     seeds: Tensor
     emitter: Tensor
     parent_cell: Tensor
+    wants_transitions: bool = False
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Control steps of whole episodes, ordered by row and then by time; nothing after an episode's end.
+
+    Attributes:
+        row: `(n,)` int64, the row of the generation whose episode it was.
+        observation: `(n, observation)` float32, as the policy saw it.
+        action: `(n, action)` float32, what the policy put out.
+        reward: `(n,)` float32, the task's own, no offset added.
+        next_observation: `(n, observation)` float32.
+        terminated: `(n,)` bool: the task ended the episode with this step.
+        truncated: `(n,)` bool: the episode's length cut it here, and the task did not end it.
+    """
+
+    row: Tensor
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    next_observation: Tensor
+    terminated: Tensor
+    truncated: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+Learned = dict[str, np.ndarray]
+"""What a learner tells the other ranks: arrays by name."""
+Lesson = Callable[[Transitions], Learned]
+
+
+def _learn_here(lesson: Lesson, transitions: Transitions) -> Learned:
+    return lesson(transitions)
 
 
 @dataclass(frozen=True)
@@ -64,6 +102,8 @@ class Evaluation:
         take_genomes: gives the genomes of the asked rows, ascending `(k,)` int64 -> `(k, parameters)` float32.
             After `ranks.share` a call is collective: every rank calls it with the same rows.
         observations: moments of the observations, when the policy normalises them.
+        transitions: every control step of this rank's own rows, when the candidates wanted them.
+        one_learns: after `ranks.share` collective; see `learn`.
     """
 
     generation: int
@@ -77,6 +117,18 @@ class Evaluation:
     parent_cell: Tensor
     take_genomes: Callable[[Tensor], Tensor]
     observations: ObservationMoments | None = None
+    transitions: Transitions | None = None
+    one_learns: Callable[[Lesson, Transitions], Learned] = _learn_here
+
+    def learn(self, lesson: Lesson) -> Learned:
+        """Collective. One rank is given the transitions of all rows, every rank what it learned from them.
+
+        Raises:
+            ValueError: the candidates did not want transitions.
+        """
+        if self.transitions is None:
+            raise ValueError("nothing to learn from: the candidates did not want transitions")
+        return self.one_learns(lesson, self.transitions)
 
     def columns(self) -> dict[str, Tensor]:
         """The small per-row tensors by name, everything but the genomes."""
@@ -86,14 +138,20 @@ class Evaluation:
         return columns
 
     def with_columns(
-        self, rows: range, columns: Mapping[str, Tensor], take_genomes: Callable[[Tensor], Tensor]
+        self,
+        rows: range,
+        columns: Mapping[str, Tensor],
+        take_genomes: Callable[[Tensor], Tensor],
+        one_learns: Callable[[Lesson, Transitions], Learned],
     ) -> "Evaluation":
         """The same evaluation over other rows: the counterpart of `columns`."""
         prefix = "observations."
         moments = {name.removeprefix(prefix): v for name, v in columns.items() if name.startswith(prefix)}
         plain = {name: value for name, value in columns.items() if not name.startswith(prefix)}
         observations = ObservationMoments(**moments) if moments else None
-        return replace(self, rows=rows, take_genomes=take_genomes, observations=observations, **plain)
+        return replace(
+            self, rows=rows, take_genomes=take_genomes, one_learns=one_learns, observations=observations, **plain
+        )
 
 
 def evaluated(

@@ -12,7 +12,8 @@ mpi4py is imported only under a launcher (mpirun, srun), so one process needs no
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from qdrl.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qdrl.evaluation import Evaluation
+    from qdrl.evaluation import Evaluation, Learned, Lesson, Transitions
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _Result = TypeVar("_Result")
@@ -158,7 +159,35 @@ class MpiRanks:
 
         count, columns = self._together(gather)
         take = self._genome_exchange(evaluation.take_genomes, count)
-        return evaluation.with_columns(range(count), columns, take)
+        return evaluation.with_columns(range(count), columns, take, self._first_learns)
+
+    def _first_learns(self, lesson: "Lesson", own: "Transitions") -> "Learned":
+        """Collective. The first rank learns from all ranks' transitions, in row order; everyone gets the result."""
+        transitions = self._together(lambda: self._gather_transitions(own))
+        learned = None if transitions is None else lesson(transitions)
+        return self._together(lambda: self._broadcast(learned))
+
+    def _gather_transitions(self, own: "Transitions") -> "Transitions | None":
+        import torch
+
+        counts = np.array(self._communicator.allgather(len(own)))
+        gathered = {}
+        for name, tensor in vars(own).items():
+            send = np.ascontiguousarray(tensor.numpy())
+            receive = np.empty((counts.sum() if self.first else 0, *send.shape[1:]), send.dtype)
+            with self._row_type(send) as row:
+                message = [receive, (counts, _starts(counts)), row] if self.first else None
+                self._communicator.Gatherv([send, len(send), row], message, root=0)
+            gathered[name] = torch.from_numpy(receive)
+        return type(own)(**gathered) if self.first else None
+
+    def _broadcast(self, arrays: "Learned | None") -> "Learned":
+        shapes = None if arrays is None else {name: (a.shape, a.dtype.str) for name, a in arrays.items()}
+        shapes = self._communicator.bcast(shapes, root=0)
+        given = arrays or {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        for array in given.values():
+            self._communicator.Bcast(array, root=0)
+        return given
 
     def _together(self, operation: Callable[[], _Result]) -> _Result:
         """Run a collective operation so that either all living ranks have its result or all see `RankLost`."""
@@ -222,13 +251,22 @@ class MpiRanks:
         return np.array([len(self._rows_of(rank, count)) for rank in range(self.size)])
 
     def _allgather_rows(self, send: np.ndarray, receive: np.ndarray, counts: np.ndarray) -> None:
-        # One MPI element a row keeps counts small however long a genome is.
-        row = self._mpi.BYTE.Create_contiguous(send.shape[1] * send.dtype.itemsize).Commit()
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        with self._row_type(send) as row:
+            self._communicator.Allgatherv([send, len(send), row], [receive, (counts, _starts(counts)), row])
+
+    @contextmanager
+    def _row_type(self, array: np.ndarray) -> Iterator[Any]:
+        """One MPI element a row keeps counts small however long a row is."""
+        width = int(np.prod(array.shape[1:])) * array.dtype.itemsize
+        row = self._mpi.BYTE.Create_contiguous(width).Commit()
         try:
-            self._communicator.Allgatherv([send, len(send), row], [receive, (counts, starts), row])
+            yield row
         finally:
             row.Free()
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)[:-1]])
 
 
 def connect() -> Ranks:

@@ -134,6 +134,9 @@ class _Recording:
     def failed(self, slot: int) -> bool:
         return self._worlds.failed(slot)
 
+    def truncated(self, slot: int) -> bool:
+        return self._worlds.truncated(slot)
+
     def move(self, source: int, target: int) -> None:
         self._worlds.move(source, target)
 

@@ -1,6 +1,7 @@
 """A task whose genomes are policies that act in worlds for an episode."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,9 @@ class EpisodicTask:
             candidates.genomes.cpu(),
             candidates.seeds.tolist(),
             None if self.normalizer is None else self.normalizer.snapshot(candidates.generation),
+            keep_transitions=candidates.wants_transitions,
         )
-        return evaluated(
+        evaluation = evaluated(
             candidates,
             fitness=episodes.fitness,
             descriptor=episodes.descriptor,
@@ -58,6 +60,10 @@ class EpisodicTask:
             failed=episodes.failed,
             observations=episodes.observations,
         )
+        if episodes.log is None:
+            return evaluation
+        transitions = episodes.log.transitions(candidates.rows.start, evaluation.failed.numpy())
+        return replace(evaluation, transitions=transitions)
 
     def update(self, evaluation: Evaluation) -> None:
         if self.normalizer is not None and evaluation.observations is not None:

@@ -166,6 +166,9 @@ class GymWorlds:
     def failed(self, slot: int) -> bool:
         return self._broken[slot]
 
+    def truncated(self, slot: int) -> bool:
+        return not self._trajectories[slot].terminated
+
     def move(self, source: int, target: int) -> None:
         environments, trajectories, broken = self._environments, self._trajectories, self._broken
         environments[source], environments[target] = environments[target], environments[source]

@@ -173,6 +173,9 @@ class LocomotionWorlds:
     def failed(self, slot: int) -> bool:
         return self.physics.unstable(slot)
 
+    def truncated(self, slot: int) -> bool:  # noqa: ARG002
+        return False
+
     def move(self, source: int, target: int) -> None:
         self.physics.move(source, target)
         self._progress[target] = self._progress[source]

@@ -67,6 +67,9 @@ class PointWorlds:
     def failed(self, slot: int) -> bool:  # noqa: ARG002
         return False
 
+    def truncated(self, slot: int) -> bool:  # noqa: ARG002
+        return False
+
     def move(self, source: int, target: int) -> None:
         self._state[target] = self._state[source]
 

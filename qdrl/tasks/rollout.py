@@ -16,6 +16,7 @@ from torch import Tensor
 from qdrl.evaluation import ObservationMoments
 from qdrl.policies.mlp import Mlp, Population
 from qdrl.policies.normalizer import deviation_of, normalize_
+from qdrl.tasks.transitions import TransitionLog
 
 
 class EpisodeWorlds(Protocol):
@@ -46,6 +47,10 @@ class EpisodeWorlds(Protocol):
         """Whether the world broke since its reset."""
         ...
 
+    def truncated(self, slot: int) -> bool:
+        """Whether an episode that `step` called terminated was in truth cut by a limit of the world's own."""
+        ...
+
     def move(self, source: int, target: int) -> None:
         """Let world `target` go on as world `source`."""
         ...
@@ -53,13 +58,14 @@ class EpisodeWorlds(Protocol):
 
 @dataclass(frozen=True)
 class Episodes:
-    """Results by row: see `qdrl.evaluation.Evaluation`."""
+    """Results by row: see `qdrl.evaluation.Evaluation`; `log` holds the control steps when they were asked for."""
 
     fitness: Tensor
     descriptor: Tensor
     steps: Tensor
     failed: Tensor
     observations: ObservationMoments | None
+    log: TransitionLog | None
 
 
 class Rollout:
@@ -77,7 +83,7 @@ class Rollout:
         self._population = Population(mlp, worlds.count)
         self._dimensions = dimensions
         self._episode_length = episode_length
-        self._observation_size = mlp.sizes[0]
+        self._observation_size, self._action_size = mlp.sizes[0], mlp.sizes[-1]
         self._normalizes = mlp.settings.normalize_observations
         self._returns = np.zeros(worlds.count)
         self._ages = np.zeros(worlds.count, np.int64)
@@ -92,6 +98,8 @@ class Rollout:
         genomes: Tensor,
         seeds: Sequence[int],
         normalization: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        keep_transitions: bool = False,
     ) -> Episodes:
         """Run one episode a row.
 
@@ -99,16 +107,17 @@ class Rollout:
             genomes: `(rows, parameters)` float32.
             seeds: an evaluation seed a row.
             normalization: mean and variance `(observation,)` to normalise with; needed when policies do.
+            keep_transitions: keep every control step in `log`.
         """
         rows = len(genomes)
-        results = self._empty_results(rows)
+        results = self._empty_results(rows, keep_transitions=keep_transitions)
         active = min(self._worlds.count, rows)
         if active:
             self._start(range(active), range(active), genomes, seeds)
         waiting = active
         shift = None if normalization is None else self._shift(*normalization)
         while active:
-            ended = self._step(active, shift)
+            ended = self._step(active, shift, results.log)
             for slot in ended:
                 self._finish(slot, results)
             refilled = min(len(ended), rows - waiting)
@@ -121,21 +130,31 @@ class Rollout:
                     self._move(active, slot)
         return results
 
-    def _step(self, active: int, shift: tuple[Tensor, Tensor] | None) -> list[int]:
+    def _step(self, active: int, shift: tuple[Tensor, Tensor] | None, log: TransitionLog | None) -> list[int]:
         """One control step of the active slots; returns the slots whose episodes ended, highest first."""
-        ages = self._ages[:active]
+        ages, rows = self._ages[:active], self._rows[:active]
         observations = self._worlds.observe(torch.from_numpy(ages))
         if self._normalizes:
             self._absorb(observations.numpy(), active)
             if shift is not None:
                 normalize_(observations, *shift)
-        rewards, terminated = self._worlds.step(self._population.act(observations))
-        reward = rewards.numpy()
+        actions = self._population.act(observations)
+        rewards, terminated = self._worlds.step(actions)
+        reward, over = rewards.numpy(), terminated.numpy()
+        if log is not None:
+            log.add(rows, ages, observations.numpy(), actions.numpy(), reward)
         self._returns[:active] += reward
         ages += 1
         # A broken world gives a NaN reward: it has nothing more to tell.
-        ended = terminated.numpy() | (ages >= self._episode_length) | np.isnan(reward)
-        return np.flatnonzero(ended)[::-1].tolist()
+        ended = np.flatnonzero(over | (ages >= self._episode_length) | np.isnan(reward))[::-1].tolist()
+        if log is not None and ended:
+            observations = self._worlds.observe(torch.from_numpy(ages))
+            if shift is not None:
+                normalize_(observations, *shift)
+            for slot in ended:
+                cut = not over[slot] or self._worlds.truncated(slot)
+                log.end(int(rows[slot]), int(ages[slot]), observations[slot].numpy(), terminated=not cut)
+        return ended
 
     def _start(self, slots: Sequence[int], rows: range, genomes: Tensor, seeds: Sequence[int]) -> None:
         self._worlds.reset(slots, [int(seeds[row]) for row in rows])
@@ -170,7 +189,7 @@ class Rollout:
         self._mean[:active] += difference / seen
         self._deviation[:active] += difference * (observations - self._mean[:active])
 
-    def _empty_results(self, rows: int) -> Episodes:
+    def _empty_results(self, rows: int, *, keep_transitions: bool) -> Episodes:
         def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(rows, *shape, dtype=dtype)
 
@@ -184,6 +203,9 @@ class Rollout:
             steps=empty(dtype=torch.int64),
             failed=empty(dtype=torch.bool),
             observations=moments,
+            log=TransitionLog(rows, self._episode_length, self._observation_size, self._action_size)
+            if keep_transitions
+            else None,
         )
 
     @staticmethod

@@ -195,6 +195,9 @@ class ScriptedWorlds:
     def failed(self, slot: int) -> bool:
         return self._seed[slot] % 5 == 4
 
+    def truncated(self, slot: int) -> bool:
+        return False
+
     def move(self, source: int, target: int) -> None:
         self._seed[target], self._age[target] = self._seed[source], self._age[source]
         self._seed[source] = -1
@@ -241,6 +244,9 @@ class Passing:
 
     def failed(self, slot: int) -> bool:
         return self.inner.failed(slot)
+
+    def truncated(self, slot: int) -> bool:
+        return self.inner.truncated(slot)
 
     def move(self, source: int, target: int) -> None:
         self.owner[target] = self.owner[source]
