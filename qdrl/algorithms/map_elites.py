@@ -4,12 +4,13 @@ The first generations are random genomes. Every later row draws its parents unif
 replacement, and varies them (Iso+LineDD by default, Vassiliades and Mouret 2018).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from qdrl.algorithms.base import check_turn, count_by_emitter
 from qdrl.archives.archive import Archive
@@ -61,24 +62,44 @@ class MapElites:
 
     def ask(self, rows: range | None = None) -> Candidates:
         rows = range(self.batch_size) if rows is None else rows
-        varies = self.generation >= self._initial_generations and len(self.archive) > 0
-        genomes, parent_cell = self._children(rows) if varies else self._first_genomes(rows)
+        genomes, parent_cell, emitter = self._propose(rows)
         return Candidates(
             generation=self.generation,
             rows=rows,
             genomes=torch.from_numpy(genomes).to(self.archive.device),
             seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
-            emitter=torch.full((len(rows),), self.emitters.index("variation" if varies else "random")),
+            emitter=torch.from_numpy(emitter),
             parent_cell=torch.from_numpy(parent_cell),
         )
 
     def tell(self, evaluation: Evaluation) -> dict[str, float]:
         check_turn(self.generation, evaluation, self.batch_size)
+        return self._insert(evaluation, ~evaluation.failed)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generation": self.generation}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generation = int(state["generation"])
+
+    @property
+    def _varies(self) -> bool:
+        """Whether there are parents to vary."""
+        return self.generation >= self._initial_generations and len(self.archive) > 0
+
+    def _propose(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Genomes `(rows, parameters)`, and the first parent's cell and the emitter of each, `(rows,)`."""
+        genomes, cells = self._children(rows) if self._varies else self._first_genomes(rows)
+        emitter = self.emitters.index("variation" if self._varies else "random")
+        return genomes, cells, np.full(len(rows), emitter)
+
+    def _insert(self, evaluation: Evaluation, valid: Tensor) -> dict[str, float]:
+        """End the generation: the valid rows compete; counts of what each emitter added and improved."""
         insertion = self.archive.add(
             evaluation.take_genomes,
             evaluation.fitness,
             evaluation.descriptor,
-            valid=~evaluation.failed,
+            valid=valid,
             evaluation_seed=evaluation.seeds,
             generation=evaluation.generation,
             emitter=evaluation.emitter,
@@ -91,19 +112,13 @@ class MapElites:
             self.emitters, accepted[~new], evaluation, "improved"
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"generation": self.generation}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.generation = int(state["generation"])
-
-    def _first_genomes(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+    def _first_genomes(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         genomes = np.empty((len(rows), self._task.parameters), np.float32)
         for index, row in enumerate(rows):
             genomes[index] = self._task.initial(self._streams.generator("initial", self.generation, row))
         return genomes, np.full(len(rows), -1)
 
-    def _children(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+    def _children(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Children `(rows, parameters)` and the cell of each one's first parent."""
         occupied, count = self.archive.occupied_cells.cpu().numpy(), self._variation.parents
         generators = [self._streams.generator("variation", self.generation, row) for row in rows]
