@@ -111,6 +111,9 @@ class Recorder:
     def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:
         self._write_if_first()
         row = self._measure(algorithm, evaluation) | counts
+        if "actor_evaluations" in row:  # they feed a critic and never enter the archive
+            row["evaluations"] -= row["actor_evaluations"]
+            row["actor_evaluations"] += self._latest("actor_evaluations")
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
         if self._log_file is None:

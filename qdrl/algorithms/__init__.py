@@ -7,7 +7,12 @@ from pydantic import BaseModel
 from qdrl.errors import UserError
 from qdrl.naming import is_reference, load_reference, suggest
 
-_ALGORITHMS = {"map_elites": "qdrl.algorithms.map_elites:MapElites"}
+_ALGORITHMS = {
+    "map_elites": "qdrl.algorithms.map_elites:MapElites",
+    "pga_map_elites": "qdrl.algorithms.pga_map_elites:PgaMapElites",
+    "dcg_map_elites": "qdrl.algorithms.dcg_map_elites:DcgMapElites",
+    "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
+}
 
 
 def algorithm_names() -> tuple[str, ...]:

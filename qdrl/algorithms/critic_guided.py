@@ -1,0 +1,277 @@
+"""What MAP-Elites with policy-gradient variation has in common: who proposes which row, and what one rank learns.
+
+A generation's rows are dealt out to emitters in turns, so that every rank's block of rows holds its share of the
+costly ones:
+
+- `variation`: children of elites, as in MAP-Elites;
+- `gradient`: copies of elites after some steps up the critic's gradient;
+- `actor`: the actor that was trained with the critic, as a genome of its own;
+- `probe`: the same, evaluated only to learn from it; it never enters the archive.
+
+`pga_map_elites`, `dcg_map_elites` and `dcrl_map_elites` say how many rows each gets and what critics know of
+descriptors. After a generation one rank puts all transitions into its replay, trains critics and actor, and tells the
+others what they need to propose: parameters, and the minibatches of observations for the next gradients.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from qdrl.algorithms.base import check_turn
+from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
+from qdrl.archives.archive import Archive
+from qdrl.critics.descriptors import normalize
+from qdrl.critics.injection import conditioned, inject
+from qdrl.critics.replay import Replay
+from qdrl.critics.replay import Transitions as Kept
+from qdrl.critics.td3 import Td3, Td3Settings
+from qdrl.critics.variation import PolicyGradient, PolicyGradientSettings
+from qdrl.errors import UserError
+from qdrl.evaluation import Candidates, Evaluation, Learned, Transitions
+from qdrl.streams import Streams
+from qdrl.tasks.base import Task
+from qdrl.tasks.episodic import EpisodicTask
+
+Rows = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class CriticGuidedSettings(MapElitesSettings):
+    """Settings that the critic-guided algorithms share.
+
+    Attributes:
+        gradient_rows: rows of `batch_size` that policy-gradient variation proposes.
+        actor_rows: rows of `batch_size` that are the actor itself and may enter the archive.
+        probe_rows: rows besides `batch_size` that are the actor itself and only feed the replay.
+        target_noise: deviation of the noise on the descriptors that actors aim at, in units of the bounds' span.
+        replay_capacity: transitions kept.
+        reward_offset: added to each reward before it is cut at zero; the task's own when left out. Unconditioned
+            critics take rewards as they are unless it is given.
+        critic: settings of TD3.
+        gradient: settings of policy-gradient variation.
+    """
+
+    gradient_rows: Rows = 64
+    actor_rows: Rows = 64
+    probe_rows: Rows = 0
+    target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    replay_capacity: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
+    reward_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    critic: Td3Settings = Td3Settings()
+    gradient: PolicyGradientSettings = PolicyGradientSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CriticGuidedSettings":
+        if self.gradient_rows + self.actor_rows > self.batch_size:
+            raise ValueError(
+                f"gradient_rows ({self.gradient_rows}) and actor_rows ({self.actor_rows}) must fit into"
+                f" batch_size ({self.batch_size})"
+            )
+        if (least := max(self.critic.batch_size, self.gradient.batch_size)) > self.replay_capacity:
+            raise ValueError(f"replay_capacity ({self.replay_capacity}) must hold a minibatch ({least})")
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What some rows of a generation are.
+
+    Attributes:
+        emitter: `(rows,)` index into `emitters`.
+        cell: `(rows,)` cell of the elite that a gradient starts from or that an actor aims at, -1 for none.
+        target: `(rows, d)` descriptor aimed at, in the task's units; NaN for none.
+    """
+
+    emitter: np.ndarray
+    cell: np.ndarray
+    target: np.ndarray
+
+
+class CriticGuided(MapElites):
+    """See `qdrl.algorithms.base.Algorithm`.
+
+    Args:
+        task: a task whose genomes are policies.
+        archive: filled by `tell`.
+        streams: the run's random numbers.
+        settings: how rows are dealt out, what is learned.
+
+    Raises:
+        UserError: the task has no policies, or states no reward offset that a conditioned critic needs.
+    """
+
+    emitters: tuple[str, ...] = ("random", "variation", "gradient", "actor", "probe")
+    conditioned: ClassVar[bool] = True
+
+    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: CriticGuidedSettings) -> None:
+        super().__init__(task, archive, streams, settings)
+        self._settings = settings
+        self._policy = _policy_of(task, settings.name)
+        self._offset = self._reward_offset()
+        counts = {
+            "variation": settings.batch_size - settings.gradient_rows - settings.actor_rows,
+            "gradient": settings.gradient_rows,
+            "actor": settings.actor_rows,
+            "probe": settings.probe_rows,
+        }
+        self.emitters = ("random", *(name for name, count in counts.items() if count))
+        self._dealt = deal(counts, self.emitters)
+        self.batch_size = len(self._dealt)
+        self.dimensions = len(task.spec.axes) if self.conditioned else 0
+        actor = conditioned(self._policy, self.dimensions)
+        self.critic = Td3(actor, self.dimensions, settings.critic, streams.generator("critic"))
+        self._gradient = PolicyGradient(self._policy, self.critic.critic_mlp, settings.gradient)
+        self._replay = Replay(settings.replay_capacity, self._policy.sizes[0], self._policy.sizes[-1], self.dimensions)
+        self._learned: Learned = {}
+        self._lesson_of, self._told = -1, Learned()  # the generation that was learned last, and what came of it
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        return replace(super().ask(rows), wants_transitions=True)
+
+    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+        check_turn(self.generation, evaluation, self.batch_size)
+        # Before the archive changes: targets are drawn from it as it was when the rows were proposed.
+        learned = evaluation.learn(lambda transitions: self._lesson(transitions, evaluation))
+        probes = self._named(evaluation.emitter, "probe")
+        counts = self._insert(evaluation, ~evaluation.failed & ~probes)
+        self._learned = {name: learned.pop(name) for name in ("critic", "actor", "states")}
+        report = {name: float(value) for name, value in learned.items()}
+        return {"actor_evaluations": float(probes.sum()), **counts, **report}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "critic": self.critic.state_dict(),
+            "replay": self._replay.state_dict(),
+            "learned": self._learned,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.critic.load_state_dict(state["critic"])
+        self._replay.load_state_dict(state["replay"])
+        self._learned = {name: np.asarray(value) for name, value in state["learned"].items()}
+        self._lesson_of = self.generation - 1
+
+    def _propose(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not self._varies:
+            return super()._propose(rows)
+        plan = self._plan(rows)
+        genomes, parents = np.empty((len(rows), self._task.parameters), np.float32), np.full(len(rows), -1)
+        for name in self.emitters:
+            mine = np.flatnonzero(self._named(plan.emitter, name))
+            if len(mine) == 0:
+                continue
+            if name == "variation":
+                genomes[mine], parents[mine] = self._children([rows[row] for row in mine])
+            elif name == "gradient":
+                genomes[mine], parents[mine] = self._climbed(plan.cell[mine], plan.target[mine]), plan.cell[mine]
+            else:
+                genomes[mine] = self._actors(plan.target[mine])
+        return genomes, parents, plan.emitter
+
+    def _plan(self, rows: Sequence[int]) -> Plan:
+        """Who proposes these rows, from what; the same on whichever rank asks, until the archive changes."""
+        spec = self._task.spec
+        plan = Plan(self._dealt[list(rows)], np.full(len(rows), -1), np.full((len(rows), len(spec.axes)), np.nan))
+        gradient = self._named(plan.emitter, "gradient")
+        aims = gradient | self._named(plan.emitter, "actor") | self._named(plan.emitter, "probe")
+        span = np.subtract(spec.upper, spec.lower)
+        for index in np.flatnonzero(aims):
+            generator = self._streams.generator("target", self.generation, rows[int(index)])
+            plan.cell[index] = int(self.archive.sample(generator, 1)[0])
+            plan.target[index] = self.archive.descriptor[plan.cell[index]].cpu().numpy()
+            if not gradient[index]:
+                plan.target[index] += self._settings.target_noise * span * generator.standard_normal(len(span))
+        return plan
+
+    def _named(self, emitter: Any, name: str) -> Any:
+        """Which of some rows an emitter proposed."""
+        return emitter == (self.emitters.index(name) if name in self.emitters else -1)
+
+    def _climbed(self, cells: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        parents = self.archive.genomes_of(torch.from_numpy(cells)).cpu()
+        states, critic = (torch.from_numpy(self._learned[name]) for name in ("states", "critic"))
+        return self._gradient.vary(parents, states, critic, self._seen(torch.from_numpy(targets))).numpy()
+
+    def _actors(self, targets: np.ndarray) -> np.ndarray:
+        actor = torch.from_numpy(self._learned["actor"])
+        return inject(self._policy, actor, self._seen(torch.from_numpy(targets))).numpy()
+
+    def _seen(self, descriptors: Tensor) -> Tensor:
+        """Descriptors as the critics see them, `(rows, dimensions)`."""
+        return normalize(descriptors, self.archive.geometry.lower, self.archive.geometry.upper)[:, : self.dimensions]
+
+    def _lesson(self, transitions: Transitions, evaluation: Evaluation) -> Learned:
+        """On the rank that learns: keep the transitions, train, and say what the others need."""
+        if self._lesson_of == self.generation - 1:
+            self._replay.add(self._kept(transitions, evaluation))
+            report = self.critic.train(self._replay, self._streams.generator("training", self.generation))
+            shape = (self._settings.gradient.steps, self._settings.gradient.batch_size)
+            states = self._replay.sample(self._streams.generator("states", self.generation), shape).observation
+            self._told = {
+                "critic": self.critic.critic[0].cpu().numpy().copy(),
+                "actor": self.critic.actor[0].cpu().numpy().copy(),
+                "states": np.ascontiguousarray(states.cpu().numpy()),
+                **{name: np.array(float(value)) for name, value in report.items()},
+            }
+            self._lesson_of = self.generation
+        elif self._lesson_of != self.generation:  # else: done again after a lost rank, and learned already
+            raise UserError("the rank that learned was lost, and replay with it: resume from the last checkpoint")
+        return dict(self._told)
+
+    def _kept(self, transitions: Transitions, evaluation: Evaluation) -> Kept:
+        """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""
+        reached = evaluation.descriptor.cpu()
+        target = torch.from_numpy(self._plan(range(self.batch_size)).target) if self._varies else reached
+        target = torch.where(target.isnan(), reached, target)
+        rows, reward = transitions.row, transitions.reward
+        if self._offset is not None:
+            reward = (reward + self._offset).clamp(min=0)
+        return Kept(
+            observation=transitions.observation,
+            action=transitions.action,
+            reward=reward,
+            next_observation=transitions.next_observation,
+            terminated=transitions.terminated.float(),
+            truncated=transitions.truncated.float(),
+            descriptor=self._seen(reached)[rows],
+            target_descriptor=self._seen(target)[rows],
+        )
+
+    def _reward_offset(self) -> float | None:
+        if self._settings.reward_offset is not None or not self.conditioned:
+            return self._settings.reward_offset
+        if self._task.spec.reward_offset is None:
+            raise UserError(
+                f"algorithm.reward_offset: {self._settings.name} scales rewards by how near the descriptor came, which"
+                f" only works for rewards >= 0; task '{self._task.spec.name}' states no offset, set one"
+            )
+        return self._task.spec.reward_offset
+
+
+def deal(counts: Mapping[str, int], emitters: Sequence[str]) -> np.ndarray:
+    """Deal rows out in turns, as evenly along the batch as whole rows allow.
+
+    Args:
+        counts: rows of each emitter.
+        emitters: names in the order of their indices.
+
+    Returns:
+        `(sum of counts,)` int64 index into `emitters` of each row.
+    """
+    total = sum(counts.values())
+    places = [((turn + 0.5) * total / count, name) for name, count in counts.items() for turn in range(count)]
+    return np.array([emitters.index(name) for _, name in sorted(places)], np.int64)
+
+
+def _policy_of(task: Task, algorithm: str) -> Any:
+    if not isinstance(task, EpisodicTask):
+        raise UserError(f"algorithm.name: {algorithm} needs a task whose genomes are policies, not {task.spec.name}")
+    if task.mlp.settings.output == "linear":
+        raise UserError(f"policy.output: {algorithm} needs actions within [-1, 1]: 'tanh' or 'clip', not 'linear'")
+    return task.mlp
