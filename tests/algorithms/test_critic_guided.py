@@ -1,0 +1,248 @@
+"""PGA-, DCG- and DCRL-MAP-Elites from a notebook: who proposes what, and what is learned from it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qdrl.algorithms import algorithm_class
+from qdrl.algorithms.critic_guided import CriticGuided, deal
+from qdrl.archives.archive import Archive
+from qdrl.archives.grid import Grid
+from qdrl.critics.injection import conditioned
+from qdrl.errors import UserError
+from qdrl.evaluation import Evaluation
+from qdrl.policies.mlp import Population
+from qdrl.streams import Streams
+from qdrl.tasks import make_task
+from qdrl.tasks.episodic import EpisodicTask
+
+NAMES = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites")
+BATCH = 16
+SMALL = {
+    "batch_size": BATCH,
+    "replay_capacity": 4000,
+    "critic": {"steps": 12, "batch_size": 20, "hidden_sizes": (16, 16)},
+    "gradient": {"steps": 4, "batch_size": 20},
+}
+SPLIT = {
+    "pga_map_elites": {"gradient_rows": 7, "actor_rows": 1},
+    "dcg_map_elites": {"gradient_rows": 8, "probe_rows": 16},
+    "dcrl_map_elites": {"gradient_rows": 4, "actor_rows": 4},
+}
+
+
+def task_of(name: str = "point_omni", **options: Any) -> EpisodicTask:
+    task = make_task(name, worlds=8, policy={"hidden_sizes": (8, 8)}, episode_length=20, **options)
+    assert isinstance(task, EpisodicTask)
+    return task
+
+
+def started(name: str, task: EpisodicTask | None = None, seed: int = 3, **settings: Any) -> CriticGuided:
+    task = task or task_of()
+    archive = Archive(Grid(task.spec.lower, task.spec.upper, (30, 30)), task.parameters)
+    kind = algorithm_class(name)
+    return kind(task, archive, Streams(seed), kind.Settings(**{**SMALL, **SPLIT[name], **settings}))
+
+
+def advance(algorithm: CriticGuided, generations: int = 1) -> dict[str, float]:
+    task = algorithm._task
+    for _ in range(generations):
+        counts = algorithm.tell(task.evaluate(algorithm.ask()))
+    return counts  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+@given(
+    counts=st.dictionaries(st.sampled_from("abcd"), st.integers(0, 60), min_size=1).filter(lambda c: sum(c.values()))
+)
+def test_rows_are_dealt_out_whole_and_evenly(counts: dict[str, int]) -> None:
+    dealt, total = deal(counts, "abcd"), sum(counts.values())
+    for index, name in enumerate("abcd"):
+        share = counts.get(name, 0) / total
+        held = np.cumsum(dealt == index)
+        assert (held[-1] if total else 0) == counts.get(name, 0)
+        assert np.abs(held - share * np.arange(1, total + 1)).max() < len(counts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_batches_are_the_defaults(name: str) -> None:
+    task = task_of()
+    archive = Archive(Grid(task.spec.lower, task.spec.upper, (5, 5)), task.parameters)
+    kind = algorithm_class(name)
+    algorithm = kind(task, archive, Streams(0), kind.Settings(replay_capacity=1000))
+    dealt = {emitter: int((algorithm._dealt == i).sum()) for i, emitter in enumerate(algorithm.emitters)}
+    assert (
+        dealt
+        == {
+            "pga_map_elites": {"random": 0, "variation": 128, "gradient": 127, "actor": 1},
+            "dcg_map_elites": {"random": 0, "variation": 128, "gradient": 128, "probe": 256},
+            "dcrl_map_elites": {"random": 0, "variation": 128, "gradient": 64, "actor": 64},
+        }[name]
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("cut", [0, 5, 11])
+def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(name: str, cut: int) -> None:
+    algorithm = started(name)
+    advance(algorithm, 2)
+    whole = algorithm.ask()
+    parts = [algorithm.ask(range(cut, algorithm.batch_size)), algorithm.ask(range(cut))][::-1]
+    for field in ("genomes", "seeds", "emitter", "parent_cell"):
+        assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(whole, field)), field
+
+
+def test_injected_rows_act_as_the_actor_does_towards_an_elites_descriptor() -> None:
+    algorithm, task = started("dcrl_map_elites"), task_of()
+    advance(algorithm, 3)
+    asked = algorithm.ask()
+    rows = torch.nonzero(asked.emitter == algorithm.emitters.index("actor"))[:, 0].tolist()
+    targets = algorithm._plan(range(BATCH)).target
+    assert len(rows) == 4
+    shape = conditioned(task.mlp, 2)
+    injected, actor = Population(task.mlp, 1), Population(shape, 1)
+    actor.load([0], algorithm.critic.actor)
+    for row in rows:
+        stored = algorithm.archive.descriptor[algorithm.archive.occupied_cells].numpy()
+        assert (stored == targets[row]).all(1).any()
+        injected.load([0], asked.genomes[row : row + 1])
+        for observation in torch.randn(5, 5, generator=torch.Generator().manual_seed(row)):
+            seen = torch.cat([observation, torch.from_numpy(targets[row] / 10).float()])  # bounds are +-10 m
+            torch.testing.assert_close(injected.act(observation[None]), actor.act(seen[None]), atol=1e-6, rtol=1e-5)
+
+
+def test_what_a_row_aimed_at_is_what_the_replay_holds_beside_what_it_reached() -> None:
+    algorithm, task = started("dcrl_map_elites"), task_of()
+    advance(algorithm, 2)
+    before, plan = len(algorithm._replay), algorithm._plan(range(BATCH))
+    evaluation = task.evaluate(algorithm.ask())
+    algorithm.tell(evaluation)
+    assert evaluation.transitions is not None
+    held = {name: column[before:] for name, column in algorithm._replay.state_dict().items()}
+    rows = evaluation.transitions.row.numpy()
+    reached = np.clip(evaluation.descriptor.numpy() / 10, -1, 1)
+    np.testing.assert_allclose(held["descriptor"], reached[rows], atol=1e-6)
+    aimed = np.where(np.isnan(plan.target), evaluation.descriptor.numpy(), plan.target) / 10
+    np.testing.assert_allclose(held["target_descriptor"], np.clip(aimed, -1, 1)[rows], atol=1e-6)
+    free = np.isin(rows, np.flatnonzero(np.isnan(plan.target[:, 0])))
+    assert np.array_equal(held["descriptor"][free], held["target_descriptor"][free])
+    assert not np.array_equal(held["descriptor"][~free], held["target_descriptor"][~free])
+
+
+def test_gradient_rows_climb_the_critic_from_their_parents() -> None:
+    algorithm = started("pga_map_elites", gradient={"steps": 4, "batch_size": 20, "learning_rate": 1e-3})
+    advance(algorithm, 3)
+    asked = algorithm.ask()
+    rows = torch.nonzero(asked.emitter == algorithm.emitters.index("gradient"))[:, 0]
+    parents = algorithm.archive.genomes_of(asked.parent_cell[rows])
+    moved = (asked.genomes[rows] - parents).abs().amax(1)
+    assert (moved > 1e-4).all()
+    assert (moved < 4.5e-3).all()  # four steps of Adam at 1e-3
+
+
+def test_probes_never_enter_the_archive_and_are_counted_apart() -> None:
+    algorithm = started("dcg_map_elites")
+    advance(algorithm)
+    probe = algorithm.emitters.index("probe")
+    for _ in range(3):
+        counts = advance(algorithm)
+        assert counts["actor_evaluations"] == 16
+        assert counts["added_probe"] == counts["improved_probe"] == 0
+    assert not (algorithm.archive.fields["emitter"][algorithm.archive.occupied_cells] == probe).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_new_elite_is_some_emitters(name: str) -> None:
+    algorithm = started(name)
+    for _ in range(4):
+        before = len(algorithm.archive)
+        counts = advance(algorithm)
+        added = sum(value for key, value in counts.items() if key.startswith("added_"))
+        assert added == len(algorithm.archive) - before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restored_algorithm_goes_on_with_the_same_bits(name: str) -> None:
+    algorithm, other = started(name), started(name)
+    advance(algorithm, 2)
+    other.load_state_dict(algorithm.state_dict())
+    other.archive.load_state_dict(algorithm.archive.state_dict())
+    for _ in range(2):
+        assert advance(algorithm) == advance(other)
+        ours, theirs = algorithm.archive.state_dict(), other.archive.state_dict()
+        assert all(np.array_equal(ours[column], theirs[column]) for column in ours)
+
+
+def test_a_generation_done_again_is_learned_once() -> None:
+    algorithm, task = started("dcrl_map_elites"), task_of()
+    advance(algorithm)
+    evaluation, steps = task.evaluate(algorithm.ask()), algorithm.critic.steps
+    assert evaluation.transitions is not None
+    first = algorithm._lesson(evaluation.transitions, evaluation)
+    again = algorithm._lesson(evaluation.transitions, evaluation)
+    assert algorithm.critic.steps == steps + 12
+    assert all(np.array_equal(first[key], again[key], equal_nan=True) for key in first)
+
+
+def test_a_rank_that_never_learned_cannot_take_the_learners_place() -> None:
+    learner, heir, task = started("dcrl_map_elites"), started("dcrl_map_elites"), task_of()
+    told: dict[str, Any] = {}
+
+    def elsewhere(evaluation: Evaluation) -> Evaluation:
+        return Evaluation(**{**vars(evaluation), "one_learns": lambda lesson, own: dict(told)})
+
+    evaluation = task.evaluate(learner.ask())
+    assert evaluation.transitions is not None
+    told |= learner._lesson(evaluation.transitions, evaluation)
+    heir.tell(elsewhere(evaluation))
+    with pytest.raises(UserError, match="the rank that learned was lost"):
+        heir.tell(task.evaluate(heir.ask()))
+
+
+def test_rewards_are_shifted_and_cut_for_conditioned_critics_only() -> None:
+    for name, least in (("dcrl_map_elites", 0.0), ("pga_map_elites", -np.inf)):
+        task = task_of("walker2d_uni")
+        algorithm = started(name, task)
+        evaluation = task.evaluate(algorithm.ask())
+        algorithm.tell(evaluation)
+        assert evaluation.transitions is not None
+        offset = 1.413 if name == "dcrl_map_elites" else 0.0
+        expected = (evaluation.transitions.reward + offset).clamp(min=least)
+        np.testing.assert_allclose(algorithm._replay.state_dict()["reward"].ravel(), expected.numpy(), rtol=1e-6)
+
+
+def test_a_diverging_critic_is_said_and_the_last_good_one_stays() -> None:
+    algorithm = started("dcrl_map_elites", critic={**SMALL["critic"], "reward_scale": 1e38})
+    before = algorithm.critic.state_dict()["critic"]
+    counts = advance(algorithm)
+    assert counts["diverged"] == 1
+    assert np.array_equal(algorithm.critic.state_dict()["critic"], before)
+    assert len(algorithm.archive) > 0
+    advance(algorithm)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gradient_rows": 10, "actor_rows": 7}, r"gradient_rows \(10\) and actor_rows \(7\) must fit into batch_size"),
+        ({"replay_capacity": 19}, r"replay_capacity \(19\) must hold a minibatch \(20\)"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        started("dcrl_map_elites", **settings)
+
+
+def test_tasks_without_policies_or_offset_are_refused() -> None:
+    arm: Any = make_task("arm", parameters=3)
+    with pytest.raises(UserError, match=r"dcrl_map_elites needs a task whose genomes are policies, not arm"):
+        started("dcrl_map_elites", arm)
+    axes = [{"name": "u", "lower": 0.0, "upper": 1.0}] * 2
+    pendulum: Any = make_task("gym:Pendulum-v1", descriptor="tests.tasks.test_gym:last_place", axes=axes)
+    with pytest.raises(UserError, match=r"algorithm.reward_offset: .*task 'gym:Pendulum-v1' states no offset, set one"):
+        started("dcrl_map_elites", pendulum)
+    started("dcrl_map_elites", pendulum, reward_offset=17.0)
+    started("pga_map_elites", pendulum)

@@ -1,0 +1,86 @@
+"""Runs with critics under real MPI: the same archive on any number of ranks, and after kills."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qdrl.archives.hdf5 import content_digest, open_archive, validate
+from tests.mpi import mpirun
+
+NAMES = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites")
+CONFIG = """
+name = "critics"
+seed = 4
+[task]
+name = "hopper_uni"
+episode_length = 30
+[policy]
+hidden_sizes = [8, 8]
+normalize_observations = true
+[archive]
+cells = 32
+samples = 2000
+[algorithm]
+name = "{name}"
+batch_size = 12
+{split}
+replay_capacity = 700
+critic = {{ steps = 20, batch_size = 16, hidden_sizes = [16, 16] }}
+gradient = {{ steps = 5, batch_size = 16 }}
+[run]
+generations = 6
+checkpoint_seconds = 0
+[compute]
+worlds = 8
+"""
+SPLIT = {
+    "pga_map_elites": "gradient_rows = 5\nactor_rows = 1",
+    "dcg_map_elites": "gradient_rows = 6\nprobe_rows = 12",
+    "dcrl_map_elites": "gradient_rows = 3\nactor_rows = 3",
+}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An experiment file and the digest of its archive, made by one process without MPI."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = folder / "config.toml"
+    config.write_text(CONFIG.format(name=request.param, split=SPLIT[request.param]))
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert validate(folder / "alone" / "archive.h5") == []
+    assert open_archive(folder / "alone" / "archive.h5").history["critic_steps"].tolist() == [20] * 6
+    return config, content_digest(folder / "alone" / "archive.h5")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_the_archive_is_the_same_for_any_number_of_ranks(run: tuple[Path, str], tmp_path: Path, ranks: int) -> None:
+    config, digest = run
+    job = mpirun(ranks, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"], timeout=120)
+    assert job.returncode == 0, job.stderr
+    assert content_digest(tmp_path / "run" / "archive.h5") == digest
+
+
+@pytest.mark.mpi
+def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(run: tuple[Path, str], tmp_path: Path) -> None:
+    config, digest = run
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
+    for rows in (2, 4):  # header and generations in metrics.csv when the kill falls
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
+            deadline = time.monotonic() + 60
+            metrics = folder / "metrics.csv"
+            while job.poll() is None and time.monotonic() < deadline:
+                if metrics.exists() and len(metrics.read_text().splitlines()) >= rows:
+                    break
+                time.sleep(0.005)
+            job.send_signal(signal.SIGKILL)
+        command = [sys.executable, "-m", "qdrl", "resume", str(folder)]
+    job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
+    assert job.returncode == 0, job.stderr
+    assert content_digest(folder / "archive.h5") == digest
