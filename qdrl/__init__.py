@@ -13,6 +13,7 @@ _PUBLIC = {
     "Archive": "qdrl.archives.archive",
     "Candidates": "qdrl.evaluation",
     "CentroidalVoronoi": "qdrl.archives.cvt",
+    "ConditionedPolicy": "qdrl.conditioned",
     "Evaluation": "qdrl.evaluation",
     "Experiment": "qdrl.config",
     "Gaussian": "qdrl.genomes",
@@ -26,6 +27,8 @@ _PUBLIC = {
     "make_task": "qdrl.tasks",
     "open_archive": "qdrl.archives.hdf5",
     "plot_heatmap": "qdrl.report.heatmap",
+    "reevaluate_actor": "qdrl.reevaluation",
+    "reevaluate_elites": "qdrl.reevaluation",
     "replay": "qdrl.replays",
     "task_names": "qdrl.tasks",
 }

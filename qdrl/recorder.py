@@ -159,6 +159,7 @@ class Recorder:
                 "mjcf": parts.task.mjcf,
             },
             normalizer=normalizer,
+            actor=getattr(parts.algorithm, "actor", None),
         )
 
     def _measure(self, algorithm: Algorithm, evaluation: Evaluation) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates
+from qdrl.policies.mlp import Mlp, MlpSettings
 from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
@@ -68,7 +69,8 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
     seed = int(archive.elites["evaluation_seed"][row])
     if isinstance(task, EpisodicTask):
         worlds = _Recording(task.make_worlds(1))
-        episodes = task.rollout_in(worlds).run(genome, [seed], _normalization(archive, row))
+        normalization = normalization_of(archive, int(archive.elites["generation"][row]))
+        episodes = task.rollout_in(worlds).run(genome, [seed], normalization)
         fitness, descriptor, steps = episodes.fitness, episodes.descriptor, episodes.steps
         track = worlds.track()
     else:
@@ -83,7 +85,19 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
     return Replay(float(fitness[0]), reached, int(steps[0]), same, track)
 
 
-def task_of(archive: StoredArchive) -> Task:
+def policy_of(archive: StoredArchive) -> Mlp:
+    """The shape of an archive's policies.
+
+    Raises:
+        UserError: its genomes are no policies.
+    """
+    policy = archive.meta.get("policy")
+    if policy is None:
+        raise UserError(f"{archive.path}: its genomes are not policies")
+    return Mlp(policy["layers"][0], policy["layers"][-1], MlpSettings(**_shape(policy)))
+
+
+def task_of(archive: StoredArchive, worlds: int = 1) -> Task:
     """The task an archive was made on, with its policies' shape.
 
     Raises:
@@ -95,7 +109,7 @@ def task_of(archive: StoredArchive) -> Task:
         name, shape = options.pop("name"), None if policy is None else _shape(policy)
     except (KeyError, TypeError) as error:
         raise UserError("the archive does not say how to make its task and policies") from error
-    made = make_task(name, policy=shape, worlds=1, **options)
+    made = make_task(name, policy=shape, worlds=worlds, **options)
     parameters = archive.genome(0).shape[0] if len(archive) else made.parameters
     if made.parameters != parameters:
         raise UserError(
@@ -103,6 +117,16 @@ def task_of(archive: StoredArchive) -> Task:
             " install the package versions that `qdrl archive info` names"
         )
     return made
+
+
+def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and variance that policies of a generation were evaluated with; None where policies do not normalise."""
+    if archive.normalizer is None:
+        return None
+    rows = np.flatnonzero(archive.normalizer["at.generation"] == generation)
+    if len(rows) == 0:
+        raise UserError(f"/normalizer/at: no observation statistics of generation {generation}")
+    return archive.normalizer["at.mean"][rows[0]], archive.normalizer["at.var"][rows[0]]
 
 
 class _Recording:
@@ -157,14 +181,3 @@ def _shape(policy: dict[str, Any]) -> dict[str, Any]:
     """The settings of the policies that a file describes."""
     names = ("activation", "output", "normalize_observations")
     return {"hidden_sizes": policy["layers"][1:-1], **{name: policy[name] for name in names}}
-
-
-def _normalization(archive: StoredArchive, row: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and variance the elite was evaluated with."""
-    if archive.normalizer is None:
-        return None
-    generation = int(archive.elites["generation"][row])
-    rows = np.flatnonzero(archive.normalizer["at.generation"] == generation)
-    if len(rows) == 0:
-        raise UserError(f"/normalizer/at: no observation statistics of generation {generation}")
-    return archive.normalizer["at.mean"][rows[0]], archive.normalizer["at.var"][rows[0]]

@@ -20,6 +20,8 @@ class Algorithm(Protocol):
         batch_size: rows a generation.
         generation: the one that `ask` proposes next.
         archive: the elites so far.
+
+    An algorithm that trains an actor offers it as `actor`, which then travels in the file; see `StoredArchive.actor`.
     """
 
     Settings: ClassVar[type[BaseModel]]

@@ -142,6 +142,13 @@ class CriticGuided(MapElites):
         report = {name: float(value) for name, value in learned.items()}
         return {"actor_evaluations": float(probes.sum()), **counts, **report}
 
+    @property
+    def actor(self) -> dict[str, np.ndarray] | None:
+        """The trained actor as `StoredArchive.actor` keeps it; None before anything was learned."""
+        if not self._learned:
+            return None
+        return {"genome": self._learned["actor"], "dimensions": np.array(self.dimensions)}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),

@@ -15,6 +15,7 @@ import numpy as np
 
 from qdrl.archives.files import open_hdf5, write_hdf5
 from qdrl.archives.layout import (
+    ACTOR,
     CHECKPOINT_FORMAT,
     COLUMNS,
     FORMAT,
@@ -153,6 +154,10 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
         normalizer = file.create_group("normalizer")
         for name, value in archive.normalizer.items():
             normalizer[name.replace(".", "/")] = value
+    if archive.actor is not None:
+        actor = file.create_group("actor")
+        for name in ACTOR:
+            actor[name] = archive.actor[name]
     history = file.create_group("history", track_order=True)  # read back in the order written
     for name, values in archive.history.items():
         history[name] = values
@@ -208,6 +213,7 @@ def _read(file: Any, path: Path) -> StoredArchive:
         attributes=attributes,
         meta=meta,
         normalizer=_read_normalizer(file["normalizer"]) if "normalizer" in file else None,
+        actor={name: file["actor"][name][()] for name in ACTOR} if "actor" in file else None,
         path=path,
     )
 

@@ -25,6 +25,7 @@ COLUMNS: dict[str, tuple[str, float | None]] = {
     "descriptor_std": ("f8", np.nan),
 }
 META_JSON = ("config", "command", "packages", "task", "policy")
+ACTOR = ("genome", "dimensions")
 NORMALIZER = ("mean", "var", "count", "at/generation", "at/mean", "at/var")
 
 
@@ -47,6 +48,8 @@ def find_problems(file: Any, *, thorough: bool = False) -> list[str]:
     expected += [f"elites/{name}" for name in (*COLUMNS, "genome")]
     if "normalizer" in file:
         expected += [f"normalizer/{name}" for name in NORMALIZER]
+    if "actor" in file:
+        expected += [f"actor/{name}" for name in ACTOR]
     problems = [f"/{name}: missing" for name in expected if file.get(name, getclass=True) is not h5py.Dataset]
     if file.get("history", getclass=True) is not h5py.Group:
         problems.append("/history: missing")
@@ -126,7 +129,16 @@ def _problems_of_the_rest(file: Any) -> list[str]:
         for name, shape in {"var": width, "at/mean": states + width, "at/var": states + width}.items():
             if group[name].shape != shape:
                 problems.append(f"/normalizer/{name}: shape {group[name].shape}, expected {shape}")
-    return problems
+    return problems + (_problems_of_the_actor(file["actor"], file["archive"].attrs) if "actor" in file else [])
+
+
+def _problems_of_the_actor(actor: Any, attributes: Any) -> list[str]:
+    dimensions, axes = actor["dimensions"][()], len(attributes["descriptor_names"])
+    if dimensions not in (0, axes):
+        return [f"/actor/dimensions: {dimensions}, expected 0 or {axes}"]
+    if actor["genome"].ndim != 1 or not np.isfinite(actor["genome"][:]).all():
+        return ["/actor/genome: must be one row of finite numbers"]
+    return []
 
 
 def _unreadable(dataset: Any, name: str) -> list[str]:

@@ -32,6 +32,8 @@ class StoredArchive:
         meta: config, command, packages, task, policy as parsed JSON; `mjcf` as text where a model was used.
         normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
             `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.
+        actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first takes
+            `dimensions` more inputs at its end, the descriptor normalised to [-1, 1].
         genomes: `(n, parameters)` float32 when held in memory.
         path: the file, when read from one.
     """
@@ -48,6 +50,7 @@ class StoredArchive:
     attributes: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     normalizer: dict[str, np.ndarray] | None = None
+    actor: dict[str, np.ndarray] | None = None
     genomes: np.ndarray | None = None
     path: Path | None = None
 

@@ -12,6 +12,7 @@ from qdrl.cli import LazyGroup
         "plot": ("qdrl.cli.archive.plot", "Draw the heatmap and the metric curves."),
         "show": ("qdrl.cli.archive.show", "One elite in full; --replay runs it again and compares."),
         "find": ("qdrl.cli.archive.find", "The elites nearest to a descriptor."),
+        "reevaluate": ("qdrl.cli.archive.reevaluate", "Run all elites and the actor again: what are they worth?"),
         "validate": ("qdrl.cli.archive.validate", "Say what is wrong with a file, and where."),
     },
 )

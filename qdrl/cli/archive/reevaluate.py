@@ -1,0 +1,59 @@
+"""`qdrl archive reevaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdrl.cli.archive.paths import archive_argument
+
+
+@click.command()
+@archive_argument
+@click.option("--repeats", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Episodes an elite.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial states.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(archive: Path, repeats: int, seed: int, as_json: bool) -> None:
+    """Run all elites again, and the actor where there is one: what is the archive worth?
+
+    Prints the corrected QD score, the best mean fitness and the descriptor error (mean distance between the descriptor
+    asked for and the one reached) of the elites, and of the conditioned actor asked for the elites' descriptors and for
+    their cells' centroids. ARCHIVE is an archive file or a run folder.
+
+    \b
+    Example:
+      qdrl archive reevaluate archives/reference/walker2d_uni.h5 --repeats 3
+    """
+    from qdrl.archives.hdf5 import open_archive
+    from qdrl.cli.archive.printing import print_facts, print_json, print_table
+
+    stored = open_archive(archive)
+    facts = worth_of(stored, repeats, seed)
+    if as_json:
+        print_json(facts)
+        return
+    print_facts(str(stored.path), {"elites": len(stored), "episodes each": repeats, "seed": seed})
+    columns = list(next(iter(facts.values())))
+    table = [[who, *worth.values()] for who, worth in facts.items()]
+    print_table(["", *(column.replace("_", " ") for column in columns)], table)
+
+
+def worth_of(stored: Any, repeats: int, seed: int) -> dict[str, dict[str, float | None]]:
+    """What `reevaluate` says, by who was run."""
+    from qdrl.reevaluation import Reevaluation, reevaluate_actor, reevaluate_elites
+
+    def measured(found: Reevaluation) -> dict[str, float | None]:
+        names = ("qd_score", "max_fitness", "descriptor_error", "failed", "env_steps")
+        return {name: getattr(found, name) for name in names}
+
+    statistics = stored.statistics()
+    known = {"qd_score": statistics.qd_score, "max_fitness": statistics.max_fitness}
+    facts: dict[str, dict[str, float | None]] = {
+        "elites, run again": measured(reevaluate_elites(stored, repeats=repeats, seed=seed)),
+        "elites, as stored": {**known, "descriptor_error": None, "failed": None, "env_steps": None},
+    }
+    if stored.actor is not None and int(stored.actor["dimensions"]):
+        for targets in ("descriptors", "centroids"):
+            found = reevaluate_actor(stored, targets=targets, repeats=repeats, seed=seed)
+            facts[f"actor, asked for {targets}"] = measured(found)
+    return facts
