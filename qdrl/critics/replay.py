@@ -64,7 +64,7 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"capacity of a replay must be at least 1, got {capacity}")
         self.capacity, self.dimensions = capacity, dimensions
-        widths = {name: 1 for name in NAMES} | {"observation": observation_size, "next_observation": observation_size}
+        widths = dict.fromkeys(NAMES, 1) | {"observation": observation_size, "next_observation": observation_size}
         widths |= {"action": action_size, "descriptor": dimensions, "target_descriptor": dimensions}
         ends = accumulate((widths[name] for name in NAMES), initial=0)
         self._columns = dict(zip(NAMES, pairwise(ends), strict=True))
@@ -107,7 +107,7 @@ class Replay:
         """
         if self._size < shape[-1]:
             raise RuntimeError(
-                f"the replay holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes before training"
+                f"the replay holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes first"
             )
         return torch.from_numpy(generator.integers(self._size, size=shape)).to(self._table.device)
 
@@ -151,7 +151,7 @@ class Replay:
                 raise ValueError(f"transitions.{name} is not finite: leave failed episodes out of the replay")
         if self.dimensions and rows and transitions.reward.min() < 0:
             raise ValueError(
-                f"transitions.reward has {float(transitions.reward.min()):.4g}, but descriptor-conditioned critics need "
+                f"transitions.reward has {float(transitions.reward.min()):.4g}, but critics with descriptors need "
                 "rewards >= 0: add the task's offset and cut what is left at zero"
             )
         return rows

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qdrl.critics.adam import Adam
 from qdrl.critics.descriptors import similarity
-from qdrl.critics.networks import Gradient, Network, activations_of
+from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.replay import Replay, Transitions
 from qdrl.critics.states import load_array
 from qdrl.policies.mlp import Mlp, MlpSettings
@@ -198,28 +198,29 @@ class Td3:
 
     def _build_critics(self, gradient: Tensor) -> None:
         """Passes of the critics and their targets, each with the buffer of its inputs."""
-        mlp, batch = self.critic_mlp, self.settings.batch_size
-        activations, device = activations_of(mlp.settings), gradient.device
-        self._inputs, self._next_inputs = (torch.zeros(batch, mlp.sizes[0], device=device) for _ in range(2))
-        self._critics = Network(mlp.split(self.critic), activations, self._inputs)
-        self._critic_targets = Network(mlp.split(self.critic_target), activations, self._next_inputs)
-        self._critic_gradient = Gradient(self._critics, parameters=mlp.split(gradient))
+        mlp, batch, device = self.critic_mlp, self.settings.batch_size, gradient.device
+        self._inputs, self._next_inputs = (with_ones(batch, mlp.sizes[0], device=device) for _ in range(2))
+        kinds = activations(mlp.settings)
+        self._critics = Network(matrices(mlp, self.critic), kinds, self._inputs)
+        self._critic_targets = Network(matrices(mlp, self.critic_target), kinds, self._next_inputs)
+        self._critic_gradient = Gradient(self._critics, parameters=matrices(mlp, gradient))
         self._next_value = torch.zeros(batch, 1, device=device)
 
     def _build_actor(self, gradient: Tensor) -> None:
-        """Passes of the actor and its target, and of the first critic on the actor's actions."""
-        mlp, actions = self.actor_mlp, self.actor_mlp.sizes[-1]
-        activations, batch = activations_of(mlp.settings), self.settings.batch_size
-        self._next_actions = self._next_inputs[:, :actions]
-        self._actor_target = Network(mlp.split(self.actor_target), activations, self._next_inputs[:, actions:])
-        self._greedy_inputs = torch.zeros_like(self._inputs)
-        self._greedy_actions = self._greedy_inputs[:, :actions]
-        self._actor = Network(mlp.split(self.actor), activations, self._greedy_inputs[:, actions:])
-        self._actor_gradient = Gradient(self._actor, parameters=mlp.split(gradient))
-        first = self.critic_mlp.split(self.critic[:1])
-        self._judge = Network(first, activations_of(self.critic_mlp.settings), self._greedy_inputs)
+        """Passes of the actor and its target, which write where critics read actions, and of the critic to climb."""
+        mlp, size, kinds = self.actor_mlp, self.actor_mlp.sizes[-1], activations(self.actor_mlp.settings)
+        self._actor_target = Network(
+            matrices(mlp, self.actor_target), kinds, self._next_inputs[:, size:], into=self._next_inputs[None, :, :size]
+        )
+        self._greedy_inputs = self._inputs.clone()
+        self._actor = Network(
+            matrices(mlp, self.actor), kinds, self._greedy_inputs[:, size:], into=self._greedy_inputs[None, :, :size]
+        )
+        self._actor_gradient = Gradient(self._actor, parameters=matrices(mlp, gradient))
+        first = matrices(self.critic_mlp, self.critic[:1])
+        self._judge = Network(first, activations(self.critic_mlp.settings), self._greedy_inputs)
         self._judge_gradient = Gradient(self._judge, inputs=self._actor_gradient.outputs)
-        self._judge_gradient.outputs.fill_(-1 / batch)
+        self._judge_gradient.outputs.fill_(-1 / self.settings.batch_size)
 
     def _chunks(self, replay: Replay, generator: np.random.Generator) -> Iterator[list[Step]]:
         """All steps of a phase, some at a time; every random number is drawn before the first."""
@@ -267,10 +268,9 @@ class Td3:
 
     def _improve_critics(self, step: Step, error: Tensor) -> None:
         """One step of Adam on L_Q; `error` takes w * (Q - y), `(2, batch, 1)`."""
-        self._inputs.copy_(step.inputs)
-        self._actor_target.inputs.copy_(step.next_states)
-        torch.add(self._actor_target.forward()[0], step.noise, out=self._next_actions)
-        self._next_actions.clamp_(-1, 1)
+        self._inputs[:, :-1].copy_(step.inputs)
+        self._actor_target.inputs[:, :-1].copy_(step.next_states)
+        self._actor_target.forward().add_(step.noise).clamp_(-1, 1)
         torch.amin(self._critic_targets.forward(), 0, out=self._next_value)
         target = torch.addcmul(step.reward, step.discount, self._next_value)
         torch.sub(self._critics.forward(), target, out=error)
@@ -281,8 +281,8 @@ class Td3:
 
     def _improve_actor(self, step: Step) -> Tensor:
         """One step of Adam on L_pi; returns the mean of Q_1 before it."""
-        self._greedy_inputs.copy_(step.inputs)
-        self._greedy_actions.copy_(self._actor.forward()[0])
+        self._greedy_inputs[:, :-1].copy_(step.inputs)
+        self._actor.forward()
         value = self._judge.forward().mean()
         self._judge_gradient.backward()
         self._actor_gradient.backward()

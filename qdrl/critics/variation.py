@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.critics.adam import Adam
-from qdrl.critics.networks import Gradient, Network, activations_of
+from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.products import product
 from qdrl.policies.mlp import Mlp
 
@@ -86,60 +86,66 @@ class PolicyGradient:
         """
         self._check(parents, states, critic, descriptors)
         self._critic[0] = critic
-        known, own = self._prepare(states, descriptors)
+        known, biases = self._prepare(states, descriptors)
         offspring = torch.empty_like(parents)
         with np.errstate(over="ignore", invalid="ignore"):
             for row, parent in enumerate(parents):
-                self._genome[0] = parent
-                self._climb(states, known, own[row])
+                self._genome[0], self._first[0, -1] = parent, biases[row]
+                self._climb(states, known)
                 offspring[row] = self._genome[0]
         return offspring
 
     def _build_policy(self, policy: Mlp, gradient: Tensor) -> None:
-        self._states = torch.zeros(self.settings.batch_size, policy.sizes[0], device=gradient.device)
-        self._policy = Network(policy.split(self._genome), activations_of(policy.settings), self._states)
-        self._policy_gradient = Gradient(self._policy, parameters=policy.split(gradient))
+        batch, device = self.settings.batch_size, gradient.device
+        self._states = with_ones(batch, self._observations, device=device)
+        self._acted = with_ones(batch, self._actions, device=device)
+        self._policy = Network(
+            matrices(policy, self._genome),
+            activations(policy.settings),
+            self._states,
+            into=self._acted[None, :, :-1],
+        )
+        self._policy_gradient = Gradient(self._policy, parameters=matrices(policy, gradient))
 
     def _build_critic(self, critic: Mlp) -> None:
         """The critic as a function of actions alone, down to its last hidden layer.
 
-        What observations and descriptors add to the first layer is an offset, made once a call. The last layer is
-        linear, so that its kernel is the gradient of all that comes before.
+        To its first layer, a row's descriptor is a bias, and observations are an offset that is made once a call. Its
+        last layer is linear, so that its kernel is the gradient of all that comes before.
         """
-        (kernels, self._first_biases), *others = critic.split(self._critic)
-        of_actions, self._of_observations, self._of_descriptors = kernels.split(
-            [self._actions, self._observations, self.dimensions], dim=1
+        first, *hidden, self._last = matrices(critic, self._critic)
+        self._of_actions, self._of_observations, self._of_descriptors, self._bias = first.split(
+            [self._actions, self._observations, self.dimensions, 1], dim=1
         )
-        self._last_kernel = others.pop()[0]
-        self._offset = torch.zeros(1, self.settings.batch_size, kernels.shape[-1], device=kernels.device)
-        hidden = [(of_actions, self._offset), *others]
-        self._judge = Network(hidden, activations_of(critic.settings)[:-1], self._policy.outputs[-1][0])
+        self._first = torch.zeros(1, self._actions + 1, first.shape[-1], device=first.device)
+        self._judge = Network([self._first, *hidden], activations(critic.settings)[:-1], self._acted)
         self._judge_gradient = Gradient(self._judge, inputs=self._policy_gradient.outputs)
 
     def _prepare(self, states: Tensor, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        """What the first layer makes of the states, `(1, steps, batch, units)`, and of each row's descriptor.
+        """What the first layer makes of the states, `(steps, 1, batch, units)`, and of each row's descriptor.
 
         The same bits on every rank: the states' product has the same shape everywhere, and descriptors are multiplied
         one axis at a time.
         """
-        steps, batch, _ = states.shape
-        units = self._offset.shape[-1]
-        known = torch.empty(1, steps * batch, units, device=states.device)
-        product(states.reshape(steps * batch, -1), self._of_observations, known)()
-        own = self._first_biases.repeat(len(descriptors), 1)
+        steps, batch, size = states.shape
+        units = self._first.shape[-1]
+        known = torch.zeros(1, steps * batch, self._judge.outputs[0].shape[-1], device=states.device)
+        product(states.reshape(steps * batch, size), self._of_observations, known[..., :units])()
+        biases = self._bias[0].repeat(len(descriptors), 1)
         for axis in range(self.dimensions):
-            own += descriptors[:, axis, None].float() * self._of_descriptors[0, axis]
-        self._judge_gradient.outputs.copy_(self._last_kernel.transpose(1, 2) / -batch)
-        return known.view(steps, 1, batch, units), own
+            biases += descriptors[:, axis, None].float() * self._of_descriptors[0, axis]
+        self._first[:, :-1] = self._of_actions
+        self._judge_gradient.outputs.copy_(self._last[:, :-1].transpose(1, 2) / -batch)
+        return known.view(steps, 1, batch, -1), biases
 
-    def _climb(self, states: Tensor, known: Tensor, own: Tensor) -> None:
+    def _climb(self, states: Tensor, known: Tensor) -> None:
         """All steps of one row."""
         self._adam.reset()
-        for state, part in zip(states.unbind(), known.unbind(), strict=True):
-            self._states.copy_(state)
+        inputs = self._states[:, :-1]
+        for state, offset in zip(states.unbind(), known.unbind(), strict=True):
+            inputs.copy_(state)
             self._policy.forward()
-            torch.add(part, own, out=self._offset)
-            self._judge.forward()
+            self._judge.forward(offset)
             self._judge_gradient.backward()
             self._policy_gradient.backward()
             self._adam.step()
