@@ -29,7 +29,7 @@ class Adam:
         self._steps += 1
         # The kernel behind torch.optim.Adam(fused=True), called directly: 11 us for 21,512 parameters, of which the
         # optimiser's own bookkeeping would add 12 to 28; five unfused passes take 28.
-        torch._fused_adam_(
+        torch.ops.aten._fused_adam_.default(
             *self._tensors,
             lr=self._learning_rate,
             beta1=0.9,

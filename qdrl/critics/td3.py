@@ -10,68 +10,21 @@ leave the unconditioned algorithm of PGA-MAP-Elites (Nilsson and Cully 2021).
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.critics.adam import Adam
 from qdrl.critics.descriptors import similarity
 from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.replay import Replay, Transitions
+from qdrl.critics.settings import Td3Settings
 from qdrl.critics.states import load_array
 from qdrl.policies.mlp import Mlp, MlpSettings
 
 _CHUNK = 100  # steps whose minibatches are gathered at once: 3 MB on an ant, which stay in the cache
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Td3Settings(BaseModel):
-    """Settings of the critics; defaults are those of Faldor et al. 2024.
-
-    Attributes:
-        hidden_sizes: units of each hidden layer of a critic.
-        steps: critic steps of a training phase.
-        batch_size: transitions a step.
-        discount: of the future, gamma.
-        target_rate: share of the way that targets go towards what they follow at an update, tau.
-        noise: deviation of the target policy's smoothing noise.
-        noise_clip: where that noise is cut.
-        actor_delay: critic steps a step of the actor.
-        critic_learning_rate: of Adam.
-        actor_learning_rate: of Adam.
-        reward_scale: what rewards are multiplied by.
-        length_scale: l of S(d, d') = exp(-||d - d'|| / l), in units of descriptors in [-1, 1].
-        truncation: what a step teaches whose episode was cut: "mask" nothing, its loss is zero and the mean still goes
-            over the whole batch, as in the code of Faldor et al.; "bootstrap" as much as any other, as in the code of
-            Nilsson and Cully.
-        order: "code", as in the code of Faldor et al.: the critics' targets move at every step, and the actor climbs,
-            at the first step and then every `actor_delay`, the critic before its update. "paper", as in Fujimoto et
-            al., algorithm 1: at every `actor_delay`-th step the actor climbs the updated critic, and then all targets
-            move.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (256, 256)
-    steps: Count = 3000
-    batch_size: Count = 100
-    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005
-    noise: NotNegative = 0.2
-    noise_clip: NotNegative = 0.5
-    actor_delay: Count = 2
-    critic_learning_rate: Positive = 3e-4
-    actor_learning_rate: Positive = 3e-4
-    reward_scale: Positive = 1.0
-    length_scale: Positive = 0.1
-    truncation: Literal["mask", "bootstrap"] = "mask"
-    order: Literal["code", "paper"] = "code"
 
 
 @dataclass(frozen=True)
@@ -149,15 +102,15 @@ class Td3:
             generator: draws all minibatches, then all noise.
 
         Returns:
-            critic_steps and actor_steps that count, diverged (0 or 1), and over the phase the mean critic_loss (the
-            sum of both critics', NaN where diverged or masked away) and actor_value (Q_1 of the actor's actions).
+            critic_steps and actor_steps that count, diverged (0 or 1), and the means over the phase of critic_loss,
+            L_Q, and actor_value, Q_1 of the actor's actions; NaN where there was no such step.
 
         Raises:
             RuntimeError: the replay holds less than a minibatch.
             ValueError: the replay's descriptors have other dimensions.
         """
         if replay.dimensions != self.dimensions:
-            raise ValueError(f"the replay has {replay.dimensions} descriptor dimensions, the critics {self.dimensions}")
+            raise ValueError(f"the replay has {replay.dimensions} descriptor dimensions, critics {self.dimensions}")
         before, first = self.state_dict(), self.steps
         losses, values = [], []
         with np.errstate(over="ignore", invalid="ignore"):
@@ -200,6 +153,7 @@ class Td3:
         """Passes of the critics and their targets, each with the buffer of its inputs."""
         mlp, batch, device = self.critic_mlp, self.settings.batch_size, gradient.device
         self._inputs, self._next_inputs = (with_ones(batch, mlp.sizes[0], device=device) for _ in range(2))
+        self._seen = self._inputs[:, :-1]
         kinds = activations(mlp.settings)
         self._critics = Network(matrices(mlp, self.critic), kinds, self._inputs)
         self._critic_targets = Network(matrices(mlp, self.critic_target), kinds, self._next_inputs)
@@ -212,13 +166,13 @@ class Td3:
         self._actor_target = Network(
             matrices(mlp, self.actor_target), kinds, self._next_inputs[:, size:], into=self._next_inputs[None, :, :size]
         )
-        self._greedy_inputs = self._inputs.clone()
-        self._actor = Network(
-            matrices(mlp, self.actor), kinds, self._greedy_inputs[:, size:], into=self._greedy_inputs[None, :, :size]
-        )
+        self._seen_next = self._next_inputs[:, size:-1]
+        inputs = self._inputs.clone()
+        self._seen_by_judge = inputs[:, :-1]
+        self._actor = Network(matrices(mlp, self.actor), kinds, inputs[:, size:], into=inputs[None, :, :size])
         self._actor_gradient = Gradient(self._actor, parameters=matrices(mlp, gradient))
         first = matrices(self.critic_mlp, self.critic[:1])
-        self._judge = Network(first, activations(self.critic_mlp.settings), self._greedy_inputs)
+        self._judge = Network(first, activations(self.critic_mlp.settings), inputs)
         self._judge_gradient = Gradient(self._judge, inputs=self._actor_gradient.outputs)
         self._judge_gradient.outputs.fill_(-1 / self.settings.batch_size)
 
@@ -268,8 +222,8 @@ class Td3:
 
     def _improve_critics(self, step: Step, error: Tensor) -> None:
         """One step of Adam on L_Q; `error` takes w * (Q - y), `(2, batch, 1)`."""
-        self._inputs[:, :-1].copy_(step.inputs)
-        self._actor_target.inputs[:, :-1].copy_(step.next_states)
+        self._seen.copy_(step.inputs)
+        self._seen_next.copy_(step.next_states)
         self._actor_target.forward().add_(step.noise).clamp_(-1, 1)
         torch.amin(self._critic_targets.forward(), 0, out=self._next_value)
         target = torch.addcmul(step.reward, step.discount, self._next_value)
@@ -281,7 +235,7 @@ class Td3:
 
     def _improve_actor(self, step: Step) -> Tensor:
         """One step of Adam on L_pi; returns the mean of Q_1 before it."""
-        self._greedy_inputs[:, :-1].copy_(step.inputs)
+        self._seen_by_judge.copy_(step.inputs)
         self._actor.forward()
         value = self._judge.forward().mean()
         self._judge_gradient.backward()

@@ -11,33 +11,15 @@ Rows are varied one after the other on the same buffers: an offspring is the sam
 and its weights and Adam's moments stay in the core's cache for all of its steps.
 """
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.critics.adam import Adam
 from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.products import product
+from qdrl.critics.settings import PolicyGradientSettings
 from qdrl.policies.mlp import Mlp
-
-
-class PolicyGradientSettings(BaseModel):
-    """Settings of the variation; defaults are those of Faldor et al. 2023, table 3.
-
-    Attributes:
-        steps: steps of Adam an offspring.
-        batch_size: states a step.
-        learning_rate: of Adam.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: Annotated[int, Field(ge=1)] = 150
-    batch_size: Annotated[int, Field(ge=1)] = 100
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-3
 
 
 class PolicyGradient:
