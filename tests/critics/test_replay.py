@@ -111,7 +111,7 @@ def test_samples_are_whole_transitions_drawn_from_the_generator_alone() -> None:
 
 def test_every_transition_is_drawn_as_often_as_any_other() -> None:
     replay = replay_of(numbered(0, 8))
-    counts = torch.bincount(replay.draw(np.random.default_rng(0), (800, 100)).flatten(), minlength=8)
+    counts = torch.bincount(replay.draw(np.random.default_rng(0), (10_000, 8)).flatten(), minlength=8)
     assert (counts - 10_000).abs().max() < 5 * (80_000 / 8 * 7 / 8) ** 0.5
     assert len(set(counts.tolist())) > 1
 

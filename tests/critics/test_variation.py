@@ -90,7 +90,7 @@ def test_a_row_climbs_for_its_own_descriptor() -> None:
     assert not torch.equal(other[1], same[1])
 
 
-@limits(max_examples=25)
+@limits(max_examples=60)
 @given(
     hidden=st.lists(st.sampled_from((5, 64, 65, 128)), min_size=1, max_size=2).map(tuple),
     critic=st.lists(st.sampled_from((9, 64, 100)), min_size=1, max_size=2).map(tuple),
