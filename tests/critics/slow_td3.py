@@ -22,12 +22,12 @@ class SlowTd3:
         self.critic_targets, self.actor_target = deepcopy(self.critics), deepcopy(self.actor)
         self.critic_adam = torch.optim.Adam(self.critics.parameters(), lr=self.settings.critic_learning_rate)
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=self.settings.actor_learning_rate)
-        self.steps, self.losses, self.values = 0, [], []
+        self.actions, self.steps, self.losses, self.values = td3.actor_mlp.sizes[-1], 0, [], []
 
     def train(self, replay: Replay, generator: np.random.Generator) -> None:
         settings = self.settings
         ages = replay.draw(generator, (settings.steps, settings.batch_size))
-        noise = generator.standard_normal((*ages.shape, self.actor[-2].out_features), np.float32)
+        noise = generator.standard_normal((*ages.shape, self.actions), np.float32)
         for minibatch, draws in zip(ages, torch.from_numpy(noise).double(), strict=True):
             taken = {name: values.double() for name, values in vars(replay.take(minibatch)).items()}
             acts = (self.steps if settings.order == "code" else self.steps + 1) % settings.actor_delay == 0
