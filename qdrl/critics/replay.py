@@ -1,0 +1,173 @@
+"""What the critics learn from: the newest transitions, first in, first out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.critics.states import load_array
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Steps of episodes, side by side. Flags are float32 of 0 or 1 where a replay gives them.
+
+    Attributes:
+        observation: `(..., observation)` as policies see it.
+        action: `(..., action)` taken, in [-1, 1].
+        reward: `(...,)`.
+        next_observation: `(..., observation)`.
+        terminated: `(...,)` the episode ended there, and nothing comes after.
+        truncated: `(...,)` the episode was cut there, though it could have gone on.
+        descriptor: `(..., d)` normalised, of the whole episode; of no dimensions where critics are unconditioned.
+        target_descriptor: `(..., d)` normalised, which the policy aimed at; `descriptor` itself where it aimed at none.
+    """
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    next_observation: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    descriptor: Tensor
+    target_descriptor: Tensor
+
+
+NAMES = tuple(field.name for field in fields(Transitions))
+
+
+class Replay:
+    """The last `capacity` transitions, in memory taken once.
+
+    A transition is one row of one table, so that sampling it touches one place in memory.
+
+    Args:
+        capacity: transitions kept.
+        observation_size: numbers in an observation.
+        action_size: numbers in an action.
+        dimensions: numbers in a descriptor; 0 for unconditioned critics.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        observation_size: int,
+        action_size: int,
+        dimensions: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity of a replay must be at least 1, got {capacity}")
+        self.capacity, self.dimensions = capacity, dimensions
+        widths = dict.fromkeys(NAMES, 1) | {"observation": observation_size, "next_observation": observation_size}
+        widths |= {"action": action_size, "descriptor": dimensions, "target_descriptor": dimensions}
+        ends = accumulate((widths[name] for name in NAMES), initial=0)
+        self._columns = dict(zip(NAMES, pairwise(ends), strict=True))
+        self._table = torch.zeros(capacity, sum(widths.values()), device=device)
+        self._size = self._next = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, transitions: Transitions) -> None:
+        """Keep `(n, ...)` transitions, in their order, in place of the oldest; more than fit leave the newest.
+
+        Raises:
+            ValueError: a shape does not fit, a number is not finite, or, with descriptors, a reward is negative: the
+                further from its target an episode ends, the less its rewards count, which must never be a gain.
+                Nothing is then kept.
+        """
+        rows = self._checked(transitions)
+        kept = min(rows, self.capacity)
+        start = (self._next + rows - kept) % self.capacity
+        first = min(kept, self.capacity - start)
+        source = rows - kept
+        for name in NAMES:
+            values = getattr(transitions, name)[source:].reshape(kept, self._width(name))
+            column = self._column(name)
+            column[start : start + first] = values[:first]
+            column[: kept - first] = values[first:]
+        self._next = (self._next + rows) % self.capacity
+        self._size = min(self._size + rows, self.capacity)
+
+    def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Which transitions to take, uniformly with replacement: int64 ages of the given shape, 0 for the oldest.
+
+        Args:
+            generator: the only source of chance.
+            shape: the last number is a minibatch's size, as in `(steps, batch)`.
+
+        Raises:
+            RuntimeError: there are fewer transitions than a minibatch takes.
+        """
+        if self._size < shape[-1]:
+            raise RuntimeError(
+                f"the replay holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes first"
+            )
+        return torch.from_numpy(generator.integers(self._size, size=shape)).to(self._table.device)
+
+    def take(self, ages: Tensor) -> Transitions:
+        """The transitions of these ages, each field `(*ages.shape, ...)`."""
+        oldest = self._next if self._size == self.capacity else 0
+        rows = self._table.index_select(0, (ages.reshape(-1) + oldest) % self.capacity)
+        return self._cut(rows.view(*ages.shape, rows.shape[1]))
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Transitions:
+        """Transitions of a whole training phase at once: `take` of `draw`."""
+        return self.take(self.draw(generator, shape))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Arrays `(n, ...)` by name, oldest transition first."""
+        held = self.take(torch.arange(self._size, device=self._table.device))
+        return {name: getattr(held, name).cpu().numpy().copy() for name in NAMES}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave, in place of whatever is held.
+
+        Raises:
+            ValueError: the arrays are those of a replay of another shape, or more than this one's capacity.
+        """
+        count = len(state["reward"])
+        if count > self.capacity:
+            raise ValueError(f"the stored replay holds {count} transitions, this one at most {self.capacity}")
+        views = self._cut(self._table[:count])
+        for name in NAMES:
+            load_array(getattr(views, name), state[name], f"the replay's {name}")
+        self._size, self._next = count, count % self.capacity
+
+    def _checked(self, transitions: Transitions) -> int:
+        rows = len(transitions.reward)
+        for name in NAMES:
+            values, width = getattr(transitions, name), self._width(name)
+            expected = (rows,) if self._is_number(name) else (rows, width)
+            if tuple(values.shape) != expected:
+                raise ValueError(f"transitions.{name} has shape {tuple(values.shape)}, expected {expected}")
+            if not torch.isfinite(values).all():
+                raise ValueError(f"transitions.{name} is not finite: leave failed episodes out of the replay")
+        if self.dimensions and rows and transitions.reward.min() < 0:
+            raise ValueError(
+                f"transitions.reward has {float(transitions.reward.min()):.4g}, but critics with descriptors need "
+                "rewards >= 0: add the task's offset and cut what is left at zero"
+            )
+        return rows
+
+    def _cut(self, rows: Tensor) -> Transitions:
+        """Views of rows of the table `(..., width)` as fields."""
+        parts = {name: rows[..., slice(*self._columns[name])] for name in NAMES}
+        return Transitions(**{name: part[..., 0] if self._is_number(name) else part for name, part in parts.items()})
+
+    def _column(self, name: str) -> Tensor:
+        return self._table[:, slice(*self._columns[name])]
+
+    def _width(self, name: str) -> int:
+        start, end = self._columns[name]
+        return end - start
+
+    @staticmethod
+    def _is_number(name: str) -> bool:
+        return name in ("reward", "terminated", "truncated")

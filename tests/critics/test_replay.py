@@ -1,0 +1,158 @@
+"""The replay against a plain list of the newest transitions."""
+
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qdrl.critics.replay import NAMES, Replay, Transitions
+from tests.critics.builders import replay_of, transitions
+
+
+def numbered(first: int, count: int) -> Transitions:
+    """Transitions whose every number is their own."""
+    number = torch.arange(first, first + count, dtype=torch.float32)
+    return Transitions(
+        observation=number[:, None] + torch.tensor([0.0, 0.25, 0.5]),
+        action=-number[:, None] + torch.tensor([0.0, 0.25]),
+        reward=number,
+        next_observation=number[:, None] + torch.tensor([1.0, 1.25, 1.5]),
+        terminated=number % 2 == 0,
+        truncated=number % 3 == 0,
+        descriptor=number[:, None] + 0.125,
+        target_descriptor=number[:, None] + 0.375,
+    )
+
+
+def part(whole: Transitions, start: int, end: int) -> Transitions:
+    return Transitions(**{name: getattr(whole, name)[start:end] for name in NAMES})
+
+
+def oldest_first(replay: Replay) -> Transitions:
+    return replay.take(torch.arange(len(replay)))
+
+
+def assert_same(ours: Transitions, theirs: Transitions) -> None:
+    for name in NAMES:
+        assert torch.equal(getattr(ours, name), getattr(theirs, name).float()), name
+
+
+@given(st.integers(1, 9), st.lists(st.integers(0, 25), max_size=8))
+def test_it_holds_the_newest_transitions_in_order(capacity: int, inserts: list[int]) -> None:
+    replay, expected, first = Replay(capacity, 3, 2, 1), deque(maxlen=capacity), 0
+    for count in inserts:
+        replay.add(numbered(first, count))
+        expected.extend(range(first, first + count))
+        first += count
+    assert len(replay) == len(expected)
+    assert_same(oldest_first(replay), numbered(first - len(expected), len(expected)))
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.data())
+def test_it_matters_not_how_an_insert_is_split(capacity: int, count: int, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, count))
+    whole, halves = Replay(capacity, 3, 2, 1), Replay(capacity, 3, 2, 1)
+    whole.add(numbered(0, count))
+    halves.add(part(numbered(0, count), 0, cut))
+    halves.add(part(numbered(0, count), cut, count))
+    assert_same(oldest_first(halves), oldest_first(whole))
+
+
+@given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 12))
+def test_from_its_state_it_goes_on_with_the_same_samples(capacity: int, count: int, more: int) -> None:
+    replay, again = Replay(capacity, 3, 2, 1), Replay(capacity, 3, 2, 1)
+    replay.add(numbered(0, count))
+    state = replay.state_dict()
+    assert all(isinstance(values, np.ndarray) and values.dtype == np.float32 for values in state.values())
+    again.load_state_dict(state)
+    for each in (replay, again):
+        each.add(numbered(count, more))
+    shape = (3, min(len(replay), 4))
+    assert_same(
+        again.sample(np.random.default_rng(1), shape),
+        replay.sample(np.random.default_rng(1), shape),
+    )
+
+
+def test_a_state_is_not_changed_by_what_comes_after_it() -> None:
+    replay = replay_of(numbered(0, 4))
+    state = replay.state_dict()
+    replay.add(numbered(4, 4))
+    assert state["reward"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_state_fits_a_larger_replay_and_no_smaller_one() -> None:
+    state = replay_of(numbered(0, 5)).state_dict()
+    larger = Replay(7, 3, 2, 1)
+    larger.load_state_dict(state)
+    larger.add(numbered(5, 4))
+    assert oldest_first(larger).reward.tolist() == [2, 3, 4, 5, 6, 7, 8]
+    with pytest.raises(ValueError, match="holds 5 transitions, this one at most 4"):
+        Replay(4, 3, 2, 1).load_state_dict(state)
+    with pytest.raises(ValueError, match="replay's descriptor is stored as"):
+        Replay(7, 3, 2, 2).load_state_dict(state)
+
+
+def test_samples_are_whole_transitions_drawn_from_the_generator_alone() -> None:
+    replay = replay_of(numbered(0, 50), capacity=40)
+    sample = replay.sample(np.random.default_rng(3), (6, 5))
+    assert sample.observation.shape == (6, 5, 3)
+    assert sample.reward.shape == (6, 5)
+    ages = np.random.default_rng(3).integers(40, size=(6, 5))
+    assert sample.reward.tolist() == (ages + 10).tolist()
+    assert torch.equal(sample.next_observation - sample.observation, torch.ones(6, 5, 3))
+    assert torch.equal(sample.target_descriptor[..., 0], sample.reward + 0.375)
+    assert_same(replay.sample(np.random.default_rng(3), (6, 5)), sample)
+
+
+def test_every_transition_is_drawn_as_often_as_any_other() -> None:
+    replay = replay_of(numbered(0, 8))
+    counts = torch.bincount(replay.draw(np.random.default_rng(0), (10_000, 8)).flatten(), minlength=8)
+    assert (counts - 10_000).abs().max() < 5 * (80_000 / 8 * 7 / 8) ** 0.5
+    assert len(set(counts.tolist())) > 1
+
+
+def test_a_minibatch_needs_as_many_transitions_as_it_takes() -> None:
+    replay = replay_of(numbered(0, 9), capacity=20)
+    with pytest.raises(RuntimeError, match="holds 9 transitions, a minibatch takes 10"):
+        replay.sample(np.random.default_rng(0), (1, 10))
+    replay.add(numbered(9, 1))
+    assert replay.sample(np.random.default_rng(0), (2, 10)).reward.shape == (2, 10)
+
+
+def test_descriptors_may_have_no_dimensions() -> None:
+    replay = replay_of(transitions(6, 3, 2, 0))
+    sample = replay.sample(np.random.default_rng(0), (2, 3))
+    assert sample.descriptor.shape == sample.target_descriptor.shape == (2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action": torch.zeros(4, 3)}, r"transitions.action has shape \(4, 3\), expected \(4, 2\)"),
+        ({"terminated": torch.zeros(4, 1)}, r"transitions.terminated has shape \(4, 1\), expected \(4,\)"),
+        ({"observation": torch.full((4, 3), torch.nan)}, "transitions.observation is not finite"),
+        ({"reward": torch.tensor([0.0, torch.inf, 1.0, 1.0])}, "transitions.reward is not finite"),
+        ({"reward": torch.tensor([0.0, -0.5, 1.0, 1.0])}, r"transitions.reward has -0.5, .* add the task's offset"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused_and_nothing_of_it_kept(change: dict, message: str) -> None:
+    replay = replay_of(numbered(0, 3), capacity=5)
+    with pytest.raises(ValueError, match=message):
+        replay.add(replace(numbered(3, 4), **change))
+    assert_same(oldest_first(replay), numbered(0, 3))
+
+
+def test_unconditioned_critics_learn_from_negative_rewards() -> None:
+    held = transitions(5, 3, 2, 0)
+    replay = replay_of(replace(held, reward=-held.reward))
+    assert torch.equal(oldest_first(replay).reward, -held.reward)
+
+
+def test_a_replay_of_no_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        Replay(0, 3, 2)

@@ -1,0 +1,380 @@
+"""TD3 against numbers worked out by hand, and against autograd and torch's Adam."""
+
+from dataclasses import replace
+from math import exp
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from qdrl.critics.injection import conditioned
+from qdrl.critics.replay import Replay, Transitions
+from qdrl.critics.settings import Td3Settings
+from qdrl.critics.td3 import Td3
+from qdrl.policies.mlp import Mlp, MlpSettings
+from tests.critics.builders import normal, replay_of, transitions
+from tests.critics.slow_td3 import SlowTd3
+
+NETWORKS = ("critic", "critic_target", "actor", "actor_target")
+SMALL = Td3Settings(steps=7, batch_size=20, hidden_sizes=(24, 24))
+RATE, TAU = 3e-4, 0.005
+
+
+def small(settings: Td3Settings = SMALL, dimensions: int = 2, policy: MlpSettings | None = None, seed: int = 0) -> Td3:
+    shape = Mlp(7, 3, policy or MlpSettings(hidden_sizes=(16, 16)))
+    return Td3(conditioned(shape, dimensions), dimensions, settings, np.random.default_rng(seed))
+
+
+def networks_of(td3: Td3) -> dict[str, torch.Tensor]:
+    return {name: getattr(td3, name).clone() for name in NETWORKS}
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Nested dicts of arrays and numbers, bit by bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    else:
+        np.testing.assert_array_equal(one, other)
+
+
+# A critic sees (action, observation, descriptor) through one ReLU unit; the actor is one line, cut to [-1, 1].
+# Rows: kernel of the unit, its bias, kernel of the output, its bias.
+CRITIC = [[1.0, 2.0, 0.0, 0.5, 2.0, -1.0], [-1.0, 1.0, 0.0, 0.0, 3.0, 1.0]]
+TARGET = [[1.0, 1.0, 0.0, 0.0, 1.0, 0.0], [0.5, 1.0, 0.0, 0.0, 1.0, 0.1]]
+ACTOR, ACTOR_TARGET = [[0.5, 0.0, 0.0]], [[0.3, 0.0, 0.1]]
+
+
+def by_hand(**settings: Any) -> Td3:
+    settings = {"steps": 1, "batch_size": 1, "hidden_sizes": (1,), "noise": 0.0} | settings
+    shape = Mlp(2, 1, MlpSettings(hidden_sizes=(), output="clip"))
+    td3 = Td3(shape, 1, Td3Settings(**settings), np.random.default_rng(0))
+    for name, rows in zip(NETWORKS, (CRITIC, TARGET, ACTOR, ACTOR_TARGET), strict=True):
+        getattr(td3, name).copy_(torch.tensor(rows))
+    return td3
+
+
+def one_transition(
+    aim: float = 0.1, terminated: bool = False, truncated: bool = False, descriptor: float = 0.1
+) -> Transitions:
+    def column(value: float) -> torch.Tensor:
+        return torch.tensor([[value]])
+
+    return Transitions(
+        observation=column(0.5),
+        action=column(0.2),
+        reward=torch.tensor([1.0]),
+        next_observation=column(1.0),
+        terminated=torch.tensor([terminated]),
+        truncated=torch.tensor([truncated]),
+        descriptor=column(descriptor),
+        target_descriptor=column(aim),
+    )
+
+
+# Q_1 = 2 * (0.2 + 2 * 0.5 + 0.5) - 1 = 2.4 and Q_2 = 3 * (-0.2 + 0.5) + 1 = 1.9.
+# pi'(1) = 0.3 + 0.1 = 0.4; Q'_1 = 0.4 + 1 = 1.4 and Q'_2 = 0.2 + 1 + 0.1 = 1.3, the smaller one.
+@pytest.mark.parametrize(
+    ("transition", "target"),
+    [
+        (one_transition(), 1 + 0.99 * 1.3),
+        (one_transition(descriptor=0.3), exp(-2) + 0.99 * 1.3),
+        (one_transition(aim=-0.05), exp(-1.5) + 0.99 * 1.3),
+        (one_transition(terminated=True), 1.0),
+        (one_transition(terminated=True, truncated=True), 1.0),
+    ],
+)
+def test_the_critics_loss_is_that_worked_out_by_hand(transition: Transitions, target: float) -> None:
+    counts = by_hand().train(replay_of(transition), np.random.default_rng(0))
+    assert counts["critic_loss"] == pytest.approx((2.4 - target) ** 2 + (1.9 - target) ** 2, rel=1e-5)
+
+
+def test_the_actors_value_is_that_worked_out_by_hand() -> None:
+    """pi(0.5) = 0.25, Q_1 = 2 * (0.25 + 1 + 0.5) - 1."""
+    counts = by_hand().train(replay_of(one_transition()), np.random.default_rng(0))
+    assert counts["actor_value"] == pytest.approx(2.5, rel=1e-6)
+
+
+def test_the_first_step_moves_every_weight_as_worked_out_by_hand() -> None:
+    """Adam's first step is the learning rate against the gradient's sign; Q_1 is too high, Q_2 too low."""
+    td3 = by_hand()
+    td3.train(replay_of(one_transition()), np.random.default_rng(0))
+    signs = torch.tensor([[1.0, 1, 1, 1, 1, 1], [-1, -1, -1, -1, -1, -1]])
+    critic = torch.tensor(CRITIC) - RATE * signs
+    actor = torch.tensor(ACTOR) + RATE
+    torch.testing.assert_close(td3.critic, critic, rtol=0, atol=1e-7)
+    torch.testing.assert_close(td3.actor, actor, rtol=0, atol=1e-7)
+    target, actor_target = torch.tensor(TARGET), torch.tensor(ACTOR_TARGET)
+    torch.testing.assert_close(td3.critic_target, target + TAU * (critic - target), rtol=0, atol=1e-6)
+    torch.testing.assert_close(td3.actor_target, actor_target + TAU * (actor - actor_target), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("aim", [0.1, 0.9])
+def test_smoothing_noise_is_scaled_cut_and_added_to_the_next_action(aim: float) -> None:
+    """With noise this wide every draw is cut at 0.25, and the sum with pi'(1) = 0.9 at 1."""
+    td3 = by_hand(noise=1e6, noise_clip=0.25)
+    td3.actor_target.copy_(torch.tensor([[aim, 0.0, 0.0]]))
+    counts = td3.train(replay_of(one_transition()), np.random.default_rng(0))
+    up = np.random.default_rng(0)
+    up.integers(1, size=(1, 1))
+    action = min(aim + 0.25 * np.sign(up.standard_normal()), 1.0)
+    target = 1 + 0.99 * min(action + 1, 0.5 * action + 1.1)
+    assert counts["critic_loss"] == pytest.approx((2.4 - target) ** 2 + (1.9 - target) ** 2, rel=1e-5)
+
+
+def mixed(count: int = 40) -> Transitions:
+    """The same transition many times, every fourth of them cut there by the clock."""
+    single = one_transition()
+    columns = {name: value.repeat(count, *[1] * (value.ndim - 1)) for name, value in vars(single).items()}
+    return replace(Transitions(**columns), truncated=torch.arange(count) % 4 == 0)
+
+
+def test_masked_steps_teach_nothing_and_the_mean_goes_over_the_whole_batch() -> None:
+    td3, replay = by_hand(batch_size=40), replay_of(mixed())
+    share = float((replay.draw(np.random.default_rng(5), (1, 40)) % 4 != 0).float().mean())
+    counts = td3.train(replay, np.random.default_rng(5))
+    target = 1 + 0.99 * 1.3
+    assert 0 < share < 1
+    assert counts["critic_loss"] == pytest.approx(share * ((2.4 - target) ** 2 + (1.9 - target) ** 2), rel=1e-5)
+
+
+def test_a_batch_of_masked_steps_leaves_the_critics_as_they_were() -> None:
+    td3 = by_hand()
+    counts = td3.train(replay_of(one_transition(truncated=True)), np.random.default_rng(0))
+    assert counts["critic_loss"] == 0
+    assert torch.equal(td3.critic, torch.tensor(CRITIC))
+    assert not torch.equal(td3.actor, torch.tensor(ACTOR))
+
+
+def test_bootstrapped_steps_teach_like_any_other() -> None:
+    cut, plain = (by_hand(truncation="bootstrap") for _ in range(2))
+    found = cut.train(replay_of(one_transition(truncated=True)), np.random.default_rng(0))
+    assert found == plain.train(replay_of(one_transition()), np.random.default_rng(0))
+    assert torch.equal(cut.critic, plain.critic)
+
+
+@pytest.mark.parametrize(
+    ("change", "dimensions", "policy"),
+    [
+        ({}, 2, MlpSettings(hidden_sizes=(16, 16))),
+        ({}, 0, MlpSettings(hidden_sizes=(16, 16))),
+        ({"order": "paper"}, 2, MlpSettings(hidden_sizes=(16, 16))),
+        ({"order": "paper", "actor_delay": 3}, 1, MlpSettings(hidden_sizes=(9,), activation="tanh")),
+        ({"truncation": "bootstrap", "actor_delay": 1}, 2, MlpSettings(hidden_sizes=(), output="clip")),
+        ({"hidden_sizes": (70, 80, 9), "batch_size": 64}, 3, MlpSettings(hidden_sizes=(70, 70), output="linear")),
+        ({"reward_scale": 3.0, "discount": 0.8, "length_scale": 1.0}, 1, MlpSettings(hidden_sizes=(16,))),
+        ({"noise": 0.6, "noise_clip": 0.3, "target_rate": 0.2}, 2, MlpSettings(hidden_sizes=(16,))),
+        ({"critic_learning_rate": 1e-3, "actor_learning_rate": 2e-3}, 0, MlpSettings(hidden_sizes=(16,))),
+    ],
+)
+def test_training_is_that_of_autograd(change: dict, dimensions: int, policy: MlpSettings) -> None:
+    """Two phases, so that the schedule and Adam go on from one to the next."""
+    td3 = small(SMALL.model_copy(update=change), dimensions, policy)
+    replay, slow, first = replay_of(transitions(300, 7, 3, dimensions)), SlowTd3(td3), networks_of(td3)
+    losses, values = [], []
+    for phase in range(2):
+        counts = td3.train(replay, np.random.default_rng(phase))
+        losses.append(counts["critic_loss"])
+        values.append(counts["actor_steps"] * counts["actor_value"])
+        slow.train(replay, np.random.default_rng(phase))
+    for name, expected in slow.rows().items():
+        found = getattr(td3, name).double()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
+        moved = (expected - first[name]).abs().mean()
+        assert (found - expected).abs().mean() < 1e-3 * moved + 3e-8, name
+    assert losses == pytest.approx([np.mean(slow.losses[:7]), np.mean(slow.losses[7:])], rel=1e-4)
+    assert sum(values) == pytest.approx(sum(slow.values), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("order", "delay", "expected"),
+    [
+        ("code", 2, [2, 1, 2]),
+        ("paper", 2, [1, 2, 1]),
+        ("code", 3, [1, 1, 1]),
+        ("paper", 3, [1, 1, 1]),
+        ("code", 7, [1, 0, 1]),
+        ("paper", 7, [0, 0, 1]),
+    ],
+)
+def test_the_actor_moves_every_few_steps_counted_over_phases(
+    order: Literal["code", "paper"], delay: int, expected: list[int]
+) -> None:
+    td3 = small(SMALL.model_copy(update={"steps": 3, "order": order, "actor_delay": delay}))
+    replay, generator = replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
+    counts = [td3.train(replay, generator) for _ in range(3)]
+    assert [count["actor_steps"] for count in counts] == expected
+    assert [count["critic_steps"] for count in counts] == [3, 3, 3]
+    assert td3.steps == 9
+    assert all(np.isnan(count["actor_value"]) == (steps == 0) for count, steps in zip(counts, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("order", "moves"),
+    [
+        ("code", [set(NETWORKS), {"critic", "critic_target"}, set(NETWORKS)]),
+        ("paper", [{"critic"}, set(NETWORKS), {"critic"}]),
+    ],
+)
+def test_targets_move_when_the_order_says(order: Literal["code", "paper"], moves: list[set[str]]) -> None:
+    td3 = small(SMALL.model_copy(update={"steps": 1, "order": order}))
+    replay, generator = replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
+    for expected in moves:
+        before = networks_of(td3)
+        td3.train(replay, generator)
+        assert {name for name in NETWORKS if not torch.equal(getattr(td3, name), before[name])} == expected
+
+
+def test_a_phase_depends_on_its_generator_alone() -> None:
+    one, other, third = small(), small(), small()
+    replay = replay_of(transitions(50, 7, 3, 2))
+    torch.manual_seed(1)
+    found = one.train(replay, np.random.default_rng(4))
+    torch.manual_seed(2)
+    assert other.train(replay, np.random.default_rng(4)) == found
+    assert_equal(other.state_dict(), one.state_dict())
+    third.train(replay, np.random.default_rng(5))
+    assert not torch.equal(third.critic, one.critic)
+
+
+def test_first_networks_differ_and_targets_start_as_what_they_follow() -> None:
+    td3 = small()
+    assert not torch.equal(td3.critic[0], td3.critic[1])
+    assert torch.equal(td3.critic, td3.critic_target)
+    assert torch.equal(td3.actor, td3.actor_target)
+    assert torch.equal(small().critic, td3.critic)
+    assert not torch.equal(small(seed=1).critic, td3.critic)
+
+
+def test_many_chunks_are_one_phase() -> None:
+    """More steps than are gathered at once, against as many phases of autograd's single run."""
+    td3 = small(SMALL.model_copy(update={"steps": 230, "batch_size": 5}))
+    replay, slow = replay_of(transitions(60, 7, 3, 2)), SlowTd3(td3)
+    counts = td3.train(replay, np.random.default_rng(0))
+    slow.train(replay, np.random.default_rng(0))
+    assert counts["critic_steps"] == 230
+    assert counts["actor_steps"] == 115
+    assert counts["critic_loss"] == pytest.approx(np.mean(slow.losses), rel=1e-3)
+
+
+def test_from_its_state_it_goes_on_with_the_same_bits() -> None:
+    td3, again = small(), small(seed=9)
+    replay = replay_of(transitions(50, 7, 3, 2))
+    td3.train(replay, np.random.default_rng(0))
+    state = td3.state_dict()
+    again.load_state_dict(state)
+    assert_equal(again.state_dict(), state)
+    for phase in range(2):
+        assert td3.train(replay, np.random.default_rng(phase)) == again.train(replay, np.random.default_rng(phase))
+    assert_equal(again.state_dict(), td3.state_dict())
+    assert not np.array_equal(state["critic"], td3.state_dict()["critic"])
+
+
+def test_a_state_is_nested_dicts_of_arrays_and_numbers() -> None:
+    def leaves(value: Any) -> list[Any]:
+        return [leaf for part in value.values() for leaf in leaves(part)] if isinstance(value, dict) else [value]
+
+    found = leaves(small().state_dict())
+    assert len(found) == 4 + 2 * 3 + 1
+    assert {type(leaf) for leaf in found} == {np.ndarray, int}
+
+
+def test_the_state_of_other_networks_is_refused() -> None:
+    with pytest.raises(ValueError, match="critic is stored as"):
+        small(SMALL.model_copy(update={"hidden_sizes": (8,)})).load_state_dict(small().state_dict())
+
+
+@pytest.mark.parametrize("spoilt", ["reward", "observation"])
+def test_a_phase_that_diverges_is_undone_and_told(spoilt: str) -> None:
+    held = transitions(50, 7, 3, 2)
+    good, bad = replay_of(held), replay_of(replace(held, **{spoilt: torch.full_like(getattr(held, spoilt), 1e30)}))
+    td3, never = small(), small()
+    for each in (td3, never):
+        each.train(good, np.random.default_rng(0))
+    counts = td3.train(bad, np.random.default_rng(1))
+    assert counts["diverged"] == 1
+    assert counts["critic_steps"] == counts["actor_steps"] == 0
+    assert np.isnan(counts["critic_loss"])
+    assert_equal(td3.state_dict(), never.state_dict())
+    assert td3.train(good, np.random.default_rng(2)) == never.train(good, np.random.default_rng(2))
+    assert_equal(td3.state_dict(), never.state_dict())
+
+
+def test_a_phase_whose_last_step_breaks_the_weights_is_undone() -> None:
+    """The loss of the only step is finite; the gradient that follows from it is not."""
+    td3 = small(SMALL.model_copy(update={"steps": 1}))
+    td3.critic[:, -25:-1] = 0  # the output's kernel: Q is its bias alone, whatever the hidden units say
+    td3.critic[:, : -25 - 24] *= 1e20  # two layers of these overflow
+    td3.critic_target.zero_()
+    before = td3.state_dict()
+    counts = td3.train(replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0))
+    assert counts["diverged"] == 1
+    assert_equal(td3.state_dict(), before)
+
+
+def test_training_needs_a_minibatch() -> None:
+    replay = Replay(100, 7, 3, 2)
+    replay.add(transitions(19, 7, 3, 2))
+    with pytest.raises(RuntimeError, match="holds 19 transitions, a minibatch takes 20"):
+        small().train(replay, np.random.default_rng(0))
+
+
+def test_the_replay_of_other_descriptors_is_refused() -> None:
+    with pytest.raises(ValueError, match="replay has 1 descriptor dimensions, critics 2"):
+        small().train(replay_of(transitions(50, 7, 3, 1)), np.random.default_rng(0))
+
+
+def test_an_actor_must_see_its_descriptor() -> None:
+    with pytest.raises(ValueError, match="actor of 3 inputs cannot see 3 descriptor dimensions"):
+        Td3(Mlp(3, 1, MlpSettings()), 3, SMALL, np.random.default_rng(0))
+
+
+def test_defaults_are_those_of_the_papers() -> None:
+    assert Td3Settings().model_dump() == {
+        "hidden_sizes": (256, 256),
+        "steps": 3000,
+        "batch_size": 100,
+        "discount": 0.99,
+        "target_rate": 0.005,
+        "noise": 0.2,
+        "noise_clip": 0.5,
+        "actor_delay": 2,
+        "critic_learning_rate": 3e-4,
+        "actor_learning_rate": 3e-4,
+        "reward_scale": 1.0,
+        "length_scale": 0.1,
+        "truncation": "mask",
+        "order": "code",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"discount": 1.0}, {"noise": -1}, {"hidden_sizes": ()}, {"order": "papers"}, {"length_scale": 0}, {"tau": 0.1}],
+)
+def test_settings_that_cannot_be_are_refused(change: dict) -> None:
+    with pytest.raises(ValidationError):
+        Td3Settings(**change)
+
+
+def test_a_conditioned_critic_learns_to_tell_descriptors_apart() -> None:
+    """Every step pays 1 and ends; an actor that aims where its episode ended up is worth 1, others next to nothing."""
+    held = transitions(400, 7, 3, 1)
+    held = replace(
+        held,
+        reward=torch.ones(400),
+        terminated=torch.ones(400),
+        truncated=torch.zeros(400),
+        descriptor=torch.sign(normal(400, 1)),
+        target_descriptor=torch.sign(normal(400, 1, seed=1)),
+        observation=torch.zeros(400, 7),
+    )
+    held = replace(held, action=held.descriptor.expand(-1, 3))
+    td3 = small(SMALL.model_copy(update={"steps": 400, "critic_learning_rate": 3e-3}), dimensions=1)
+    counts = td3.train(replay_of(held), np.random.default_rng(0))
+    assert counts["critic_loss"] < 0.3
+    again = td3.train(replay_of(held), np.random.default_rng(1))
+    assert again["critic_loss"] < 0.01
