@@ -105,6 +105,7 @@ class Recorder:
             ended
             or (budget.generations is not None and algorithm.generation >= budget.generations)
             or (budget.evaluations is not None and self._latest("evaluations") >= budget.evaluations)
+            or (budget.env_steps is not None and self._latest("env_steps") >= budget.env_steps)
         )
         return not self.finished and not self._ranks.any(self._stop_asked)
 
