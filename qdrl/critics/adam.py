@@ -45,6 +45,10 @@ class Adam:
         for tensor in (self._mean, self._square, self._steps):
             tensor.zero_()
 
+    def is_finite(self) -> bool:
+        """Whether no moment has overflowed: a gradient of 1e20 does so, and stops its weight for good."""
+        return bool(torch.isfinite(self._mean).all() and torch.isfinite(self._square).all())
+
     def state_dict(self) -> dict[str, Any]:
         """Moments in the parameters' shape, and the count of steps."""
         return {

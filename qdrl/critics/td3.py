@@ -95,7 +95,8 @@ class Td3:
     def train(self, replay: Replay, generator: np.random.Generator) -> dict[str, float]:
         """Take `settings.steps` critic steps and every `actor_delay`-th actor step.
 
-        A phase in which a loss or a parameter stops being finite is undone: everything is as it was before.
+        A phase in which a loss, a weight or one of Adam's moments stops being finite is undone: everything is as it
+        was before.
 
         Args:
             replay: where transitions come from, with descriptors of this critic's dimensions.
@@ -244,7 +245,8 @@ class Td3:
         return value
 
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(getattr(self, name)).all()) for name in _NETWORKS)
+        networks = all(bool(torch.isfinite(getattr(self, name)).all()) for name in _NETWORKS)
+        return networks and self._critic_adam.is_finite() and self._actor_adam.is_finite()
 
 
 _NETWORKS = ("critic", "critic_target", "actor", "actor_target")

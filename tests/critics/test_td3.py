@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from qdrl.critics.injection import conditioned
+from qdrl.critics.networks import matrices
 from qdrl.critics.replay import Replay, Transitions
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
@@ -110,6 +111,19 @@ def test_the_first_step_moves_every_weight_as_worked_out_by_hand() -> None:
     target, actor_target = torch.tensor(TARGET), torch.tensor(ACTOR_TARGET)
     torch.testing.assert_close(td3.critic_target, target + TAU * (critic - target), rtol=0, atol=1e-6)
     torch.testing.assert_close(td3.actor_target, actor_target + TAU * (actor - actor_target), rtol=0, atol=1e-6)
+
+
+def test_gradients_are_those_worked_out_by_hand() -> None:
+    """Adam's mean is a tenth of its first gradient; it alone tells a gradient from twice as much."""
+    td3 = by_hand()
+    td3.train(replay_of(one_transition()), np.random.default_rng(0))
+    state = td3.state_dict()
+    # 2 (Q - y) times what the output's bias, its kernel and the unit's bias weigh; units are 1.7 and 0.3.
+    errors = np.array([2.4 - 2.287, 1.9 - 2.287])
+    expected = 0.2 * errors[:, None] * np.array([[2.0, 1.7, 1.0], [3.0, 0.3, 1.0]])
+    np.testing.assert_allclose(state["critic_adam"]["mean"][:, 3:], expected, rtol=1e-5)
+    # Q_1 rises by 2 with the action, the action by 0.5, 0.1 and 1 with the actor's weights.
+    np.testing.assert_allclose(state["actor_adam"]["mean"], [[-0.1, -0.02, -0.2]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("aim", [0.1, 0.9])
@@ -303,11 +317,12 @@ def test_a_phase_that_diverges_is_undone_and_told(spoilt: str) -> None:
     assert_equal(td3.state_dict(), never.state_dict())
 
 
-def test_a_phase_whose_last_step_breaks_the_weights_is_undone() -> None:
-    """The loss of the only step is finite; the gradient that follows from it is not."""
+def test_a_phase_that_leaves_adam_without_a_finite_moment_is_undone() -> None:
+    """The loss of the only step is finite, and so are all weights after it; the square of a gradient is not."""
     td3 = small(SMALL.model_copy(update={"steps": 1}))
-    td3.critic[:, -25:-1] = 0  # the output's kernel: Q is its bias alone, whatever the hidden units say
-    td3.critic[:, : -25 - 24] *= 1e20  # two layers of these overflow
+    _, second, last = matrices(td3.critic_mlp, td3.critic)
+    second *= 1e25
+    last[:, :-1] = 0  # Q is its bias alone, whatever the hidden units say
     td3.critic_target.zero_()
     before = td3.state_dict()
     counts = td3.train(replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0))
