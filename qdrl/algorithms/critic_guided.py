@@ -14,7 +14,7 @@ others what they need to propose: parameters, and the minibatches of observation
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from qdrl.algorithms.base import check_turn
+from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
 from qdrl.archives.archive import Archive
 from qdrl.critics.descriptors import normalize
@@ -47,6 +48,8 @@ class CriticGuidedSettings(MapElitesSettings):
         gradient_rows: rows of `batch_size` that policy-gradient variation proposes.
         actor_rows: rows of `batch_size` that are the actor itself and may enter the archive.
         probe_rows: rows besides `batch_size` that are the actor itself and only feed the replay.
+        artificial_negatives: keep the episodes of rows that are not the actor a second time, as if they had aimed at
+            the descriptor of an elite drawn for it: the ablation of Faldor et al. 2023, section 5.5.
         target_noise: deviation of the noise on the descriptors that actors aim at, in units of the bounds' span.
         replay_capacity: transitions kept.
         reward_offset: added to each reward before it is cut at zero; the task's own when left out. Unconditioned
@@ -58,6 +61,7 @@ class CriticGuidedSettings(MapElitesSettings):
     gradient_rows: Rows = 64
     actor_rows: Rows = 64
     probe_rows: Rows = 0
+    artificial_negatives: bool = False
     target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     replay_capacity: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
     reward_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -74,21 +78,6 @@ class CriticGuidedSettings(MapElitesSettings):
         if (least := max(self.critic.batch_size, self.gradient.batch_size)) > self.replay_capacity:
             raise ValueError(f"replay_capacity ({self.replay_capacity}) must hold a minibatch ({least})")
         return self
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What some rows of a generation are.
-
-    Attributes:
-        emitter: `(rows,)` index into `emitters`.
-        cell: `(rows,)` cell of the elite that a gradient starts from or that an actor aims at, -1 for none.
-        target: `(rows, d)` descriptor aimed at, in the task's units; NaN for none.
-    """
-
-    emitter: np.ndarray
-    cell: np.ndarray
-    target: np.ndarray
 
 
 class CriticGuided(MapElites):
@@ -187,13 +176,10 @@ class CriticGuided(MapElites):
         plan = Plan(self._dealt[list(rows)], np.full(len(rows), -1), np.full((len(rows), len(spec.axes)), np.nan))
         gradient = self._named(plan.emitter, "gradient")
         aims = gradient | self._named(plan.emitter, "actor") | self._named(plan.emitter, "probe")
-        span = np.subtract(spec.upper, spec.lower)
         for index in np.flatnonzero(aims):
-            generator = self._streams.generator("target", self.generation, rows[int(index)])
-            plan.cell[index] = int(self.archive.sample(generator, 1)[0])
-            plan.target[index] = self.archive.descriptor[plan.cell[index]].cpu().numpy()
-            if not gradient[index]:
-                plan.target[index] += self._settings.target_noise * span * generator.standard_normal(len(span))
+            cell, aim = self._aim(self._streams.generator("target", self.generation, rows[int(index)]))
+            plan.cell[index] = cell
+            plan.target[index] = self.archive.descriptor[cell].cpu().numpy() if gradient[index] else aim
         return plan
 
     def _named(self, emitter: Any, name: str) -> Any:
@@ -234,21 +220,28 @@ class CriticGuided(MapElites):
     def _kept(self, transitions: Transitions, evaluation: Evaluation) -> Kept:
         """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""
         reached = evaluation.descriptor.cpu()
-        target = torch.from_numpy(self._plan(range(self.batch_size)).target) if self._varies else reached
+        if not self._varies:
+            return _kept_with(transitions, self._offset, self._seen(reached), self._seen(reached))
+        plan = self._plan(range(self.batch_size))
+        target = torch.from_numpy(plan.target)
         target = torch.where(target.isnan(), reached, target)
-        rows, reward = transitions.row, transitions.reward
-        if self._offset is not None:
-            reward = (reward + self._offset).clamp(min=0)
-        return Kept(
-            observation=transitions.observation,
-            action=transitions.action,
-            reward=reward,
-            next_observation=transitions.next_observation,
-            terminated=transitions.terminated.float(),
-            truncated=transitions.truncated.float(),
-            descriptor=self._seen(reached)[rows],
-            target_descriptor=self._seen(target)[rows],
-        )
+        kept = _kept_with(transitions, self._offset, self._seen(reached), self._seen(target))
+        if not self._settings.artificial_negatives:
+            return kept
+        rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
+        drawn = torch.full_like(target, torch.nan)
+        for row in rows.tolist():
+            drawn[row] = torch.from_numpy(self._aim(self._streams.generator("negative", self.generation, row))[1])
+        again = ~drawn[transitions.row].isnan().any(1)
+        negative = _kept_with(transitions, self._offset, self._seen(reached), self._seen(drawn))
+        return Kept(**{name: torch.cat([column, vars(negative)[name][again]]) for name, column in vars(kept).items()})
+
+    def _aim(self, generator: np.random.Generator) -> tuple[int, np.ndarray]:
+        """An elite's cell, drawn uniformly, and its descriptor with some noise."""
+        spec, cell = self._task.spec, int(self.archive.sample(generator, 1)[0])
+        span = np.subtract(spec.upper, spec.lower)
+        noise = self._settings.target_noise * span * generator.standard_normal(len(span))
+        return cell, self.archive.descriptor[cell].cpu().numpy() + noise
 
     def _reward_offset(self) -> float | None:
         if self._settings.reward_offset is not None or not self.conditioned:
@@ -261,19 +254,19 @@ class CriticGuided(MapElites):
         return self._task.spec.reward_offset
 
 
-def deal(counts: Mapping[str, int], emitters: Sequence[str]) -> np.ndarray:
-    """Deal rows out in turns, as evenly along the batch as whole rows allow.
-
-    Args:
-        counts: rows of each emitter.
-        emitters: names in the order of their indices.
-
-    Returns:
-        `(sum of counts,)` int64 index into `emitters` of each row.
-    """
-    total = sum(counts.values())
-    places = [((turn + 0.5) * total / count, name) for name, count in counts.items() for turn in range(count)]
-    return np.array([emitters.index(name) for _, name in sorted(places)], np.int64)
+def _kept_with(transitions: Transitions, offset: float | None, reached: Tensor, target: Tensor) -> Kept:
+    """Transitions with the descriptors `(rows, d)` of their rows."""
+    reward = transitions.reward if offset is None else (transitions.reward + offset).clamp(min=0)
+    return Kept(
+        observation=transitions.observation,
+        action=transitions.action,
+        reward=reward,
+        next_observation=transitions.next_observation,
+        terminated=transitions.terminated.float(),
+        truncated=transitions.truncated.float(),
+        descriptor=reached[transitions.row],
+        target_descriptor=target[transitions.row],
+    )
 
 
 def _policy_of(task: Task, algorithm: str) -> Any:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdrl.algorithms import algorithm_class
-from qdrl.algorithms.critic_guided import CriticGuided, deal
+from qdrl.algorithms.critic_guided import CriticGuided
+from qdrl.algorithms.dealing import deal
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
 from qdrl.critics.injection import conditioned
@@ -130,6 +131,21 @@ def test_what_a_row_aimed_at_is_what_the_replay_holds_beside_what_it_reached() -
     free = np.isin(rows, np.flatnonzero(np.isnan(plan.target[:, 0])))
     assert np.array_equal(held["descriptor"][free], held["target_descriptor"][free])
     assert not np.array_equal(held["descriptor"][~free], held["target_descriptor"][~free])
+
+
+def test_artificial_negatives_are_kept_beside_the_positives_they_repeat() -> None:
+    algorithm = started("dcg_map_elites", probe_rows=0, artificial_negatives=True)
+    advance(algorithm)
+    before = len(algorithm._replay)
+    advance(algorithm)
+    held = {name: column[before:] for name, column in algorithm._replay.state_dict().items()}
+    half = len(held["reward"]) // 2
+    assert half == BATCH * 20
+    for name in ("observation", "action", "reward", "descriptor"):
+        assert np.array_equal(held[name][:half], held[name][half:]), name
+    own = algorithm._named(algorithm._dealt, "variation").repeat(20)
+    assert np.array_equal(held["target_descriptor"][:half][own], held["descriptor"][:half][own])
+    assert not (held["target_descriptor"][half:] == held["descriptor"][half:]).all(1).any()
 
 
 def test_gradient_rows_climb_the_critic_from_their_parents() -> None:
