@@ -26,7 +26,19 @@ from qdrl.report.heatmap import plot_heatmap
 
 HERE = Path(__file__).parent
 TASKS = ("point_omni", "walker2d_uni")
-ALGORITHMS: dict[str, dict[str, Any]] = tomllib.loads((HERE / "algorithms.toml").read_text())
+# The papers' shares of a batch, a quarter of their size; critics and steps sized for small tasks.
+TRAINING = {
+    "batch_size": 64,
+    "replay_capacity": 100_000,
+    "critic": {"steps": 300, "hidden_sizes": [64, 64]},
+    "gradient": {"steps": 50},
+}
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "map_elites": {"batch_size": 64},
+    "pga_map_elites": {**TRAINING, "gradient_rows": 31, "actor_rows": 1},
+    "dcg_map_elites": {**TRAINING, "gradient_rows": 32, "probe_rows": 64},
+    "dcrl_map_elites": {**TRAINING, "gradient_rows": 16, "actor_rows": 16},
+}
 LABELS = {"map_elites": "ME", "pga_map_elites": "PGA", "dcg_map_elites": "DCG", "dcrl_map_elites": "DCRL"}
 COLORS = {
     "map_elites": "#8a8a8a",
@@ -70,7 +82,7 @@ def run(task: str, algorithm: str, seed: int, runs: Path) -> None:
     if (folder / "archive.h5").exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    experiment = tomllib.loads((HERE / f"{task}.toml").read_text()) | {"algorithm": ALGORITHMS[algorithm]}
+    experiment = tomllib.loads((HERE / f"{task}.toml").read_text()) | {"algorithm": {"name": algorithm, **ALGORITHMS[algorithm]}}
     config = folder.with_suffix(".toml")
     config.write_text(tomli_w.dumps(experiment))
     command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--seed", str(seed), "--output", str(folder)]
