@@ -83,8 +83,10 @@ class Td3:
             raise ValueError(f"an actor of {actor.sizes[0]} inputs cannot see {dimensions} descriptor dimensions")
         self.settings, self.steps, self.dimensions = settings, 0, dimensions
         self.actor_mlp, self.critic_mlp = actor, critic_mlp(actor, settings.hidden_sizes)
-        self.critic = torch.from_numpy(np.stack([self.critic_mlp.initial(generator) for _ in range(2)])).to(device)
-        self.actor = torch.from_numpy(actor.initial(generator)[None]).to(device)
+        first = np.stack([self.critic_mlp.initial(generator) for _ in range(2)])
+        # Copied into torch's memory, whose alignment is always the same: MKL's last bits depend on it.
+        self.critic = torch.tensor(first, device=device)
+        self.actor = torch.tensor(actor.initial(generator)[None], device=device)
         self.critic_target, self.actor_target = self.critic.clone(), self.actor.clone()
         critic_gradient, actor_gradient = torch.zeros_like(self.critic), torch.zeros_like(self.actor)
         self._critic_adam = Adam(self.critic, critic_gradient, settings.critic_learning_rate)
