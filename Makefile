@@ -46,6 +46,7 @@ benchmarks: env ## print `name value unit` lines; takes half an hour, use an idl
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python experiments/benchmarks/archives.py
 	$(BIN)/python experiments/benchmarks/evaluation.py
+	$(BIN)/python experiments/benchmarks/training.py
 
 reference: env ## make archives/reference/walker2d_uni.h5 again, into runs/
 	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/reference/config.toml

@@ -124,8 +124,7 @@ class Ours:
         self._variation = PolicyGradient(POLICY, self._td3.critic_mlp, size.variation)
 
     def train(self, steps: int) -> None:
-        self._td3.settings = self._size.critic.model_copy(update={"steps": steps})
-        if self._td3.train(self._replay, self._generator)["diverged"]:
+        if self._td3.train(self._replay, self._generator, steps)["diverged"]:
             raise AssertionError("training diverged: its time says nothing")
 
     def vary(self, policies: int, steps: int) -> None:

@@ -82,7 +82,9 @@ def run(task: str, algorithm: str, seed: int, runs: Path) -> None:
     if (folder / "archive.h5").exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    experiment = tomllib.loads((HERE / f"{task}.toml").read_text()) | {"algorithm": {"name": algorithm, **ALGORITHMS[algorithm]}}
+    experiment = tomllib.loads((HERE / f"{task}.toml").read_text()) | {
+        "algorithm": {"name": algorithm, **ALGORITHMS[algorithm]}
+    }
     config = folder.with_suffix(".toml")
     config.write_text(tomli_w.dumps(experiment))
     command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--seed", str(seed), "--output", str(folder)]

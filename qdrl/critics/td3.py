@@ -83,8 +83,10 @@ class Td3:
             raise ValueError(f"an actor of {actor.sizes[0]} inputs cannot see {dimensions} descriptor dimensions")
         self.settings, self.steps, self.dimensions = settings, 0, dimensions
         self.actor_mlp, self.critic_mlp = actor, critic_mlp(actor, settings.hidden_sizes)
-        self.critic = torch.from_numpy(np.stack([self.critic_mlp.initial(generator) for _ in range(2)])).to(device)
-        self.actor = torch.from_numpy(actor.initial(generator)[None]).to(device)
+        first = np.stack([self.critic_mlp.initial(generator) for _ in range(2)])
+        # Copied into torch's memory, whose alignment is always the same: MKL's last bits depend on it.
+        self.critic = torch.tensor(first, device=device)
+        self.actor = torch.tensor(actor.initial(generator)[None], device=device)
         self.critic_target, self.actor_target = self.critic.clone(), self.actor.clone()
         critic_gradient, actor_gradient = torch.zeros_like(self.critic), torch.zeros_like(self.actor)
         self._critic_adam = Adam(self.critic, critic_gradient, settings.critic_learning_rate)
@@ -92,8 +94,8 @@ class Td3:
         self._build_critics(critic_gradient)
         self._build_actor(actor_gradient)
 
-    def train(self, replay: Replay, generator: np.random.Generator) -> dict[str, float]:
-        """Take `settings.steps` critic steps and every `actor_delay`-th actor step.
+    def train(self, replay: Replay, generator: np.random.Generator, steps: int | None = None) -> dict[str, float]:
+        """Take critic steps, and an actor step at every `actor_delay`-th of them.
 
         A phase in which a loss, a weight or one of Adam's moments stops being finite is undone: everything is as it
         was before.
@@ -101,6 +103,7 @@ class Td3:
         Args:
             replay: where transitions come from, with descriptors of this critic's dimensions.
             generator: draws all minibatches, then all noise.
+            steps: critic steps of this phase; `settings.steps` where left out.
 
         Returns:
             critic_steps and actor_steps that count, diverged (0 or 1), and the means over the phase of critic_loss,
@@ -108,14 +111,16 @@ class Td3:
 
         Raises:
             RuntimeError: the replay holds less than a minibatch.
-            ValueError: the replay's descriptors have other dimensions.
+            ValueError: the replay's descriptors have other dimensions, or there are no steps to take.
         """
         if replay.dimensions != self.dimensions:
             raise ValueError(f"the replay has {replay.dimensions} descriptor dimensions, critics {self.dimensions}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"a training phase takes at least 1 step, got {steps}")
         before, first = self.state_dict(), self.steps
         losses, values = [], []
         with np.errstate(over="ignore", invalid="ignore"):
-            for chunk in self._chunks(replay, generator):
+            for chunk in self._chunks(replay, generator, self.settings.steps if steps is None else steps):
                 losses.append(self._take_steps(chunk, values))
                 if not np.isfinite(losses[-1]):
                     break
@@ -177,13 +182,13 @@ class Td3:
         self._judge_gradient = Gradient(self._judge, inputs=self._actor_gradient.outputs)
         self._judge_gradient.outputs.fill_(-1 / self.settings.batch_size)
 
-    def _chunks(self, replay: Replay, generator: np.random.Generator) -> Iterator[list[Step]]:
+    def _chunks(self, replay: Replay, generator: np.random.Generator, steps: int) -> Iterator[list[Step]]:
         """All steps of a phase, some at a time; every random number is drawn before the first."""
         settings, actions = self.settings, self.actor_mlp.sizes[-1]
-        ages = replay.draw(generator, (settings.steps, settings.batch_size))
+        ages = replay.draw(generator, (steps, settings.batch_size))
         noise = torch.from_numpy(generator.standard_normal((*ages.shape, actions), np.float32)).to(ages.device)
         noise = noise.mul_(settings.noise).clamp_(-settings.noise_clip, settings.noise_clip)
-        for start in range(0, settings.steps, _CHUNK):
+        for start in range(0, steps, _CHUNK):
             part = slice(start, start + _CHUNK)
             yield self._prepare(replay.take(ages[part]), noise[part])
 

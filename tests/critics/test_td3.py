@@ -254,6 +254,17 @@ def test_a_phase_depends_on_its_generator_alone() -> None:
     assert not torch.equal(third.critic, one.critic)
 
 
+def test_a_phase_may_take_other_steps_than_the_settings_say() -> None:
+    asked, told = small(), small(SMALL.model_copy(update={"steps": 4}))
+    replay = replay_of(transitions(50, 7, 3, 2))
+    counts = asked.train(replay, np.random.default_rng(0), steps=4)
+    assert counts["critic_steps"] == 4
+    assert told.train(replay, np.random.default_rng(0)) == counts
+    assert_equal(asked.state_dict(), told.state_dict())
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        asked.train(replay, np.random.default_rng(0), steps=0)
+
+
 def test_first_networks_differ_and_targets_start_as_what_they_follow() -> None:
     td3 = small()
     assert not torch.equal(td3.critic[0], td3.critic[1])
