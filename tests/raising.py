@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+from qdrl.algorithms.dcrl_map_elites import DcrlMapElites
 from qdrl.algorithms.map_elites import MapElites
 from qdrl.evaluation import Candidates
 
@@ -23,6 +24,18 @@ class DyingOnOneRank(MapElites):
     """MAP-Elites one of whose ranks, named by the environment, is killed in the third generation."""
 
     def ask(self, rows: range | None = None) -> Candidates:
-        if self.generation == 2 and os.environ["OMPI_COMM_WORLD_RANK"] == os.environ["QDRL_TEST_DYING_RANK"]:
-            os.kill(os.getpid(), signal.SIGKILL)
+        die_if_told(self.generation)
         return super().ask(rows)
+
+
+class DcrlDyingOnOneRank(DcrlMapElites):
+    """The same with a critic."""
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        die_if_told(self.generation)
+        return super().ask(rows)
+
+
+def die_if_told(generation: int) -> None:
+    if generation == 2 and os.environ.get("OMPI_COMM_WORLD_RANK") == os.environ.get("QDRL_TEST_DYING_RANK", "none"):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -84,3 +84,45 @@ def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(run: tuple[Path
     job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
     assert job.returncode == 0, job.stderr
     assert content_digest(folder / "archive.h5") == digest
+
+
+DYING = "algorithm.name=tests.raising:DcrlDyingOnOneRank"
+
+
+@pytest.mark.mpi
+def test_a_killed_rank_that_only_evaluated_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = _alone(tmp_path)
+    monkeypatch.setenv("QDRL_TEST_DYING_RANK", "2")
+    job = _dying(tmp_path)
+    assert job.returncode == 0, job.stderr
+    assert "1 of 3 ranks died, 2 go on; generation 2 is done again" in job.stderr
+    assert content_digest(tmp_path / "run" / "archive.h5") == digest
+
+
+@pytest.mark.mpi
+def test_without_its_learner_a_job_ends_and_resumes_to_the_same_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = _alone(tmp_path)
+    monkeypatch.setenv("QDRL_TEST_DYING_RANK", "0")
+    job = _dying(tmp_path)
+    assert job.returncode != 0
+    assert "the rank that learned was lost, and replay with it: resume from the last checkpoint" in job.stderr
+    monkeypatch.delenv("QDRL_TEST_DYING_RANK")
+    job = mpirun(2, ["-m", "qdrl", "resume", tmp_path / "run"], timeout=120)
+    assert job.returncode == 0, job.stderr
+    assert content_digest(tmp_path / "run" / "archive.h5") == digest
+
+
+def _alone(folder: Path) -> str:
+    """A run of one process, and its archive's digest."""
+    config = folder / "config.toml"
+    config.write_text(CONFIG.format(name="dcrl_map_elites", split=SPLIT["dcrl_map_elites"]))
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone"), "--set", DYING]
+    subprocess.run(command, check=True, capture_output=True)
+    return content_digest(folder / "alone" / "archive.h5")
+
+
+def _dying(folder: Path) -> subprocess.CompletedProcess[str]:
+    arguments = ["-m", "qdrl", "evolve", folder / "config.toml", "--output", folder / "run", "--set", DYING]
+    return mpirun(3, arguments, timeout=120, options=["--with-ft", "ulfm"])

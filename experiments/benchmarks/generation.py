@@ -1,6 +1,6 @@
 """A generation of DCRL-MAP-Elites at paper size on one rank and on two: `python experiments/benchmarks/generation.py`.
 
-The shipped `experiments/ant_omni/dcrl_map_elites.toml`, three generations a job, jobs in turns. The first generation has
+The shipped `experiments/ant_omni/dcrl_map_elites.toml`, three generations a job, jobs in turns. The first one has
 no parents and is left out; the others are evaluation, exchange, 3,000 critic steps on the first rank and gradient
 variation of each rank's own rows. `generation_speedup_two_ranks` is the median over the repeats of one rank's seconds
 over two ranks'.
