@@ -117,23 +117,16 @@ class Td3:
             raise ValueError(f"the replay has {replay.dimensions} descriptor dimensions, critics {self.dimensions}")
         if steps is not None and steps < 1:
             raise ValueError(f"a training phase takes at least 1 step, got {steps}")
-        before, first = self.state_dict(), self.steps
-        losses, values = [], []
-        with np.errstate(over="ignore", invalid="ignore"):
-            for chunk in self._chunks(replay, generator, self.settings.steps if steps is None else steps):
-                losses.append(self._take_steps(chunk, values))
-                if not np.isfinite(losses[-1]):
-                    break
-        taken = self.steps - first
-        diverged = not (np.isfinite(losses[-1]) and self._is_finite())
-        if diverged:
+        before, taken = self.state_dict(), self.settings.steps if steps is None else steps
+        losses, values = self._run(self._chunks(replay, generator, taken))
+        if not (np.isfinite(losses) and self._is_finite()):
             self.load_state_dict(before)
             return {"critic_steps": 0, "actor_steps": 0, "diverged": 1, "critic_loss": np.nan, "actor_value": np.nan}
         return {
             "critic_steps": taken,
             "actor_steps": len(values),
             "diverged": 0,
-            "critic_loss": sum(losses) / taken,
+            "critic_loss": losses / taken,
             "actor_value": float(torch.stack(values).mean()) if values else np.nan,
         }
 
@@ -191,6 +184,16 @@ class Td3:
         for start in range(0, steps, _CHUNK):
             part = slice(start, start + _CHUNK)
             yield self._prepare(replay.take(ages[part]), noise[part])
+
+    def _run(self, chunks: Iterator[list[Step]]) -> tuple[float, list[Tensor]]:
+        """Take all steps, or those up to a loss that is not finite; the sum of losses, and the actor's values."""
+        losses, values = 0.0, []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for chunk in chunks:
+                losses += self._take_steps(chunk, values)
+                if not np.isfinite(losses):
+                    break
+        return losses, values
 
     def _prepare(self, transitions: Transitions, noise: Tensor) -> list[Step]:
         settings = self.settings
