@@ -30,14 +30,16 @@ from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import conditioned, inject
 from qdrl.critics.replay import Replay
 from qdrl.critics.replay import Transitions as Kept
-from qdrl.critics.td3 import Td3, Td3Settings
-from qdrl.critics.variation import PolicyGradient, PolicyGradientSettings
+from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
+from qdrl.critics.td3 import Td3
+from qdrl.critics.variation import PolicyGradient
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, Learned, Transitions
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 
+_TOLD = ("critic", "actor", "states")
 Rows = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -127,7 +129,8 @@ class CriticGuided(MapElites):
         learned = evaluation.learn(lambda transitions: self._lesson(transitions, evaluation))
         probes = self._named(evaluation.emitter, "probe")
         counts = self._insert(evaluation, ~evaluation.failed & ~probes)
-        self._learned = {name: learned.pop(name) for name in ("critic", "actor", "states")}
+        if _TOLD[0] in learned:
+            self._learned = {name: learned.pop(name) for name in _TOLD}
         report = {name: float(value) for name, value in learned.items()}
         return {"actor_evaluations": float(probes.sum()), **counts, **report}
 
@@ -152,6 +155,10 @@ class CriticGuided(MapElites):
         self._replay.load_state_dict(state["replay"])
         self._learned = {name: np.asarray(value) for name, value in state["learned"].items()}
         self._lesson_of = self.generation - 1
+
+    @property
+    def _varies(self) -> bool:
+        return super()._varies and bool(self._learned)
 
     def _propose(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not self._varies:
@@ -202,20 +209,28 @@ class CriticGuided(MapElites):
     def _lesson(self, transitions: Transitions, evaluation: Evaluation) -> Learned:
         """On the rank that learns: keep the transitions, train, and say what the others need."""
         if self._lesson_of == self.generation - 1:
-            self._replay.add(self._kept(transitions, evaluation))
-            report = self.critic.train(self._replay, self._streams.generator("training", self.generation))
-            shape = (self._settings.gradient.steps, self._settings.gradient.batch_size)
-            states = self._replay.sample(self._streams.generator("states", self.generation), shape).observation
-            self._told = {
-                "critic": self.critic.critic[0].cpu().numpy().copy(),
-                "actor": self.critic.actor[0].cpu().numpy().copy(),
-                "states": np.ascontiguousarray(states.cpu().numpy()),
-                **{name: np.array(float(value)) for name, value in report.items()},
-            }
+            self._replay.add(self._kept(_finite(transitions), evaluation))
+            self._told = self._train()
             self._lesson_of = self.generation
         elif self._lesson_of != self.generation:  # else: done again after a lost rank, and learned already
             raise UserError("the rank that learned was lost, and replay with it: resume from the last checkpoint")
         return dict(self._told)
+
+    def _train(self) -> Learned:
+        settings = self._settings
+        if len(self._replay) < max(settings.critic.batch_size, settings.gradient.batch_size):
+            nothing = dict.fromkeys(("critic_steps", "actor_steps", "diverged"), 0.0)
+            nothing |= dict.fromkeys(("critic_loss", "actor_value"), np.nan)
+            return {name: np.array(value) for name, value in nothing.items()}  # genomes stay random meanwhile
+        report = self.critic.train(self._replay, self._streams.generator("training", self.generation))
+        shape = (settings.gradient.steps, settings.gradient.batch_size)
+        states = self._replay.sample(self._streams.generator("states", self.generation), shape).observation
+        return {
+            "critic": self.critic.critic[0].cpu().numpy().copy(),
+            "actor": self.critic.actor[0].cpu().numpy().copy(),
+            "states": np.ascontiguousarray(states.cpu().numpy()),
+            **{name: np.array(float(value)) for name, value in report.items()},
+        }
 
     def _kept(self, transitions: Transitions, evaluation: Evaluation) -> Kept:
         """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""
@@ -252,6 +267,13 @@ class CriticGuided(MapElites):
                 f" only works for rewards >= 0; task '{self._task.spec.name}' states no offset, set one"
             )
         return self._task.spec.reward_offset
+
+
+def _finite(transitions: Transitions) -> Transitions:
+    """Without steps that showed or paid what is not finite, as an environment of a user's may."""
+    columns = (transitions.observation, transitions.next_observation, transitions.reward[:, None])
+    finite = torch.isfinite(torch.cat(columns, dim=1)).all(dim=1)
+    return Transitions(**{name: column[finite] for name, column in vars(transitions).items()})
 
 
 def _kept_with(transitions: Transitions, offset: float | None, reached: Tensor, target: Tensor) -> Kept:

@@ -240,6 +240,27 @@ def test_a_diverging_critic_is_said_and_the_last_good_one_stays() -> None:
     advance(algorithm)
 
 
+def test_genomes_are_random_until_the_replay_holds_a_minibatch() -> None:
+    algorithm = started("dcrl_map_elites", critic={**SMALL["critic"], "batch_size": 500})
+    seen, reports = [], []
+    for _ in range(3):
+        seen.append(set(algorithm.ask().emitter.tolist()))
+        reports.append(advance(algorithm))
+    assert [emitters == {0} for emitters in seen] == [True, True, False]
+    assert [report["critic_steps"] for report in reports] == [0, 12, 12]
+    assert reports[0].keys() == reports[2].keys()  # a column of the history each
+
+
+def test_steps_that_are_not_finite_are_not_learned_from() -> None:
+    algorithm, task = started("dcrl_map_elites"), task_of()
+    evaluation = task.evaluate(algorithm.ask())
+    assert evaluation.transitions is not None
+    evaluation.transitions.observation[3, 1] = torch.inf
+    evaluation.transitions.reward[7] = torch.nan
+    algorithm.tell(evaluation)
+    assert len(algorithm._replay) == len(evaluation.transitions) - 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
