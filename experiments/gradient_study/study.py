@@ -190,7 +190,7 @@ def gallery(archives: dict[str, list[StoredArchive]], values: dict[str, dict[str
     fitness = np.concatenate([archive.elites["fitness"] for archive in shown.values()])
     for axes, (name, archive) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         plot_heatmap(archive, axes=axes, vmin=fitness.min(), vmax=fitness.max(), colorbar=name == "dcrl_map_elites")
-        axes.set_title(LABELS[name], loc="left")
+        axes.set_title(LABELS[name], loc="left", pad=20)  # above what the heatmap says of itself
     return figure
 
 
