@@ -165,7 +165,7 @@ def evaluated(
 ) -> Evaluation:
     """Put a task's results beside the candidates they belong to.
 
-    Rows whose fitness or descriptor is not finite count as failed, besides those that `failed` names; a failed
+    Rows whose fitness, descriptor or genome is not finite count as failed, besides those that `failed` names; a failed
     row's fitness and descriptor become NaN.
 
     Args:
@@ -177,6 +177,7 @@ def evaluated(
         observations: moments of the observations of each row.
     """
     broken = ~(torch.isfinite(fitness) & torch.isfinite(descriptor).all(dim=1))
+    broken |= ~torch.isfinite(candidates.genomes).all(dim=1).to(broken.device)
     if failed is not None:
         broken |= failed
     first, genomes = candidates.rows.start, candidates.genomes

@@ -1,7 +1,7 @@
 """Who computes which rows: MPI ranks, or one process.
 
-Rank discipline: `share`, `any`, `from_first`, `leave` and the `take_genomes` of a shared evaluation are collective;
-every rank calls them in the same order. Everything else is local. Nothing else in the project knows MPI.
+Rank discipline: `share`, `any`, `from_first`, `leave`, and `take_genomes` and `learn` of a shared evaluation are
+collective; every rank calls them in the same order. Everything else is local. Nothing else in the project knows MPI.
 
 Under `mpirun --with-ft ulfm` (Open MPI 5) a killed rank is survived: the collective call during which it is missed
 raises `RankLost` on all others, which by then are a smaller communicator and can do the generation again.

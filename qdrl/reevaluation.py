@@ -13,7 +13,7 @@ centroids of their cells (its code, and the replication of Faldor et al. 2024). 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -66,8 +66,9 @@ class Reevaluation:
 
     @property
     def max_fitness(self) -> float:
-        """The best mean."""
-        return float(self.mean_fitness.max()) if len(self.fitness) else float("nan")
+        """The best mean, of those that worked at least once."""
+        worked = ~np.isnan(self.fitness).all(1)
+        return float(self.mean_fitness[worked].max()) if worked.any() else float("nan")
 
     @property
     def descriptor_error(self) -> float:
@@ -109,6 +110,8 @@ def reevaluate_actor(
     Raises:
         UserError: the archive holds no conditioned actor.
     """
+    if targets not in get_args(Targets):
+        raise ValueError(f"targets is {targets!r}, neither of {get_args(Targets)}")
     actor = ConditionedPolicy(archive)
     asked = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
     return _reevaluate(archive, actor.aimed_at(asked), None, asked, repeats, seed, worlds)
@@ -127,6 +130,8 @@ def _reevaluate(
     task = task_of(archive, worlds)
     if not isinstance(task, EpisodicTask):
         raise UserError(f"{archive.path}: its genomes are not policies")
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
     count, streams = len(genomes), Streams(seed)
     fitness = np.full((count, repeats), np.nan)
     descriptor = np.full((count, repeats, len(archive.axes)), np.nan)
@@ -135,7 +140,8 @@ def _reevaluate(
         seeds = streams.seeds("reevaluation", repeat, range(count))
         for rows, normalization in _groups(archive, generations, count):
             episodes: Episodes = task.rollout().run(genomes[rows], seeds[rows].tolist(), normalization)
-            broken = episodes.failed.numpy()
+            broken = episodes.failed | ~torch.isfinite(episodes.fitness) | ~torch.isfinite(episodes.descriptor).all(1)
+            broken = broken.numpy()
             fitness[rows, repeat] = np.where(broken, np.nan, episodes.fitness.numpy())
             descriptor[rows, repeat] = np.where(broken[:, None], np.nan, episodes.descriptor.numpy())
             env_steps += int(episodes.steps.sum())

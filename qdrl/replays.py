@@ -94,7 +94,10 @@ def policy_of(archive: StoredArchive) -> Mlp:
     policy = archive.meta.get("policy")
     if policy is None:
         raise UserError(f"{archive.path}: its genomes are not policies")
-    return Mlp(policy["layers"][0], policy["layers"][-1], MlpSettings(**_shape(policy)))
+    try:
+        return Mlp(policy["layers"][0], policy["layers"][-1], MlpSettings(**_shape(policy)))
+    except (KeyError, TypeError) as error:
+        raise UserError("the archive does not say how to make its policies") from error
 
 
 def task_of(archive: StoredArchive, worlds: int = 1) -> Task:

@@ -109,17 +109,22 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
     parts = build(load_experiment(folder / "config.toml", overrides))
     recorder = Recorder(parts, ranks, folder, progress=progress)
     if (folder / "checkpoint.h5").exists():
-        stored, state = read_checkpoint(folder / "checkpoint.h5")
-        _refuse_another_experiment(stored.meta["config"], parts.experiment)
-        parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
-        parts.algorithm.load_state_dict(state["algorithm"])
-        if "task" in state:
-            parts.task.load_state_dict(state["task"])
-        recorder.history = {name: values.tolist() for name, values in stored.history.items()}
-        recorder.created_utc = stored.attributes["created_utc"]
+        _restore(parts, recorder, folder / "checkpoint.h5")
     if ranks.first and overrides:
         write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
     return _run(parts, ranks, folder, recorder)
+
+
+def _restore(parts: Parts, recorder: Recorder, checkpoint: Path) -> None:
+    """Put back a checkpoint; what was read of it is let go, a replay may be large."""
+    stored, state = read_checkpoint(checkpoint)
+    _refuse_another_experiment(stored.meta["config"], parts.experiment)
+    parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
+    parts.algorithm.load_state_dict(state["algorithm"])
+    if "task" in state:
+        parts.task.load_state_dict(state["task"])
+    recorder.history = {name: values.tolist() for name, values in stored.history.items()}
+    recorder.created_utc = stored.attributes["created_utc"]
 
 
 def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder) -> Outcome:

@@ -112,6 +112,13 @@ def test_the_two_targets_of_the_literature_are_told_apart(archive: StoredArchive
     np.testing.assert_array_equal(asked["centroids"], archive.centroids[archive.elites["cell"]])
 
 
+def test_wrong_questions_are_refused(archive: StoredArchive) -> None:
+    with pytest.raises(ValueError, match="targets is 'descriptor', neither of"):
+        reevaluate_actor(archive, targets="descriptor")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        reevaluate_elites(archive, repeats=0)
+
+
 def test_metrics_by_hand() -> None:
     found = Reevaluation(
         asked=np.array([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]),

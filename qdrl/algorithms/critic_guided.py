@@ -15,7 +15,7 @@ others what they need to propose: parameters, and the minibatches of observation
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 
 _TOLD = ("critic", "actor", "states")
+_LOST = "the rank that learned was lost, and replay with it: resume from the last checkpoint"
 Rows = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -50,6 +51,8 @@ class CriticGuidedSettings(MapElitesSettings):
         gradient_rows: rows of `batch_size` that policy-gradient variation proposes.
         actor_rows: rows of `batch_size` that are the actor itself and may enter the archive.
         probe_rows: rows besides `batch_size` that are the actor itself and only feed the replay.
+        gradient_rows_aim: what gradient rows count as having aimed at: "parent", the descriptor of the elite they start
+            from (code of Faldor et al. 2024), or "reached", their own, as all children do (Faldor et al. 2023).
         artificial_negatives: keep the episodes of rows that are not the actor a second time, as if they had aimed at
             the descriptor of an elite drawn for it: the ablation of Faldor et al. 2023, section 5.5.
         target_noise: deviation of the noise on the descriptors that actors aim at, in units of the bounds' span.
@@ -63,10 +66,11 @@ class CriticGuidedSettings(MapElitesSettings):
     gradient_rows: Rows = 64
     actor_rows: Rows = 64
     probe_rows: Rows = 0
+    gradient_rows_aim: Literal["parent", "reached"] = "parent"
     artificial_negatives: bool = False
     target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     replay_capacity: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
-    reward_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
     critic: Td3Settings = Td3Settings()
     gradient: PolicyGradientSettings = PolicyGradientSettings()
 
@@ -116,7 +120,7 @@ class CriticGuided(MapElites):
         actor = conditioned(self._policy, self.dimensions)
         self.critic = Td3(actor, self.dimensions, settings.critic, streams.generator("critic"))
         self._gradient = PolicyGradient(self._policy, self.critic.critic_mlp, settings.gradient)
-        self._replay = Replay(settings.replay_capacity, self._policy.sizes[0], self._policy.sizes[-1], self.dimensions)
+        self._replay = self._empty_replay()
         self._learned: Learned = {}
         self._lesson_of, self._told = -1, Learned()  # the generation that was learned last, and what came of it
 
@@ -142,6 +146,8 @@ class CriticGuided(MapElites):
         return {"genome": self._learned["actor"], "dimensions": np.array(self.dimensions)}
 
     def state_dict(self) -> dict[str, Any]:
+        if self._lesson_of != self.generation - 1:
+            raise UserError(_LOST)
         return {
             **super().state_dict(),
             "critic": self.critic.state_dict(),
@@ -213,7 +219,7 @@ class CriticGuided(MapElites):
             self._told = self._train()
             self._lesson_of = self.generation
         elif self._lesson_of != self.generation:  # else: done again after a lost rank, and learned already
-            raise UserError("the rank that learned was lost, and replay with it: resume from the last checkpoint")
+            raise UserError(_LOST)
         return dict(self._told)
 
     def _train(self) -> Learned:
@@ -239,9 +245,11 @@ class CriticGuided(MapElites):
             return _kept_with(transitions, self._offset, self._seen(reached), self._seen(reached))
         plan = self._plan(range(self.batch_size))
         target = torch.from_numpy(plan.target)
+        if self._settings.gradient_rows_aim == "reached":
+            target[self._named(plan.emitter, "gradient")] = torch.nan
         target = torch.where(target.isnan(), reached, target)
         kept = _kept_with(transitions, self._offset, self._seen(reached), self._seen(target))
-        if not self._settings.artificial_negatives:
+        if not (self._settings.artificial_negatives and self.dimensions):
             return kept
         rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
         drawn = torch.full_like(target, torch.nan)
@@ -258,6 +266,13 @@ class CriticGuided(MapElites):
         noise = self._settings.target_noise * span * generator.standard_normal(len(span))
         return cell, self.archive.descriptor[cell].cpu().numpy() + noise
 
+    def _empty_replay(self) -> Replay:
+        capacity, sizes = self._settings.replay_capacity, self._policy.sizes
+        try:
+            return Replay(capacity, sizes[0], sizes[-1], self.dimensions)
+        except RuntimeError as error:
+            raise UserError(f"algorithm.replay_capacity: {capacity} transitions do not fit into memory") from error
+
     def _reward_offset(self) -> float | None:
         if self._settings.reward_offset is not None or not self.conditioned:
             return self._settings.reward_offset
@@ -270,8 +285,8 @@ class CriticGuided(MapElites):
 
 
 def _finite(transitions: Transitions) -> Transitions:
-    """Without steps that showed or paid what is not finite, as an environment of a user's may."""
-    columns = (transitions.observation, transitions.next_observation, transitions.reward[:, None])
+    """Without steps that hold what is not finite, as an environment of a user's may show or pay."""
+    columns = (transitions.observation, transitions.action, transitions.next_observation, transitions.reward[:, None])
     finite = torch.isfinite(torch.cat(columns, dim=1)).all(dim=1)
     return Transitions(**{name: column[finite] for name, column in vars(transitions).items()})
 

@@ -6,7 +6,7 @@ The paper's length of S(d, d') is 0.008 in units that differ between tasks, and 
 length is that of Faldor et al. 2024 and the actor has the policies' shape.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ class DcgMapElitesSettings(CriticGuidedSettings):
     gradient_rows: Rows = 128
     actor_rows: Rows = 0
     probe_rows: Rows = 256
+    gradient_rows_aim: Literal["parent", "reached"] = "reached"
     target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0004
 
 

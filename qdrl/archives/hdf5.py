@@ -100,7 +100,7 @@ def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
 
 
 def content_digest(path: str | Path) -> str:
-    """sha256 over what a file holds: elites, cells, history and normaliser, but not when, where or how fast.
+    """sha256 over what a file holds: elites, cells, history, normaliser and actor, but not when, where or how fast.
 
     Two runs of one experiment and seed have the same digest whatever the number of ranks.
     """

@@ -1,6 +1,6 @@
 """Many MuJoCo worlds at once, behind one interface.
 
-`cpu.py` keeps one MjData a world. A second implementation may keep everything on a GPU: state and controls are
+`cpu.py` steps them on the CPU. A second implementation may keep everything on a GPU: state and controls are
 torch tensors on a device, batched over worlds, and nothing in the interface asks for a world's Python object.
 """
 

@@ -21,6 +21,7 @@ from qdrl.streams import Streams
 from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
 
+UNIT = {"name": "u", "lower": 0.0, "upper": 1.0}
 NAMES = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites")
 BATCH = 16
 SMALL = {
@@ -215,6 +216,8 @@ def test_a_rank_that_never_learned_cannot_take_the_learners_place() -> None:
     told |= learner._lesson(evaluation.transitions, evaluation)
     heir.tell(elsewhere(evaluation))
     with pytest.raises(UserError, match="the rank that learned was lost"):
+        heir.state_dict()  # no checkpoint without the replay, whenever the run ends
+    with pytest.raises(UserError, match="the rank that learned was lost"):
         heir.tell(task.evaluate(heir.ask()))
 
 
@@ -257,8 +260,31 @@ def test_steps_that_are_not_finite_are_not_learned_from() -> None:
     assert evaluation.transitions is not None
     evaluation.transitions.observation[3, 1] = torch.inf
     evaluation.transitions.reward[7] = torch.nan
+    evaluation.transitions.action[9, 0] = torch.nan
     algorithm.tell(evaluation)
-    assert len(algorithm._replay) == len(evaluation.transitions) - 2
+    assert len(algorithm._replay) == len(evaluation.transitions) - 3
+
+
+def test_a_genome_that_is_not_finite_fails_whatever_its_episode_says() -> None:
+    task: Any = make_task("gym:CartPole-v1", descriptor="tests.tasks.test_gym:last_place", axes=[UNIT] * 2)
+    candidates = started("pga_map_elites", task).ask()
+    candidates.genomes[3] = torch.nan
+    evaluation = task.evaluate(candidates)
+    assert evaluation.failed.tolist() == [row == 3 for row in range(BATCH)]
+    assert evaluation.transitions is not None
+    assert 3 not in evaluation.transitions.row
+
+
+def test_gradient_rows_of_dcg_count_as_having_aimed_at_what_they_reached() -> None:
+    for name, differ in (("dcg_map_elites", False), ("dcrl_map_elites", True)):
+        algorithm, task = started(name), task_of()
+        advance(algorithm, 2)
+        before, rows = len(algorithm._replay), np.repeat(algorithm._dealt, 20)
+        algorithm.tell(task.evaluate(algorithm.ask()))
+        held = {column: values[before:] for column, values in algorithm._replay.state_dict().items()}
+        gradient = rows == algorithm.emitters.index("gradient")
+        same = (held["descriptor"] == held["target_descriptor"]).all(1)
+        assert same[gradient].all() != differ
 
 
 @pytest.mark.parametrize(
