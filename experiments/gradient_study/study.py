@@ -1,8 +1,9 @@
-"""MAP-Elites against PGA-, DCG- and DCRL-MAP-Elites at equal environment steps; README.md says how to run it.
+"""MAP-Elites against PGA-, DCG- and DCRL-MAP-Elites; README.md says how to run it.
 
-For each task and algorithm some seeds are run, each in a process of one thread; runs that are there already are not run
-again. Then the table of `results/<task>.md` and its figures are drawn: medians with quartiles, and two-sided
-Mann-Whitney tests of each algorithm against MAP-Elites with Holm's correction over all of a task's tests.
+For each task and algorithm some seeds are run, each in a process of one thread. Runs that are there already are not run
+again; runs that were cut off go on. Then the table of `results/<study>.md` and its figures are drawn: medians with
+quartiles, and two-sided Mann-Whitney tests of each algorithm against MAP-Elites with Holm's correction over all of a
+study's tests.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from qdrl.reevaluation import reevaluate_actor, reevaluate_elites
 from qdrl.report.heatmap import plot_heatmap
 
 HERE = Path(__file__).parent
-TASKS = ("point_omni", "walker2d_uni")
+LABELS = {"map_elites": "ME", "pga_map_elites": "PGA", "dcg_map_elites": "DCG", "dcrl_map_elites": "DCRL"}
 # The papers' shares of a batch, a quarter of their size; critics and steps sized for small tasks.
 TRAINING = {
     "batch_size": 64,
@@ -33,19 +35,58 @@ TRAINING = {
     "critic": {"steps": 300, "hidden_sizes": [64, 64]},
     "gradient": {"steps": 50},
 }
-ALGORITHMS: dict[str, dict[str, Any]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "map_elites": {"batch_size": 64},
     "pga_map_elites": {**TRAINING, "gradient_rows": 31, "actor_rows": 1},
     "dcg_map_elites": {**TRAINING, "gradient_rows": 32, "probe_rows": 64},
     "dcrl_map_elites": {**TRAINING, "gradient_rows": 16, "actor_rows": 16},
 }
-LABELS = {"map_elites": "ME", "pga_map_elites": "PGA", "dcg_map_elites": "DCG", "dcrl_map_elites": "DCRL"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One task, and what runs on it.
+
+    Attributes:
+        base: experiment file, beside this one; `{}` in it stands for the algorithm.
+        algorithms: the `[algorithm]` table of each; an empty one leaves the file's.
+        changes: tables that replace the file's.
+        seeds: how many, unless the command says otherwise.
+    """
+
+    base: str
+    algorithms: dict[str, dict[str, Any]]
+    changes: dict[str, dict[str, Any]]
+    seeds: int
+
+    def experiment(self, algorithm: str) -> dict[str, Any]:
+        """The experiment of an algorithm, as a file may say it."""
+        file = tomllib.loads((HERE / self.base.format(algorithm)).read_text())
+        if table := self.algorithms[algorithm]:
+            file["algorithm"] = {"name": algorithm, **table}
+        return file | self.changes | {"name": "gradient_study"}
+
+
+PAPER_RUN = {"evaluations": 25_000, "checkpoint_seconds": 300.0}
+PAPER: dict[str, dict[str, Any]] = {"map_elites": {}, "pga_map_elites": {}, "dcrl_map_elites": {}}
+STUDIES = {
+    "point_omni": Study("point_omni.toml", SMALL, {}, seeds=10),
+    "walker2d_uni": Study("walker2d_uni.toml", SMALL, {}, seeds=10),
+    "ant_omni_paper": Study("../ant_omni/{}.toml", PAPER, {"run": PAPER_RUN}, seeds=2),
+    "walker2d_uni_paper": Study(
+        "../ant_omni/{}.toml",
+        PAPER,
+        {"run": PAPER_RUN, "task": {"name": "walker2d_uni", "episode_length": 250}},
+        seeds=1,
+    ),
+}
 COLORS = {
     "map_elites": "#8a8a8a",
     "pga_map_elites": "#e07b39",
     "dcg_map_elites": "#3b528b",
     "dcrl_map_elites": "#21918c",
 }
+FEW = 5  # seeds below which quartiles and tests say nothing
 METRICS = {
     "qd_score": "QD score",
     "coverage": "coverage",
@@ -59,35 +100,37 @@ METRICS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="ME, PGA, DCG and DCRL at equal environment steps; see README.md.")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = argparse.ArgumentParser(description="ME, PGA, DCG and DCRL beside each other; see README.md.")
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=["point_omni", "walker2d_uni"])
+    parser.add_argument("--seeds", type=int, help="instead of each study's own number")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("runs/gradient_study"), help="where runs go")
     arguments = parser.parse_args()
-    for task in arguments.tasks:
-        jobs = [(task, name, seed, arguments.runs) for seed in range(arguments.seeds) for name in ALGORITHMS]
+    for name in arguments.studies:
+        seeds = range(arguments.seeds or STUDIES[name].seeds)
+        jobs = [(name, algorithm, seed, arguments.runs) for seed in seeds for algorithm in STUDIES[name].algorithms]
         with ThreadPoolExecutor(arguments.workers) as pool:
             list(pool.map(lambda job: run(*job), jobs))
-        report(task, arguments.seeds, arguments.runs)
+        report(name, len(seeds), arguments.runs)
 
 
-def folder_of(task: str, algorithm: str, seed: int, runs: Path) -> Path:
-    return runs / task / algorithm / f"seed{seed}"
+def folder_of(study: str, algorithm: str, seed: int, runs: Path) -> Path:
+    return runs / study / algorithm / f"seed{seed}"
 
 
-def run(task: str, algorithm: str, seed: int, runs: Path) -> None:
-    """One run, in a process of its own, unless it is there."""
-    folder = folder_of(task, algorithm, seed, runs)
-    if (folder / "archive.h5").exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    experiment = tomllib.loads((HERE / f"{task}.toml").read_text()) | {
-        "algorithm": {"name": algorithm, **ALGORITHMS[algorithm]}
-    }
-    config = folder.with_suffix(".toml")
-    config.write_text(tomli_w.dumps(experiment))
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--seed", str(seed), "--output", str(folder)]
+def run(study: str, algorithm: str, seed: int, runs: Path) -> None:
+    """One run, or the rest of one, in a process of its own; nothing where it has finished."""
+    folder = folder_of(study, algorithm, seed, runs)
+    command = [sys.executable, "-m", "qdrl"]
+    if folder.exists():
+        if (folder / "log.txt").read_text().rstrip().endswith("finished"):
+            return
+        command += ["resume", str(folder)]
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        config = folder.with_suffix(".toml")
+        config.write_text(tomli_w.dumps(STUDIES[study].experiment(algorithm)))
+        command += ["evolve", str(config), "--seed", str(seed), "--output", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -108,27 +151,53 @@ def measure(archive: StoredArchive) -> dict[str, float]:
     return found
 
 
-def report(task: str, seeds: int, runs: Path) -> None:
-    """Write the table and the figures of a task."""
+def report(study: str, seeds: int, runs: Path) -> None:
+    """Write the table and the figures of a study."""
     archives = {
-        name: [open_archive(folder_of(task, name, seed, runs) / "archive.h5") for seed in range(seeds)]
-        for name in ALGORITHMS
+        name: [open_archive(folder_of(study, name, seed, runs) / "archive.h5") for seed in range(seeds)]
+        for name in STUDIES[study].algorithms
     }
-    values: dict[str, dict[str, list[float]]] = {name: {} for name in ALGORITHMS}
+    values: dict[str, dict[str, list[float]]] = {name: {} for name in archives}
     for name, stored in archives.items():
         for found in map(measure, stored):
             for metric, value in found.items():
                 values[name].setdefault(metric, []).append(value)
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    (results / f"{task}.md").write_text(table(task, seeds, values))
-    curves(archives).savefig(results / f"{task}_curves.png", dpi=110)
-    gallery(archives, values).savefig(results / f"{task}_archives.png", dpi=110)
+    (results / f"{study}.md").write_text(table(study, seeds, values))
+    curves(archives).savefig(results / f"{study}_curves.png", dpi=110)
+    gallery(archives, values).savefig(results / f"{study}_archives.png", dpi=110)
 
 
-def table(task: str, seeds: int, values: dict[str, dict[str, list[float]]]) -> str:
+def table(study: str, seeds: int, values: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: median [lower quartile, upper quartile], and corrected p against MAP-Elites."""
-    corrected = holm(
+    few = seeds < FEW
+    tests = {} if few else p_values(values)
+    says = "each seed" if few else "median [quartiles]; p: two-sided Mann-Whitney tests against ME, Holm-corrected"
+    lines = [
+        f"{seeds} seed{'s' * (seeds > 1)} of `{study}`: {says}.",
+        "",
+        "| | " + " | ".join(LABELS[name] for name in values) + " |",
+        "|---" * (1 + len(values)) + "|",
+    ]
+    for metric, label in METRICS.items():
+        cells = []
+        for name, found in values.items():
+            if metric not in found:
+                cells.append("-")
+            elif few:
+                cells.append(", ".join(f"{value:.5g}" for value in found[metric]))
+            else:
+                low, middle, high = np.percentile(found[metric], [25, 50, 75])
+                p = f", p {tests[name, metric]:.2g}" if (name, metric) in tests else ""
+                cells.append(f"{middle:.5g} [{low:.5g}, {high:.5g}]{p}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def p_values(values: dict[str, dict[str, list[float]]]) -> dict[tuple[str, str], float]:
+    """Corrected p by algorithm and metric."""
+    return holm(
         {
             (name, metric): float(mannwhitneyu(found[metric], values["map_elites"][metric]).pvalue)
             for name, found in values.items()
@@ -136,23 +205,6 @@ def table(task: str, seeds: int, values: dict[str, dict[str, list[float]]]) -> s
             if name != "map_elites" and metric in found and metric in values["map_elites"]
         }
     )
-    lines = [
-        f"{seeds} seeds of `{task}`: median [quartiles]; p: two-sided Mann-Whitney tests against ME, Holm-corrected.",
-        "",
-        "| | " + " | ".join(LABELS.values()) + " |",
-        "|---" * (1 + len(LABELS)) + "|",
-    ]
-    for metric, label in METRICS.items():
-        cells = []
-        for name in LABELS:
-            if metric not in values[name]:
-                cells.append("-")
-                continue
-            low, middle, high = np.percentile(values[name][metric], [25, 50, 75])
-            p = f", p {corrected[name, metric]:.2g}" if (name, metric) in corrected else ""
-            cells.append(f"{middle:.5g} [{low:.5g}, {high:.5g}]{p}")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def holm(p_values: dict[Any, float]) -> dict[Any, float]:
@@ -189,7 +241,7 @@ def gallery(archives: dict[str, list[StoredArchive]], values: dict[str, dict[str
     shown = {name: stored[int(middles[name])] for name, stored in archives.items()}
     fitness = np.concatenate([archive.elites["fitness"] for archive in shown.values()])
     for axes, (name, archive) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
-        plot_heatmap(archive, axes=axes, vmin=fitness.min(), vmax=fitness.max(), colorbar=name == "dcrl_map_elites")
+        plot_heatmap(archive, axes=axes, vmin=fitness.min(), vmax=fitness.max(), colorbar=name == list(shown)[-1])
         axes.set_title(LABELS[name], loc="left", pad=20)  # above what the heatmap says of itself
     return figure
 
