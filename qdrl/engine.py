@@ -3,8 +3,9 @@
 from typing import Protocol
 
 from qdrl.algorithms.base import Algorithm
+from qdrl.errors import RankLost
 from qdrl.evaluation import Evaluation
-from qdrl.ranks import OneProcess, RankLost, Ranks
+from qdrl.ranks import OneProcess, Ranks
 from qdrl.tasks.base import Task
 
 

@@ -1,4 +1,4 @@
-"""What the user can mend, told apart from what we must mend."""
+"""What the user can mend and what the engine goes on from, told apart from what we must mend."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is one line that names what came, what was expected and how to mend it. The command line
     prints it and exits with code 2; every other exception is a defect and keeps its traceback.
     """
+
+
+class RankLost(Exception):  # noqa: N818 - an event to go on from, not an error
+    """A rank died; the ranks object already stands for those that are left."""

@@ -4,12 +4,14 @@ Both are batches of rows. Row r of generation g is the same genome, judged by th
 process computes it; a process holds its own rows until `ranks.share` gives everyone the small columns of all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from qdrl.learners import Learners, OneLearner, block
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,21 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.row)
 
+    def within(self, rows: range) -> "Transitions":
+        """Those of some rows of the generation."""
+        edges = torch.tensor([rows.start, rows.stop], device=self.row.device)
+        start, end = torch.searchsorted(self.row.contiguous(), edges).tolist()
+        return Transitions(**{name: column[start:end] for name, column in vars(self).items()})
+
 
 Learned = dict[str, np.ndarray]
-"""What a learner tells the other ranks: arrays by name."""
-Lesson = Callable[[Transitions], Learned]
+"""What learners tell the other ranks: arrays by name."""
+Lesson = Callable[[Sequence[Transitions], Learners], Learned]
+"""What learners do with the transitions of each shard that they hold."""
 
 
-def _learn_here(lesson: Lesson, transitions: Transitions) -> Learned:
-    return lesson(transitions)
+def _learn_here(lesson: Lesson, shards: Sequence[Transitions]) -> Learned:
+    return lesson(shards, OneLearner(len(shards)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class Evaluation:
             After `ranks.share` a call is collective: every rank calls it with the same rows.
         observations: moments of the observations, when the policy normalises them.
         transitions: every control step of this rank's own rows, when the candidates wanted them.
-        one_learns: after `ranks.share` collective; see `learn`.
+        teach: gives a lesson this rank's transitions of each shard; after `ranks.share` collective, see `learn`.
     """
 
     generation: int
@@ -118,17 +127,23 @@ class Evaluation:
     take_genomes: Callable[[Tensor], Tensor]
     observations: ObservationMoments | None = None
     transitions: Transitions | None = None
-    one_learns: Callable[[Lesson, Transitions], Learned] = _learn_here
+    teach: Callable[[Lesson, Sequence[Transitions]], Learned] = _learn_here
 
-    def learn(self, lesson: Lesson) -> Learned:
-        """Collective. One rank is given the transitions of all rows, every rank what it learned from them.
+    def learn(self, lesson: Lesson, shards: int = 1) -> Learned:
+        """Collective. Learners are given the transitions of all rows, every rank what they learned from them.
+
+        Args:
+            lesson: called on each learner; what it returns on the first one goes to every rank.
+            shards: contiguous blocks of rows, each of which goes to one learner; there are as many learners, or as
+                many as there are ranks.
 
         Raises:
             ValueError: the candidates did not want transitions.
         """
         if self.transitions is None:
             raise ValueError("nothing to learn from: the candidates did not want transitions")
-        return self.one_learns(lesson, self.transitions)
+        rows = [block(shard, shards, len(self.rows)) for shard in range(shards)]
+        return self.teach(lesson, [self.transitions.within(part) for part in rows])
 
     def columns(self) -> dict[str, Tensor]:
         """The small per-row tensors by name, everything but the genomes."""
@@ -142,16 +157,14 @@ class Evaluation:
         rows: range,
         columns: Mapping[str, Tensor],
         take_genomes: Callable[[Tensor], Tensor],
-        one_learns: Callable[[Lesson, Transitions], Learned],
+        teach: Callable[[Lesson, Sequence[Transitions]], Learned],
     ) -> "Evaluation":
         """The same evaluation over other rows: the counterpart of `columns`."""
         prefix = "observations."
         moments = {name.removeprefix(prefix): v for name, v in columns.items() if name.startswith(prefix)}
         plain = {name: value for name, value in columns.items() if not name.startswith(prefix)}
         observations = ObservationMoments(**moments) if moments else None
-        return replace(
-            self, rows=rows, take_genomes=take_genomes, one_learns=one_learns, observations=observations, **plain
-        )
+        return replace(self, rows=rows, take_genomes=take_genomes, teach=teach, observations=observations, **plain)
 
 
 def evaluated(

@@ -62,6 +62,7 @@ class Recorder:
         self._ranks = ranks
         self._folder = folder
         self._stop_asked = False
+        self._saved = 0  # the generation that the last checkpoint goes on with
         self._started = self._last_checkpoint = time.monotonic()
         self._seconds_before = 0.0
         self._log_file: logging.FileHandler | None = None  # open on the rank that writes
@@ -73,6 +74,7 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         self._seconds_before = self._latest("seconds")
         self._started = self._last_checkpoint = time.monotonic()
+        self._saved = self._parts.algorithm.generation
         self._handlers = {
             number: signal.signal(number, self._ask_to_stop)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -84,8 +86,9 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._progress.end()
         try:
-            if self._log_file is not None and kind is None:
+            if kind is None:
                 self._save()
+            if self._log_file is not None and kind is None:
                 LOGGER.info("finished" if self.finished else "stopped when asked to; can be resumed")
         finally:
             # Last: schedulers repeat a signal, and it must not cut the save short.
@@ -107,7 +110,12 @@ class Recorder:
             or (budget.evaluations is not None and self._latest("evaluations") >= budget.evaluations)
             or (budget.env_steps is not None and self._latest("env_steps") >= budget.env_steps)
         )
-        return not self.finished and not self._ranks.any(self._stop_asked)
+        if self.finished or self._ranks.any(self._stop_asked):
+            return False
+        due = time.monotonic() - self._last_checkpoint >= self._parts.experiment.run.checkpoint_seconds
+        if self._ranks.any(self._log_file is not None and due and algorithm.generation > self._saved):
+            self._save()
+        return True
 
     def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:
         self._write_if_first()
@@ -122,8 +130,6 @@ class Recorder:
         self._append_metrics(row)
         if line := self._progress.step(row):
             LOGGER.info(line)
-        if time.monotonic() - self._last_checkpoint >= self._parts.experiment.run.checkpoint_seconds:
-            self._save()
 
     def warn(self, message: str) -> None:
         self._write_if_first()
@@ -192,14 +198,19 @@ class Recorder:
         return self._seconds_before + time.monotonic() - self._started
 
     def _save(self) -> None:
-        parts, stored = self._parts, self.stored()
+        """Collective. Write checkpoint and archive."""
+        parts = self._parts
+        parts.algorithm.collect_state()
+        self._last_checkpoint, self._saved = time.monotonic(), parts.algorithm.generation
+        if self._log_file is None:
+            return
+        stored = self.stored()
         state: dict[str, Any] = {"algorithm": parts.algorithm.state_dict()}
         if (task := parts.task.state_dict(stored.elites["generation"])) is not None:
             state["task"] = task
         # The archive follows the checkpoint: killed between the two, it is older, never ahead of what resumes.
         write_checkpoint(self._folder / "checkpoint.h5", stored, state)
         write_archive(self._folder / "archive.h5", stored)
-        self._last_checkpoint = time.monotonic()
 
     def _write_if_first(self) -> None:
         """Begin to write files on the first rank: at the start, or when the rank that wrote them was lost."""

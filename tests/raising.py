@@ -7,7 +7,8 @@ from pathlib import Path
 
 from qdrl.algorithms.dcrl_map_elites import DcrlMapElites
 from qdrl.algorithms.map_elites import MapElites
-from qdrl.evaluation import Candidates
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.learners import Learners
 
 
 class RaisingOnRankOne(MapElites):
@@ -29,13 +30,30 @@ class DyingOnOneRank(MapElites):
 
 
 class DcrlDyingOnOneRank(DcrlMapElites):
-    """The same with a critic."""
+    """The same with a critic; the rank may die in the middle of a training phase."""
 
     def ask(self, rows: range | None = None) -> Candidates:
         die_if_told(self.generation)
         return super().ask(rows)
 
+    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+        gradient, generation = self.learner.td3._critic_sum, self.generation
+        add_up, steps = gradient.add_up, self.learner.td3.steps
 
-def die_if_told(generation: int) -> None:
+        def add_up_or_die(learners: Learners) -> None:
+            if self.learner.td3.steps == steps + 7:
+                die_if_told(generation, "train")
+            add_up(learners)
+
+        gradient.add_up = add_up_or_die
+        try:
+            return super().tell(evaluation)
+        finally:
+            gradient.add_up = add_up
+
+
+def die_if_told(generation: int, moment: str = "ask") -> None:
+    if moment != os.environ.get("QDRL_TEST_DYING_MOMENT", "ask"):
+        return
     if generation == 2 and os.environ.get("OMPI_COMM_WORLD_RANK") == os.environ.get("QDRL_TEST_DYING_RANK", "none"):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -65,6 +65,38 @@ def exchange(ranks: Ranks, folder: Path) -> None:
     (folder / f"{ranks.rank}.txt").write_text(repr(told))
 
 
+SHARDS = (4, 5, 9)
+LENGTHS = (1, 3, 1000, 1024, 5001)
+
+
+def shard_of(shard: int, length: int) -> torch.Tensor:
+    """Numbers whose sum over shards depends on the order of adding, in its last bits."""
+    return torch.sin(torch.arange(length) * 7.3 + shard * 0.9) * 10.0 ** (shard % 3)
+
+
+def learn(ranks: Ranks, folder: Path) -> None:
+    """Save what this process of a learner group has after adding, joining and collecting."""
+    from mpi4py import MPI
+
+    from qdrl.learners import MpiLearners
+
+    seen: dict[str, np.ndarray] = {}
+    for count in SHARDS:
+        learners = MpiLearners(MPI.COMM_WORLD, count)
+        seen[f"{count}/held"] = np.array(learners.shards, np.int64)
+        for length in LENGTHS * 2:  # the second time with buffers that are there
+            parts, total = torch.stack([shard_of(k, length) for k in learners.shards]), torch.full((length,), torch.nan)
+            learners.sum(parts, total)
+            seen[f"{count}/{length}/sum"] = total.numpy().copy()
+            seen[f"{count}/{length}/join"] = learners.join(parts).numpy()
+        states = [{"a": shard_of(k, k).numpy(), "b": np.full((2, k), k)} for k in learners.shards]
+        collected = learners.collect(states)
+        assert (collected is None) == (ranks.rank > 0)
+        for shard, state in enumerate(collected or ()):
+            seen |= {f"{count}/collected/{shard}/{name}": array for name, array in state.items()}
+    np.savez(folder / f"{ranks.rank}.npz", **seen)  # pyright: ignore[reportArgumentType]
+
+
 def fail(ranks: Ranks, folder: Path) -> None:
     """Fail on rank 1 while the others wait for it."""
     if ranks.rank == 1:
@@ -79,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
     program, folder = arguments
     try:
-        {"exchange": exchange, "fail": fail}[program](connect(), Path(folder))
+        {"exchange": exchange, "learn": learn, "fail": fail}[program](connect(), Path(folder))
     except Exception as error:
         rank = launched_rank()
         if rank is None:

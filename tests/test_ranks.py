@@ -57,10 +57,10 @@ def test_a_thread_count_that_the_user_set_stays():
     assert "HOME" not in limits
 
 
-def test_one_process_loads_neither_mpi_nor_torch(no_launcher: None):
+def test_one_process_loads_no_mpi_and_no_numeric_library_before_threads_are_limited(no_launcher: None):
     program = (
         "import sys, qdrl.ranks as ranks; ranks.limit_threads(); ranks.connect();"
-        "print([name for name in ('mpi4py', 'torch') if name in sys.modules])"
+        "print([name for name in ('mpi4py', 'torch', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

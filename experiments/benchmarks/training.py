@@ -31,7 +31,7 @@ from measure import compare, line, median_ratio, seconds, take_turns
 from torch import Tensor, nn
 
 from qdrl.critics.injection import conditioned
-from qdrl.critics.replay import Replay, Transitions
+from qdrl.critics.replay import LabelledTransitions, Replay
 from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
@@ -98,7 +98,7 @@ def filled_replay(count: int) -> Replay:
     flags = torch.from_numpy(draw.random((2, count)) < 0.01)
     replay = Replay(count, OBSERVATIONS, ACTIONS, DIMENSIONS)
     replay.add(
-        Transitions(
+        LabelledTransitions(
             observation=normal(OBSERVATIONS),
             action=normal(ACTIONS).clamp(-1, 1),
             reward=normal().abs(),

@@ -40,6 +40,10 @@ class Algorithm(Protocol):
         """Learn from all rows of the generation asked for; returns counts worth recording. May be collective."""
         ...
 
+    def collect_state(self) -> None:
+        """Collective. Bring to the first rank what others hold of the state; `state_dict` on the first may follow."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs besides the archive: a nested dict of arrays, numbers and strings."""
         ...

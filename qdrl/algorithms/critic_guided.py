@@ -1,4 +1,4 @@
-"""What MAP-Elites with policy-gradient variation has in common: who proposes which row, and what one rank learns.
+"""What MAP-Elites with policy-gradient variation has in common: who proposes which row, and what learners are given.
 
 A generation's rows are dealt out to emitters in turns, so that every rank's block of rows holds its share of the
 costly ones:
@@ -9,12 +9,13 @@ costly ones:
 - `probe`: the same, evaluated only to learn from it; it never enters the archive.
 
 `pga_map_elites`, `dcg_map_elites` and `dcrl_map_elites` say how many rows each gets and what critics know of
-descriptors. After a generation one rank puts all transitions into its replay, trains critics and actor, and tells the
-others what they need to propose: parameters, and the minibatches of observations for the next gradients.
+descriptors. After a generation the learners put all transitions into their replay, train critics and actor, and tell
+the other ranks what they need to propose: parameters, and the minibatches of observations for the next gradients.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -27,24 +28,23 @@ from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
 from qdrl.archives.archive import Archive
 from qdrl.critics.descriptors import normalize
-from qdrl.critics.injection import conditioned, inject
-from qdrl.critics.replay import Replay
-from qdrl.critics.replay import Transitions as Kept
-from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
-from qdrl.critics.td3 import Td3
+from qdrl.critics.injection import inject
+from qdrl.critics.learner import Learner
+from qdrl.critics.replay import LabelledTransitions
+from qdrl.critics.settings import LearningSettings
 from qdrl.critics.variation import PolicyGradient
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, Learned, Transitions
+from qdrl.learners import Learners
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 
 _TOLD = ("critic", "actor", "states")
-_LOST = "the rank that learned was lost, and replay with it: resume from the last checkpoint"
 Rows = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class CriticGuidedSettings(MapElitesSettings):
+class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     """Settings that the critic-guided algorithms share.
 
     Attributes:
@@ -56,11 +56,10 @@ class CriticGuidedSettings(MapElitesSettings):
         artificial_negatives: keep the episodes of rows that are not the actor a second time, as if they had aimed at
             the descriptor of an elite drawn for it: the ablation of Faldor et al. 2023, section 5.5.
         target_noise: deviation of the noise on the descriptors that actors aim at, in units of the bounds' span.
-        replay_capacity: transitions kept.
         reward_offset: added to each reward before it is cut at zero; the task's own when left out. Unconditioned
             critics take rewards as they are unless it is given.
-        critic: settings of TD3.
-        gradient: settings of policy-gradient variation.
+
+    What is learned, and by how many ranks, is `qdrl.critics.settings.LearningSettings`.
     """
 
     gradient_rows: Rows = 64
@@ -69,10 +68,7 @@ class CriticGuidedSettings(MapElitesSettings):
     gradient_rows_aim: Literal["parent", "reached"] = "parent"
     artificial_negatives: bool = False
     target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    replay_capacity: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
     reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
-    critic: Td3Settings = Td3Settings()
-    gradient: PolicyGradientSettings = PolicyGradientSettings()
 
     @model_validator(mode="after")
     def _fits(self) -> "CriticGuidedSettings":
@@ -81,8 +77,6 @@ class CriticGuidedSettings(MapElitesSettings):
                 f"gradient_rows ({self.gradient_rows}) and actor_rows ({self.actor_rows}) must fit into"
                 f" batch_size ({self.batch_size})"
             )
-        if (least := max(self.critic.batch_size, self.gradient.batch_size)) > self.replay_capacity:
-            raise ValueError(f"replay_capacity ({self.replay_capacity}) must hold a minibatch ({least})")
         return self
 
 
@@ -117,12 +111,9 @@ class CriticGuided(MapElites):
         self._dealt = deal(counts, self.emitters)
         self.batch_size = len(self._dealt)
         self.dimensions = len(task.spec.axes) if self.conditioned else 0
-        actor = conditioned(self._policy, self.dimensions)
-        self.critic = Td3(actor, self.dimensions, settings.critic, streams.generator("critic"))
-        self._gradient = PolicyGradient(self._policy, self.critic.critic_mlp, settings.gradient)
-        self._replay = self._empty_replay()
+        self.learner = Learner(self._policy, self.dimensions, settings, streams)
+        self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient)
         self._learned: Learned = {}
-        self._lesson_of, self._told = -1, Learned()  # the generation that was learned last, and what came of it
 
     def ask(self, rows: range | None = None) -> Candidates:
         return replace(super().ask(rows), wants_transitions=True)
@@ -130,7 +121,7 @@ class CriticGuided(MapElites):
     def tell(self, evaluation: Evaluation) -> dict[str, float]:
         check_turn(self.generation, evaluation, self.batch_size)
         # Before the archive changes: targets are drawn from it as it was when the rows were proposed.
-        learned = evaluation.learn(lambda transitions: self._lesson(transitions, evaluation))
+        learned = evaluation.learn(partial(self._lesson, evaluation), self._settings.learners)
         probes = self._named(evaluation.emitter, "probe")
         counts = self._insert(evaluation, ~evaluation.failed & ~probes)
         if _TOLD[0] in learned:
@@ -145,22 +136,20 @@ class CriticGuided(MapElites):
             return None
         return {"genome": self._learned["actor"], "dimensions": np.array(self.dimensions)}
 
+    def collect_state(self) -> None:
+        self.learner.collect()
+
     def state_dict(self) -> dict[str, Any]:
-        if self._lesson_of != self.generation - 1:
-            raise UserError(_LOST)
         return {
             **super().state_dict(),
-            "critic": self.critic.state_dict(),
-            "replay": self._replay.state_dict(),
+            "learner": self.learner.state_dict(self.generation),
             "learned": self._learned,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.critic.load_state_dict(state["critic"])
-        self._replay.load_state_dict(state["replay"])
+        self.learner.load_state_dict(state["learner"], self.generation)
         self._learned = {name: np.asarray(value) for name, value in state["learned"].items()}
-        self._lesson_of = self.generation - 1
 
     @property
     def _varies(self) -> bool:
@@ -212,33 +201,12 @@ class CriticGuided(MapElites):
         """Descriptors as the critics see them, `(rows, dimensions)`."""
         return normalize(descriptors, self.archive.geometry.lower, self.archive.geometry.upper)[:, : self.dimensions]
 
-    def _lesson(self, transitions: Transitions, evaluation: Evaluation) -> Learned:
-        """On the rank that learns: keep the transitions, train, and say what the others need."""
-        if self._lesson_of == self.generation - 1:
-            self._replay.add(self._kept(_finite(transitions), evaluation))
-            self._told = self._train()
-            self._lesson_of = self.generation
-        elif self._lesson_of != self.generation:  # else: done again after a lost rank, and learned already
-            raise UserError(_LOST)
-        return dict(self._told)
+    def _lesson(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> Learned:
+        """On a rank that learns."""
+        kept = [self._kept(_finite(transitions), evaluation) for transitions in shards]
+        return self.learner.learn(self.generation, kept, learners)
 
-    def _train(self) -> Learned:
-        settings = self._settings
-        if len(self._replay) < max(settings.critic.batch_size, settings.gradient.batch_size):
-            nothing = dict.fromkeys(("critic_steps", "actor_steps", "diverged"), 0.0)
-            nothing |= dict.fromkeys(("critic_loss", "actor_value"), np.nan)
-            return {name: np.array(value) for name, value in nothing.items()}  # genomes stay random meanwhile
-        report = self.critic.train(self._replay, self._streams.generator("training", self.generation))
-        shape = (settings.gradient.steps, settings.gradient.batch_size)
-        states = self._replay.sample(self._streams.generator("states", self.generation), shape).observation
-        return {
-            "critic": self.critic.critic[0].cpu().numpy().copy(),
-            "actor": self.critic.actor[0].cpu().numpy().copy(),
-            "states": np.ascontiguousarray(states.cpu().numpy()),
-            **{name: np.array(float(value)) for name, value in report.items()},
-        }
-
-    def _kept(self, transitions: Transitions, evaluation: Evaluation) -> Kept:
+    def _kept(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:
         """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""
         reached = evaluation.descriptor.cpu()
         if not self._varies:
@@ -257,7 +225,9 @@ class CriticGuided(MapElites):
             drawn[row] = torch.from_numpy(self._aim(self._streams.generator("negative", self.generation, row))[1])
         again = ~drawn[transitions.row].isnan().any(1)
         negative = _kept_with(transitions, self._offset, self._seen(reached), self._seen(drawn))
-        return Kept(**{name: torch.cat([column, vars(negative)[name][again]]) for name, column in vars(kept).items()})
+        return LabelledTransitions(
+            **{name: torch.cat([column, vars(negative)[name][again]]) for name, column in vars(kept).items()}
+        )
 
     def _aim(self, generator: np.random.Generator) -> tuple[int, np.ndarray]:
         """An elite's cell, drawn uniformly, and its descriptor with some noise."""
@@ -265,13 +235,6 @@ class CriticGuided(MapElites):
         span = np.subtract(spec.upper, spec.lower)
         noise = self._settings.target_noise * span * generator.standard_normal(len(span))
         return cell, self.archive.descriptor[cell].cpu().numpy() + noise
-
-    def _empty_replay(self) -> Replay:
-        capacity, sizes = self._settings.replay_capacity, self._policy.sizes
-        try:
-            return Replay(capacity, sizes[0], sizes[-1], self.dimensions)
-        except RuntimeError as error:
-            raise UserError(f"algorithm.replay_capacity: {capacity} transitions do not fit into memory") from error
 
     def _reward_offset(self) -> float | None:
         if self._settings.reward_offset is not None or not self.conditioned:
@@ -291,10 +254,10 @@ def _finite(transitions: Transitions) -> Transitions:
     return Transitions(**{name: column[finite] for name, column in vars(transitions).items()})
 
 
-def _kept_with(transitions: Transitions, offset: float | None, reached: Tensor, target: Tensor) -> Kept:
+def _kept_with(transitions: Transitions, offset: float | None, reached: Tensor, target: Tensor) -> LabelledTransitions:
     """Transitions with the descriptors `(rows, d)` of their rows."""
     reward = transitions.reward if offset is None else (transitions.reward + offset).clamp(min=0)
-    return Kept(
+    return LabelledTransitions(
         observation=transitions.observation,
         action=transitions.action,
         reward=reward,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from qdrl.errors import UserError
 
@@ -58,6 +59,28 @@ def write_text(path: Path, text: str) -> None:
     temporary.write_text(text, newline="")
     _sync(temporary)
     temporary.replace(path)
+
+
+class StoredArray:
+    """An array that stays in its file until `numpy.asarray` asks for it: a replay may be larger than all the rest.
+
+    Args:
+        path: the file, which must still be the same when it is asked for.
+        dataset: the array in it; its name, shape and type are remembered.
+    """
+
+    def __init__(self, path: Path, dataset: Any) -> None:
+        self.path, self.name, self.shape, self.dtype = path, dataset.name, dataset.shape, dataset.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("an array in a file cannot be had without a copy")
+        with open_hdf5(self.path) as file:
+            values = file[self.name][()]
+        return values if dtype is None else values.astype(dtype, copy=False)
 
 
 def _sync(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from qdrl.archives.files import open_hdf5, write_hdf5
+from qdrl.archives.files import StoredArray, open_hdf5, write_hdf5
 from qdrl.archives.layout import (
     ACTOR,
     CHECKPOINT_FORMAT,
@@ -29,6 +29,7 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 
 # What says when, where and how fast a file was made, not what it holds.
+_LARGE = 2**20  # bytes from which an array of a checkpoint is left in its file
 _NOT_CONTENT = ("meta", "history/seconds")
 
 
@@ -87,7 +88,7 @@ def write_checkpoint(path: str | Path, archive: StoredArchive, state: Mapping[st
 
 
 def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
-    """The archive, its history and the state that `write_checkpoint` kept.
+    """The archive, its history and the state that `write_checkpoint` kept; its large arrays are `StoredArray`s.
 
     Raises:
         UserError: the file is missing, damaged or not a checkpoint.
@@ -96,7 +97,7 @@ def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
     with open_hdf5(Path(path)) as file:
         if "state" not in file:
             raise UserError(f"{path}: holds no /state; it is an archive, not a checkpoint")
-        return archive, _read_tree(file["state"])
+        return archive, _read_tree(file["state"], Path(path))
 
 
 def content_digest(path: str | Path) -> str:
@@ -222,10 +223,16 @@ def _read_normalizer(group: Any) -> dict[str, np.ndarray]:
     return {name.replace("/", "."): group[name][()] for name in NORMALIZER}
 
 
-def _read_tree(group: Any) -> dict[str, Any]:
-    return {
-        name: _read_tree(item) if isinstance(item, h5py.Group) else _plain(item[()]) for name, item in group.items()
-    }
+def _read_tree(group: Any, path: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, item in group.items():
+        if isinstance(item, h5py.Group):
+            tree[name] = _read_tree(item, path)
+        elif item.nbytes >= _LARGE:
+            tree[name] = StoredArray(path, item)
+        else:
+            tree[name] = _plain(item[()])
+    return tree
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from qdrl.critics.states import load_array
 
 
 @dataclass(frozen=True)
-class Transitions:
+class LabelledTransitions:
     """Steps of episodes, side by side. Flags are float32 of 0 or 1 where a replay gives them.
 
     Attributes:
@@ -37,7 +37,7 @@ class Transitions:
     target_descriptor: Tensor
 
 
-NAMES = tuple(field.name for field in fields(Transitions))
+NAMES = tuple(field.name for field in fields(LabelledTransitions))
 
 
 class Replay:
@@ -74,7 +74,7 @@ class Replay:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, transitions: Transitions) -> None:
+    def add(self, transitions: LabelledTransitions) -> None:
         """Keep `(n, ...)` transitions, in their order, in place of the oldest; more than fit leave the newest.
 
         Raises:
@@ -111,13 +111,13 @@ class Replay:
             )
         return torch.from_numpy(generator.integers(self._size, size=shape)).to(self._table.device)
 
-    def take(self, ages: Tensor) -> Transitions:
+    def take(self, ages: Tensor) -> LabelledTransitions:
         """The transitions of these ages, each field `(*ages.shape, ...)`."""
         oldest = self._next if self._size == self.capacity else 0
         rows = self._table.index_select(0, (ages.reshape(-1) + oldest) % self.capacity)
         return self._cut(rows.view(*ages.shape, rows.shape[1]))
 
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Transitions:
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> LabelledTransitions:
         """Transitions of a whole training phase at once: `take` of `draw`."""
         return self.take(self.draw(generator, shape))
 
@@ -140,7 +140,7 @@ class Replay:
             load_array(getattr(views, name), state[name], f"the replay's {name}")
         self._size, self._next = count, count % self.capacity
 
-    def _checked(self, transitions: Transitions) -> int:
+    def _checked(self, transitions: LabelledTransitions) -> int:
         rows = len(transitions.reward)
         for name in NAMES:
             values, width = getattr(transitions, name), self._width(name)
@@ -156,10 +156,12 @@ class Replay:
             )
         return rows
 
-    def _cut(self, rows: Tensor) -> Transitions:
+    def _cut(self, rows: Tensor) -> LabelledTransitions:
         """Views of rows of the table `(..., width)` as fields."""
         parts = {name: rows[..., slice(*self._columns[name])] for name in NAMES}
-        return Transitions(**{name: part[..., 0] if self._is_number(name) else part for name, part in parts.items()})
+        return LabelledTransitions(
+            **{name: part[..., 0] if self._is_number(name) else part for name, part in parts.items()}
+        )
 
     def _column(self, name: str) -> Tensor:
         return self._table[:, slice(*self._columns[name])]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -66,3 +66,35 @@ class PolicyGradientSettings(BaseModel):
     steps: Count = 150
     batch_size: Count = 100
     learning_rate: Positive = 5e-3
+
+
+class LearningSettings(BaseModel):
+    """What learners keep and train.
+
+    Attributes:
+        learners: ranks that train together. Each holds a shard of the replay, gives its share of every minibatch, and
+            gradients are added over all of them. Results depend on it as on a seed, but not on the number of ranks:
+            where there are fewer, a rank holds several shards.
+        replay_capacity: transitions kept, all shards together.
+        conditioned_actor: whether the actor knows the descriptor aimed at; without, critics still do: an ablation of
+            Faldor et al. 2023.
+        critic: settings of TD3.
+        gradient: settings of policy-gradient variation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learners: Annotated[int, Field(ge=1, le=1024)] = 1
+    replay_capacity: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000_000
+    conditioned_actor: bool = True
+    critic: Td3Settings = Td3Settings()
+    gradient: PolicyGradientSettings = PolicyGradientSettings()
+
+    @model_validator(mode="after")
+    def _shares(self) -> "LearningSettings":
+        for name, size in (("critic", self.critic.batch_size), ("gradient", self.gradient.batch_size)):
+            if size % self.learners:
+                raise ValueError(f"{name}.batch_size ({size}) must be a multiple of learners ({self.learners})")
+        if (least := max(self.critic.batch_size, self.gradient.batch_size)) > self.replay_capacity:
+            raise ValueError(f"replay_capacity ({self.replay_capacity}) must hold a minibatch ({least})")
+        return self

@@ -4,12 +4,14 @@
     y   = S(d, d') * reward_scale * r + discount * (1 - terminated) * min_i Q'_i(s', a' | d')
     L_Q = sum_i mean(w * (Q_i(s, a | d') - y)^2)                     L_pi = -mean(Q_1(s, pi(s | d') | d'))
 
+Minibatches may be cut into equal parts, each from a shard of the replay of its own: losses are then sums over shards,
+and so are gradients, whichever process works them out (`qdrl.learners`).
+
 d is the descriptor the episode reached, d' the one its policy aimed at. Descriptors of no dimensions make S = 1 and
 leave the unconditioned algorithm of PGA-MAP-Elites (Nilsson and Cully 2021).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,35 +19,14 @@ import torch
 from torch import Tensor
 
 from qdrl.critics.adam import Adam
-from qdrl.critics.descriptors import similarity
+from qdrl.critics.minibatches import Minibatches, Step
 from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
-from qdrl.critics.replay import Replay, Transitions
+from qdrl.critics.replay import Replay
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.states import load_array
+from qdrl.critics.sums import SummedGradient
+from qdrl.learners import Learners, OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
-
-_CHUNK = 100  # steps whose minibatches are gathered at once: 3 MB on an ant, which stay in the cache
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one critic step learns from; `(batch, ...)` float32 each.
-
-    Attributes:
-        inputs: what critics see: action, observation, target descriptor.
-        next_states: what the actor sees next: observation, target descriptor.
-        noise: smoothing noise of the next action, cut.
-        reward: `(batch, 1)`, scaled.
-        discount: `(batch, 1)`, 0 where terminated.
-        weight: `(batch, 1)`, 0 where masked.
-    """
-
-    inputs: Tensor
-    next_states: Tensor
-    noise: Tensor
-    reward: Tensor
-    discount: Tensor
-    weight: Tensor
 
 
 class Td3:
@@ -68,7 +49,13 @@ class Td3:
         dimensions: numbers in a descriptor, 0 for the unconditioned algorithm.
         settings: see `Td3Settings`.
         generator: gives the first weights.
+        shards: of the replay; each gives its share of every minibatch.
+        conditioned_actor: whether the actor sees target descriptors. Where not, it has the same shape, and what
+            descriptors weigh in it stays zero.
         device: where it computes.
+
+    Raises:
+        ValueError: the actor sees fewer numbers than a descriptor has, or shards cannot share a minibatch equally.
     """
 
     def __init__(
@@ -77,32 +64,53 @@ class Td3:
         dimensions: int,
         settings: Td3Settings,
         generator: np.random.Generator,
+        *,
+        shards: int = 1,
+        conditioned_actor: bool = True,
         device: str | torch.device = "cpu",
     ) -> None:
         if not 0 <= dimensions < actor.sizes[0]:
             raise ValueError(f"an actor of {actor.sizes[0]} inputs cannot see {dimensions} descriptor dimensions")
+        if settings.batch_size % shards:
+            raise ValueError(f"a minibatch of {settings.batch_size} cannot be shared equally by {shards} shards")
         self.settings, self.steps, self.dimensions = settings, 0, dimensions
+        self._shards, self._share = shards, settings.batch_size // shards
+        self._minibatches = Minibatches(settings, self._share, actor.sizes[-1])
         self.actor_mlp, self.critic_mlp = actor, critic_mlp(actor, settings.hidden_sizes)
         first = np.stack([self.critic_mlp.initial(generator) for _ in range(2)])
         # Copied into torch's memory, whose alignment is always the same: MKL's last bits depend on it.
         self.critic = torch.tensor(first, device=device)
         self.actor = torch.tensor(actor.initial(generator)[None], device=device)
+        self._conditioned_actor = conditioned_actor
+        if not conditioned_actor:
+            self._of_descriptors(self.actor).zero_()
         self.critic_target, self.actor_target = self.critic.clone(), self.actor.clone()
-        critic_gradient, actor_gradient = torch.zeros_like(self.critic), torch.zeros_like(self.actor)
-        self._critic_adam = Adam(self.critic, critic_gradient, settings.critic_learning_rate)
-        self._actor_adam = Adam(self.actor, actor_gradient, settings.actor_learning_rate)
-        self._build_critics(critic_gradient)
-        self._build_actor(actor_gradient)
+        self._critic_sum, self._actor_sum = SummedGradient(self.critic, shards), SummedGradient(self.actor, shards)
+        self._critic_adam = Adam(self.critic, self._critic_sum.total, settings.critic_learning_rate)
+        self._actor_adam = Adam(self.actor, self._actor_sum.total, settings.actor_learning_rate)
+        self._build_critics(self._critic_sum.part)
+        self._build_actor(self._actor_sum.part)
 
     def train(self, replay: Replay, generator: np.random.Generator, steps: int | None = None) -> dict[str, float]:
-        """Take critic steps, and an actor step at every `actor_delay`-th of them.
+        """`train_on` for a replay of one shard."""
+        return self.train_on([replay], [generator], OneLearner(), steps)
 
-        A phase in which a loss, a weight or one of Adam's moments stops being finite is undone: everything is as it
-        was before.
+    def train_on(
+        self,
+        replays: Sequence[Replay],
+        generators: Sequence[np.random.Generator],
+        learners: Learners,
+        steps: int | None = None,
+    ) -> dict[str, float]:
+        """Collective over the learners. Take critic steps, and an actor step at every `actor_delay`-th of them.
+
+        Learners that are alike before are alike after it. A phase in which a loss, a weight or one of Adam's moments
+        stops being finite is undone: everything is as it was before.
 
         Args:
-            replay: where transitions come from, with descriptors of this critic's dimensions.
-            generator: draws all minibatches, then all noise.
+            replays: the shards held here, with descriptors of this critic's dimensions.
+            generators: one a shard: draws all its minibatches, then all its noise.
+            learners: who trains together.
             steps: critic steps of this phase; `settings.steps` where left out.
 
         Returns:
@@ -110,24 +118,25 @@ class Td3:
             L_Q, and actor_value, Q_1 of the actor's actions; NaN where there was no such step.
 
         Raises:
-            RuntimeError: the replay holds less than a minibatch.
-            ValueError: the replay's descriptors have other dimensions, or there are no steps to take.
+            RuntimeError: a shard holds less than its share of a minibatch.
+            ValueError: a replay's descriptors have other dimensions, shards are not those of this critic, or there are
+                no steps to take.
         """
-        if replay.dimensions != self.dimensions:
-            raise ValueError(f"the replay has {replay.dimensions} descriptor dimensions, critics {self.dimensions}")
-        if steps is not None and steps < 1:
-            raise ValueError(f"a training phase takes at least 1 step, got {steps}")
+        self._check(replays, learners, steps)
         before, taken = self.state_dict(), self.settings.steps if steps is None else steps
-        losses, values = self._run(self._chunks(replay, generator, taken))
-        if not (np.isfinite(losses) and self._is_finite()):
+        for gradient in (self._critic_sum, self._actor_sum):
+            gradient.hold(len(replays))
+        phases = [self._minibatches.chunks(*shard, taken) for shard in zip(replays, generators, strict=True)]
+        loss, values = self._run(zip(*phases, strict=True), learners)
+        if not (np.isfinite(loss) and self._is_finite()):
             self.load_state_dict(before)
             return {"critic_steps": 0, "actor_steps": 0, "diverged": 1, "critic_loss": np.nan, "actor_value": np.nan}
         return {
             "critic_steps": taken,
-            "actor_steps": len(values),
+            "actor_steps": len(values[0]),
             "diverged": 0,
-            "critic_loss": losses / taken,
-            "actor_value": float(torch.stack(values).mean()) if values else np.nan,
+            "critic_loss": loss / taken,
+            "actor_value": self._mean_value(values, learners),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,7 +159,7 @@ class Td3:
 
     def _build_critics(self, gradient: Tensor) -> None:
         """Passes of the critics and their targets, each with the buffer of its inputs."""
-        mlp, batch, device = self.critic_mlp, self.settings.batch_size, gradient.device
+        mlp, batch, device = self.critic_mlp, self._share, gradient.device
         self._inputs, self._next_inputs = (with_ones(batch, mlp.sizes[0], device=device) for _ in range(2))
         self._seen = self._inputs[:, :-1]
         kinds = activations(mlp.settings)
@@ -175,82 +184,93 @@ class Td3:
         self._judge_gradient = Gradient(self._judge, inputs=self._actor_gradient.outputs)
         self._judge_gradient.outputs.fill_(-1 / self.settings.batch_size)
 
-    def _chunks(self, replay: Replay, generator: np.random.Generator, steps: int) -> Iterator[list[Step]]:
-        """All steps of a phase, some at a time; every random number is drawn before the first."""
-        settings, actions = self.settings, self.actor_mlp.sizes[-1]
-        ages = replay.draw(generator, (steps, settings.batch_size))
-        noise = torch.from_numpy(generator.standard_normal((*ages.shape, actions), np.float32)).to(ages.device)
-        noise = noise.mul_(settings.noise).clamp_(-settings.noise_clip, settings.noise_clip)
-        for start in range(0, steps, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            yield self._prepare(replay.take(ages[part]), noise[part])
-
-    def _run(self, chunks: Iterator[list[Step]]) -> tuple[float, list[Tensor]]:
-        """Take all steps, or those up to a loss that is not finite; the sum of losses, and the actor's values."""
-        losses, values = 0.0, []
+    def _run(self, chunks: Iterator[tuple[list[Step], ...]], learners: Learners) -> tuple[float, list[list[Tensor]]]:
+        """Take all steps, or those up to a loss that is not finite; the sum of losses, and each shard's values."""
+        total, values = 0.0, [[] for _ in learners.shards]
         with np.errstate(over="ignore", invalid="ignore"):
             for chunk in chunks:
-                losses += self._take_steps(chunk, values)
-                if not np.isfinite(losses):
+                total += self._take_steps(chunk, values, learners)
+                if not np.isfinite(total):
                     break
-        return losses, values
+        return total, values
 
-    def _prepare(self, transitions: Transitions, noise: Tensor) -> list[Step]:
-        settings = self.settings
-        target = transitions.target_descriptor
-        scale = settings.reward_scale * similarity(transitions.descriptor, target, settings.length_scale)
-        going_on = 1 - transitions.terminated
-        masked = transitions.truncated * going_on if settings.truncation == "mask" else torch.zeros_like(going_on)
-        columns = (
-            torch.cat([transitions.action, transitions.observation, target], -1),
-            torch.cat([transitions.next_observation, target], -1),
-            noise,
-            (scale * transitions.reward).unsqueeze(-1),
-            (settings.discount * going_on).unsqueeze(-1),
-            (1 - masked).unsqueeze(-1),
-        )
-        return [Step(*tensors) for tensors in zip(*(column.unbind() for column in columns), strict=True)]
+    def _mean_value(self, values: list[list[Tensor]], learners: Learners) -> float:
+        """Of the actor's actions over a phase and all shards."""
+        if not values[0]:
+            return np.nan
+        means, total = torch.stack([torch.stack(of_shard).mean() for of_shard in values]), torch.zeros(())
+        learners.sum(means.cpu(), total)
+        return float(total / self._shards)
 
-    def _take_steps(self, chunk: list[Step], values: list[Tensor]) -> float:
-        """Take these steps; returns the sum of their critic losses and appends the values of the actor's actions."""
-        batch, order = self.settings.batch_size, self.settings.order
-        errors = torch.zeros(len(chunk), *self._critic_gradient.outputs.shape, device=self.critic.device)
-        for step, error in zip(chunk, errors.unbind(), strict=True):
+    def _check(self, replays: Sequence[Replay], learners: Learners, steps: int | None) -> None:
+        for replay in replays:
+            if replay.dimensions != self.dimensions:
+                raise ValueError(f"the replay has {replay.dimensions} descriptor dimensions, critics {self.dimensions}")
+        if learners.count != self._shards or len(replays) != len(learners.shards):
+            raise ValueError(
+                f"{len(replays)} replays for {len(learners.shards)} of {learners.count} shards; these critics learn"
+                f" from {self._shards}"
+            )
+        if steps is not None and steps < 1:
+            raise ValueError(f"a training phase takes at least 1 step, got {steps}")
+
+    def _take_steps(self, chunk: tuple[list[Step], ...], values: list[list[Tensor]], learners: Learners) -> float:
+        """Take these steps of each held shard; returns the sum of their critic losses over all shards.
+
+        Values of the actor's actions are appended, shard by shard.
+        """
+        order, shape = self.settings.order, self._critic_gradient.outputs.shape
+        errors = torch.zeros(len(chunk), len(chunk[0]), *shape, device=self.critic.device)
+        for steps, error in zip(zip(*chunk, strict=True), errors.unbind(1), strict=True):
             acts = (self.steps + (order == "paper")) % self.settings.actor_delay == 0
             if acts and order == "code":
-                values.append(self._improve_actor(step))
-            self._improve_critics(step, error)
+                self._improve_actor(steps, values, learners)
+            self._improve_critics(steps, error, learners)
             if acts and order == "paper":
-                values.append(self._improve_actor(step))
+                self._improve_actor(steps, values, learners)
             if acts or order == "code":
                 self.critic_target.lerp_(self.critic, self.settings.target_rate)
             if acts:
                 self.actor_target.lerp_(self.actor, self.settings.target_rate)
             self.steps += 1
-        return float(errors.square_().sum()) / batch
+        losses, total = torch.stack([error.square_().sum() for error in errors]), torch.zeros(())
+        learners.sum(losses.cpu(), total)
+        return float(total) / self.settings.batch_size
 
-    def _improve_critics(self, step: Step, error: Tensor) -> None:
-        """One step of Adam on L_Q; `error` takes w * (Q - y), `(2, batch, 1)`."""
-        self._seen.copy_(step.inputs)
-        self._seen_next.copy_(step.next_states)
-        self._actor_target.forward().add_(step.noise).clamp_(-1, 1)
-        torch.amin(self._critic_targets.forward(), 0, out=self._next_value)
-        target = torch.addcmul(step.reward, step.discount, self._next_value)
-        torch.sub(self._critics.forward(), target, out=error)
-        error *= step.weight
-        torch.mul(error, 2 / self.settings.batch_size, out=self._critic_gradient.outputs)
-        self._critic_gradient.backward()
+    def _improve_critics(self, steps: Sequence[Step], errors: Tensor, learners: Learners) -> None:
+        """One step of Adam on L_Q; `errors` takes w * (Q - y), `(shards held, 2, batch, 1)`."""
+        for index, (step, error) in enumerate(zip(steps, errors.unbind(), strict=True)):
+            self._seen.copy_(step.inputs)
+            self._seen_next.copy_(step.next_states)
+            self._actor_target.forward().add_(step.noise).clamp_(-1, 1)
+            torch.amin(self._critic_targets.forward(), 0, out=self._next_value)
+            target = torch.addcmul(step.reward, step.discount, self._next_value)
+            torch.sub(self._critics.forward(), target, out=error)
+            error *= step.weight
+            torch.mul(error, 2 / self.settings.batch_size, out=self._critic_gradient.outputs)
+            self._critic_gradient.backward()
+            self._critic_sum.keep(index)
+        self._critic_sum.add_up(learners)
         self._critic_adam.step()
 
-    def _improve_actor(self, step: Step) -> Tensor:
-        """One step of Adam on L_pi; returns the mean of Q_1 before it."""
-        self._seen_by_judge.copy_(step.inputs)
-        self._actor.forward()
-        value = self._judge.forward().mean()
-        self._judge_gradient.backward()
-        self._actor_gradient.backward()
+    def _improve_actor(self, steps: Sequence[Step], values: list[list[Tensor]], learners: Learners) -> None:
+        """One step of Adam on L_pi; appends the mean of Q_1 before it, shard by shard."""
+        for index, step in enumerate(steps):
+            self._seen_by_judge.copy_(step.inputs)
+            self._actor.forward()
+            values[index].append(self._judge.forward().mean())
+            self._judge_gradient.backward()
+            self._actor_gradient.backward()
+            if not self._conditioned_actor:
+                self._of_descriptors(self._actor_sum.part).zero_()
+            self._actor_sum.keep(index)
+        self._actor_sum.add_up(learners)
         self._actor_adam.step()
-        return value
+
+    def _of_descriptors(self, rows: Tensor) -> Tensor:
+        """What descriptors weigh in the first layer of actors."""
+        first = matrices(self.actor_mlp, rows)[0]
+        return first[:, -1 - self.dimensions : -1]
 
     def _is_finite(self) -> bool:
         networks = all(bool(torch.isfinite(getattr(self, name)).all()) for name in _NETWORKS)

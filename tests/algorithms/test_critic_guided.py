@@ -16,6 +16,7 @@ from qdrl.archives.grid import Grid
 from qdrl.critics.injection import conditioned
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
+from qdrl.learners import OneLearner
 from qdrl.policies.mlp import Population
 from qdrl.streams import Streams
 from qdrl.tasks import make_task
@@ -106,7 +107,7 @@ def test_injected_rows_act_as_the_actor_does_towards_an_elites_descriptor() -> N
     assert len(rows) == 4
     shape = conditioned(task.mlp, 2)
     injected, actor = Population(task.mlp, 1), Population(shape, 1)
-    actor.load([0], algorithm.critic.actor)
+    actor.load([0], algorithm.learner.td3.actor)
     for row in rows:
         stored = algorithm.archive.descriptor[algorithm.archive.occupied_cells].numpy()
         assert (stored == targets[row]).all(1).any()
@@ -119,11 +120,11 @@ def test_injected_rows_act_as_the_actor_does_towards_an_elites_descriptor() -> N
 def test_what_a_row_aimed_at_is_what_the_replay_holds_beside_what_it_reached() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     advance(algorithm, 2)
-    before, plan = len(algorithm._replay), algorithm._plan(range(BATCH))
+    before, plan = len(algorithm.learner.shards[0]), algorithm._plan(range(BATCH))
     evaluation = task.evaluate(algorithm.ask())
     algorithm.tell(evaluation)
     assert evaluation.transitions is not None
-    held = {name: column[before:] for name, column in algorithm._replay.state_dict().items()}
+    held = {name: column[before:] for name, column in algorithm.learner.shards[0].state_dict().items()}
     rows = evaluation.transitions.row.numpy()
     reached = np.clip(evaluation.descriptor.numpy() / 10, -1, 1)
     np.testing.assert_allclose(held["descriptor"], reached[rows], atol=1e-6)
@@ -137,9 +138,9 @@ def test_what_a_row_aimed_at_is_what_the_replay_holds_beside_what_it_reached() -
 def test_artificial_negatives_are_kept_beside_the_positives_they_repeat() -> None:
     algorithm = started("dcg_map_elites", probe_rows=0, artificial_negatives=True)
     advance(algorithm)
-    before = len(algorithm._replay)
+    before = len(algorithm.learner.shards[0])
     advance(algorithm)
-    held = {name: column[before:] for name, column in algorithm._replay.state_dict().items()}
+    held = {name: column[before:] for name, column in algorithm.learner.shards[0].state_dict().items()}
     half = len(held["reward"]) // 2
     assert half == BATCH * 20
     for name in ("observation", "action", "reward", "descriptor"):
@@ -196,11 +197,11 @@ def test_a_restored_algorithm_goes_on_with_the_same_bits(name: str) -> None:
 def test_a_generation_done_again_is_learned_once() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     advance(algorithm)
-    evaluation, steps = task.evaluate(algorithm.ask()), algorithm.critic.steps
+    evaluation, steps = task.evaluate(algorithm.ask()), algorithm.learner.td3.steps
     assert evaluation.transitions is not None
-    first = algorithm._lesson(evaluation.transitions, evaluation)
-    again = algorithm._lesson(evaluation.transitions, evaluation)
-    assert algorithm.critic.steps == steps + 12
+    first = algorithm._lesson(evaluation, [evaluation.transitions], OneLearner())
+    again = algorithm._lesson(evaluation, [evaluation.transitions], OneLearner())
+    assert algorithm.learner.td3.steps == steps + 12
     assert all(np.array_equal(first[key], again[key], equal_nan=True) for key in first)
 
 
@@ -209,15 +210,15 @@ def test_a_rank_that_never_learned_cannot_take_the_learners_place() -> None:
     told: dict[str, Any] = {}
 
     def elsewhere(evaluation: Evaluation) -> Evaluation:
-        return Evaluation(**{**vars(evaluation), "one_learns": lambda lesson, own: dict(told)})
+        return Evaluation(**{**vars(evaluation), "teach": lambda lesson, shards: dict(told)})
 
     evaluation = task.evaluate(learner.ask())
     assert evaluation.transitions is not None
-    told |= learner._lesson(evaluation.transitions, evaluation)
+    told |= learner._lesson(evaluation, [evaluation.transitions], OneLearner())
     heir.tell(elsewhere(evaluation))
-    with pytest.raises(UserError, match="the rank that learned was lost"):
+    with pytest.raises(UserError, match="a rank that learned was lost"):
         heir.state_dict()  # no checkpoint without the replay, whenever the run ends
-    with pytest.raises(UserError, match="the rank that learned was lost"):
+    with pytest.raises(UserError, match="a rank that learned was lost"):
         heir.tell(task.evaluate(heir.ask()))
 
 
@@ -230,15 +231,17 @@ def test_rewards_are_shifted_and_cut_for_conditioned_critics_only() -> None:
         assert evaluation.transitions is not None
         offset = 1.413 if name == "dcrl_map_elites" else 0.0
         expected = (evaluation.transitions.reward + offset).clamp(min=least)
-        np.testing.assert_allclose(algorithm._replay.state_dict()["reward"].ravel(), expected.numpy(), rtol=1e-6)
+        np.testing.assert_allclose(
+            algorithm.learner.shards[0].state_dict()["reward"].ravel(), expected.numpy(), rtol=1e-6
+        )
 
 
 def test_a_diverging_critic_is_said_and_the_last_good_one_stays() -> None:
     algorithm = started("dcrl_map_elites", critic={**SMALL["critic"], "reward_scale": 1e38})
-    before = algorithm.critic.state_dict()["critic"]
+    before = algorithm.learner.td3.state_dict()["critic"]
     counts = advance(algorithm)
     assert counts["diverged"] == 1
-    assert np.array_equal(algorithm.critic.state_dict()["critic"], before)
+    assert np.array_equal(algorithm.learner.td3.state_dict()["critic"], before)
     assert len(algorithm.archive) > 0
     advance(algorithm)
 
@@ -262,7 +265,7 @@ def test_steps_that_are_not_finite_are_not_learned_from() -> None:
     evaluation.transitions.reward[7] = torch.nan
     evaluation.transitions.action[9, 0] = torch.nan
     algorithm.tell(evaluation)
-    assert len(algorithm._replay) == len(evaluation.transitions) - 3
+    assert len(algorithm.learner.shards[0]) == len(evaluation.transitions) - 3
 
 
 def test_a_genome_that_is_not_finite_fails_whatever_its_episode_says() -> None:
@@ -279,9 +282,9 @@ def test_gradient_rows_of_dcg_count_as_having_aimed_at_what_they_reached() -> No
     for name, differ in (("dcg_map_elites", False), ("dcrl_map_elites", True)):
         algorithm, task = started(name), task_of()
         advance(algorithm, 2)
-        before, rows = len(algorithm._replay), np.repeat(algorithm._dealt, 20)
+        before, rows = len(algorithm.learner.shards[0]), np.repeat(algorithm._dealt, 20)
         algorithm.tell(task.evaluate(algorithm.ask()))
-        held = {column: values[before:] for column, values in algorithm._replay.state_dict().items()}
+        held = {column: values[before:] for column, values in algorithm.learner.shards[0].state_dict().items()}
         gradient = rows == algorithm.emitters.index("gradient")
         same = (held["descriptor"] == held["target_descriptor"]).all(1)
         assert same[gradient].all() != differ

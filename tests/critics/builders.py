@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qdrl.critics.replay import Replay, Transitions
+from qdrl.critics.replay import LabelledTransitions, Replay
 from qdrl.policies.mlp import Mlp
 
 MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "clip": lambda: nn.Hardtanh(-1, 1), "linear": nn.Identity}
@@ -14,11 +14,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32))
 
 
-def transitions(count: int, observations: int, actions: int, dimensions: int, seed: int = 0) -> Transitions:
+def transitions(count: int, observations: int, actions: int, dimensions: int, seed: int = 0) -> LabelledTransitions:
     """Random ones, of which a tenth are terminated, a tenth truncated and a few both."""
     draw = np.random.default_rng(seed)
     flags = draw.random((2, count)) < 0.1
-    return Transitions(
+    return LabelledTransitions(
         observation=normal(count, observations, seed=seed + 1),
         action=normal(count, actions, seed=seed + 2).clamp(-1, 1),
         reward=normal(count, seed=seed + 3).abs(),
@@ -30,7 +30,7 @@ def transitions(count: int, observations: int, actions: int, dimensions: int, se
     )
 
 
-def replay_of(held: Transitions, capacity: int | None = None) -> Replay:
+def replay_of(held: LabelledTransitions, capacity: int | None = None) -> Replay:
     replay = Replay(
         capacity or len(held.reward), held.observation.shape[1], held.action.shape[1], held.descriptor.shape[1]
     )

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdrl.critics.replay import NAMES, Replay, Transitions
+from qdrl.critics.replay import NAMES, LabelledTransitions, Replay
 from tests.critics.builders import replay_of, transitions
 
 
-def numbered(first: int, count: int) -> Transitions:
-    """Transitions whose every number is their own."""
+def numbered(first: int, count: int) -> LabelledTransitions:
+    """LabelledTransitions whose every number is their own."""
     number = torch.arange(first, first + count, dtype=torch.float32)
-    return Transitions(
+    return LabelledTransitions(
         observation=number[:, None] + torch.tensor([0.0, 0.25, 0.5]),
         action=-number[:, None] + torch.tensor([0.0, 0.25]),
         reward=number,
@@ -28,15 +28,15 @@ def numbered(first: int, count: int) -> Transitions:
     )
 
 
-def part(whole: Transitions, start: int, end: int) -> Transitions:
-    return Transitions(**{name: getattr(whole, name)[start:end] for name in NAMES})
+def part(whole: LabelledTransitions, start: int, end: int) -> LabelledTransitions:
+    return LabelledTransitions(**{name: getattr(whole, name)[start:end] for name in NAMES})
 
 
-def oldest_first(replay: Replay) -> Transitions:
+def oldest_first(replay: Replay) -> LabelledTransitions:
     return replay.take(torch.arange(len(replay)))
 
 
-def assert_same(ours: Transitions, theirs: Transitions) -> None:
+def assert_same(ours: LabelledTransitions, theirs: LabelledTransitions) -> None:
     for name in NAMES:
         assert torch.equal(getattr(ours, name), getattr(theirs, name).float()), name
 

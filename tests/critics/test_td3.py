@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from qdrl.critics.injection import conditioned
 from qdrl.critics.networks import matrices
-from qdrl.critics.replay import Replay
+from qdrl.critics.replay import NAMES, LabelledTransitions, Replay
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
+from qdrl.learners import OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
 from tests.critics.builders import normal, replay_of, transitions
 from tests.critics.slow_td3 import SlowTd3
@@ -274,3 +275,60 @@ def test_a_conditioned_critic_learns_to_tell_descriptors_apart() -> None:
     assert counts["critic_loss"] < 0.3
     again = td3.train(replay_of(held), np.random.default_rng(1))
     assert again["critic_loss"] < 0.01
+
+
+class Joined:
+    """What a single learner would see: minibatches that are made of each shard's share."""
+
+    def __init__(self, shards: list[Replay], generators: list[np.random.Generator]) -> None:
+        self.dimensions, self._shards, self._generators = shards[0].dimensions, shards, generators
+
+    def draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> torch.Tensor:
+        share = (shape[0], shape[1] // len(self._shards))
+        pairs = zip(self._shards, self._generators, strict=True)
+        return torch.cat([shard.draw(own, share) for shard, own in pairs], 1)
+
+    def take(self, ages: torch.Tensor) -> LabelledTransitions:
+        parts = [shard.take(part) for shard, part in zip(self._shards, ages.chunk(len(self._shards), 1), strict=True)]
+        return LabelledTransitions(**{name: torch.cat([vars(part)[name] for part in parts], 1) for name in NAMES})
+
+
+@pytest.mark.parametrize("shards", [2, 4, 5])
+@pytest.mark.parametrize("order", ["code", "paper"])
+def test_shards_learn_what_one_learner_makes_of_their_joint_minibatches(
+    shards: int, order: Literal["code", "paper"]
+) -> None:
+    settings = SMALL.model_copy(update={"noise": 0.0, "order": order})
+    shape = conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16))), 2)
+    many = Td3(shape, 2, settings, np.random.default_rng(0), shards=shards)
+    one = Td3(shape, 2, settings, np.random.default_rng(0))
+    replays = [replay_of(transitions(50 + shard, 7, 3, 2, seed=100 * shard)) for shard in range(shards)]
+    found = many.train_on(replays, [np.random.default_rng(k) for k in range(shards)], OneLearner(shards))
+    joined: Any = Joined(replays, [np.random.default_rng(k) for k in range(shards)])
+    expected = one.train(joined, np.random.default_rng(9))
+    assert found == pytest.approx(expected, rel=1e-5)
+    for name in NETWORKS:
+        torch.testing.assert_close(getattr(many, name), getattr(one, name), rtol=1e-4, atol=2e-6)
+
+
+def test_minibatches_that_cannot_be_shared_and_shards_that_are_not_there_are_refused() -> None:
+    shape = conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16))), 2)
+    with pytest.raises(ValueError, match="a minibatch of 20 cannot be shared equally by 3 shards"):
+        Td3(shape, 2, SMALL, np.random.default_rng(0), shards=3)
+    td3 = Td3(shape, 2, SMALL, np.random.default_rng(0), shards=2)
+    replay, draw = replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="1 replays for 1 of 1 shards; these critics learn from 2"):
+        td3.train(replay, draw)
+
+
+def test_an_actor_that_knows_no_descriptors_learns_without_them() -> None:
+    shape = conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16))), 2)
+    td3 = Td3(shape, 2, SMALL, np.random.default_rng(0), conditioned_actor=False)
+    first = networks_of(td3)
+    td3.train(replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(1))
+    for name in ("actor", "actor_target"):
+        weights = matrices(shape, getattr(td3, name))[0][0]
+        assert (weights[7:9] == 0).all()
+        moved = weights - matrices(shape, first[name])[0][0]
+        assert (moved[:7] != 0).any(1).all()
+        assert (moved[9] != 0).any()  # the bias

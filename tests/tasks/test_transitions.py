@@ -53,12 +53,12 @@ def test_nothing_is_kept_unless_wanted() -> None:
     evaluation = task.evaluate(candidates(first_genomes(task, 3)))
     assert evaluation.transitions is None
     with pytest.raises(ValueError, match="did not want transitions"):
-        evaluation.learn(lambda transitions: {})
+        evaluation.learn(lambda shards, learners: {})
 
 
 def test_one_process_learns_from_its_own_transitions() -> None:
     evaluation = evaluate(small_task("hopper_uni", worlds=3))
-    learned = evaluation.learn(lambda transitions: {"steps": np.array(len(transitions))})
+    learned = evaluation.learn(lambda shards, learners: {"steps": np.array(len(shards[0]))})
     assert learned["steps"] == evaluation.steps.sum()
 
 

@@ -1,0 +1,194 @@
+"""The learner group: the processes that train critics together.
+
+A replay is cut into shards, and each process of the group holds some of them. Shards belong to the algorithm, not to
+the machine: what k shards learn is the same bits whether one process holds all of them or k hold one each, for what
+is added over shards is added in their order.
+
+Rank discipline: every method is collective over the group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.errors import UserError
+
+State = dict[str, np.ndarray]
+"""Arrays by name."""
+
+
+def block(index: int, blocks: int, count: int) -> range:
+    """The index-th of some contiguous blocks of `count` things; sizes differ by one at most."""
+    return range(index * count // blocks, (index + 1) * count // blocks)
+
+
+class Learners(Protocol):
+    """The group as one of its processes sees it.
+
+    Attributes:
+        count: shards in all.
+        shards: those that this process holds.
+    """
+
+    count: int
+    shards: range
+
+    def sum(self, parts: Tensor, out: Tensor) -> None:
+        """Add over all shards, in their order; every process gets the same bits.
+
+        Args:
+            parts: `(shards held, ...)`, contiguous.
+            out: `(...)`, contiguous.
+        """
+        ...
+
+    def join(self, parts: Tensor) -> Tensor:
+        """What all shards have, `(count, ...)`, from `(shards held, ...)`."""
+        ...
+
+    def collect(self, states: Sequence[State]) -> list[State] | None:
+        """Every shard's arrays on the group's first process, None on the others.
+
+        Raises:
+            UserError: a process of the group is no longer there.
+        """
+        ...
+
+
+class OneLearner:
+    """A group of this process alone.
+
+    Args:
+        count: shards.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self.count, self.shards = count, range(count)
+
+    def sum(self, parts: Tensor, out: Tensor) -> None:
+        _sum_in_order(parts, out)
+
+    def join(self, parts: Tensor) -> Tensor:
+        return parts
+
+    def collect(self, states: Sequence[State]) -> list[State] | None:
+        return list(states)
+
+
+class MpiLearners:
+    """A group of MPI processes, each of which holds at least a shard.
+
+    Args:
+        communicator: an mpi4py communicator of the group; its first process is the job's first rank.
+        count: shards, at least as many as processes.
+    """
+
+    def __init__(self, communicator: Any, count: int) -> None:
+        self._communicator = communicator
+        self._size: int = communicator.Get_size()
+        self._rank: int = communicator.Get_rank()
+        self._held = [block(rank, self._size, count) for rank in range(self._size)]
+        self._plans: dict[tuple[int, np.dtype[Any]], _Plan] = {}
+        self.count, self.shards = count, self._held[self._rank]
+
+    def sum(self, parts: Tensor, out: Tensor) -> None:
+        """Each process adds one slice of all shards' parts and gives the sum to the others."""
+        if out.numel() < _SMALL:
+            _sum_in_order(self.join(parts), out)
+            return
+        total = out.numpy().reshape(-1)
+        plan = self._plans.get((total.size, total.dtype)) or self._plan(total)
+        given = parts.numpy().reshape(len(parts), -1)
+        if len(given) > 1:
+            given = np.concatenate([given[:, piece].ravel() for piece in plan.slices])
+        self._communicator.Alltoallv([given, plan.sent], [plan.received, plan.arriving])
+        _sum_in_order(torch.from_numpy(plan.received), out.view(-1)[plan.slices[self._rank]])
+        self._communicator.Allgatherv(plan.in_place, [total, plan.whole])
+
+    def join(self, parts: Tensor) -> Tensor:
+        given = np.ascontiguousarray(parts.numpy())
+        joined = np.empty((self.count, *given.shape[1:]), given.dtype)
+        layout = _layout([len(held) * given[0].size for held in self._held])
+        self._communicator.Allgatherv(given, [joined, layout])
+        return torch.from_numpy(joined)
+
+    def collect(self, states: Sequence[State]) -> list[State] | None:
+        from mpi4py import MPI
+
+        try:
+            return self._collect(states)
+        except MPI.Exception as error:
+            if error.Get_error_class() not in (MPI.ERR_PROC_FAILED, MPI.ERR_REVOKED):
+                raise
+            raise UserError(LOST) from error
+
+    def revoke(self) -> None:
+        """Wake the processes of the group that still wait for one that is lost."""
+        self._communicator.Revoke()
+
+    def _collect(self, states: Sequence[State]) -> list[State] | None:
+        shapes = [{name: (a.shape, a.dtype.str) for name, a in state.items()} for state in states]
+        told = self._communicator.gather(shapes, root=0)
+        if self._rank:
+            for state in states:
+                for array in state.values():
+                    self._communicator.Send(np.ascontiguousarray(array), dest=0)
+            return None
+        collected = list(states)
+        for source in range(1, self._size):
+            for shard in told[source]:
+                state = {name: np.empty(shape, dtype) for name, (shape, dtype) in shard.items()}
+                for array in state.values():
+                    self._communicator.Recv(array, source=source)
+                collected.append(state)
+        return collected
+
+    def _plan(self, total: np.ndarray) -> "_Plan":
+        """Who adds what of a vector: made once, for a sum comes thousands of times a generation."""
+        from mpi4py import MPI
+
+        slices = [block(rank, self._size, total.size) for rank in range(self._size)]
+        own = len(slices[self._rank])
+        plan = _Plan(
+            slices=[slice(piece.start, piece.stop) for piece in slices],
+            received=np.empty((self.count, own), total.dtype),
+            sent=_layout([len(self.shards) * len(piece) for piece in slices]),
+            arriving=_layout([len(held) * own for held in self._held]),
+            whole=_layout([len(piece) for piece in slices]),
+            in_place=MPI.IN_PLACE,
+        )
+        return self._plans.setdefault((total.size, total.dtype), plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a vector is added: slices by process, buffers, and (counts, displacements) of the messages."""
+
+    slices: list[slice]
+    received: np.ndarray
+    sent: tuple[list[int], list[int]]
+    arriving: tuple[list[int], list[int]]
+    whole: tuple[list[int], list[int]]
+    in_place: Any
+
+
+_SMALL = 1024  # numbers up to which one message of everything beats two of slices
+LOST = "a rank that learned was lost, and its replay with it: resume from the last checkpoint"
+
+
+def _sum_in_order(parts: Tensor, out: Tensor) -> None:
+    if len(parts) == 1:
+        out.copy_(parts[0])
+        return
+    torch.add(parts[0], parts[1], out=out)
+    for part in parts[2:]:
+        out += part
+
+
+def _layout(counts: list[int]) -> tuple[list[int], list[int]]:
+    return counts, [0, *accumulate(counts[:-1])]
