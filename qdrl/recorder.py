@@ -200,7 +200,7 @@ class Recorder:
     def _save(self) -> None:
         """Collective. Write checkpoint and archive."""
         parts = self._parts
-        parts.algorithm.collect_state()
+        getattr(parts.algorithm, "collect_state", lambda: None)()
         self._last_checkpoint, self._saved = time.monotonic(), parts.algorithm.generation
         if self._log_file is None:
             return

@@ -23,6 +23,7 @@ from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.files import write_text
 from qdrl.archives.grid import Grid
 from qdrl.archives.hdf5 import read_checkpoint
+from qdrl.archives.stored import StoredArchive
 from qdrl.config import CvtSettings, Experiment, GridSettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import UserError
@@ -87,6 +88,18 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
     return _run(parts, ranks, made, Recorder(parts, ranks, made, progress=progress))
 
 
+def load(folder: str | Path) -> Parts:
+    """A run as its last checkpoint left it: `parts.algorithm.ask()` proposes what would come next. Writes nothing.
+
+    Raises:
+        UserError: the folder is no run, has no checkpoint, or the checkpoint is damaged.
+    """
+    folder = Path(folder)
+    parts = _rebuilt(folder)
+    _restore(parts, folder / "checkpoint.h5")
+    return parts
+
+
 def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progress: bool | None = None) -> Outcome:
     """Collective. Go on with a run from its last checkpoint, on any number of ranks.
 
@@ -101,30 +114,36 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
     Raises:
         UserError: the folder is no run, its checkpoint is damaged, or an override would change results.
     """
-    if not (folder / "config.toml").is_file():
-        raise UserError(f"{folder} is not a run folder: it has no config.toml")
     for override in overrides:
         if override.partition(".")[0].strip() not in ("run", "compute"):
             raise UserError(f"--set {override}: only run.* and compute.* may change when resuming")
-    parts = build(load_experiment(folder / "config.toml", overrides))
+    parts = _rebuilt(folder, overrides)
     recorder = Recorder(parts, ranks, folder, progress=progress)
     if (folder / "checkpoint.h5").exists():
-        _restore(parts, recorder, folder / "checkpoint.h5")
+        stored = _restore(parts, folder / "checkpoint.h5")
+        recorder.history = {name: values.tolist() for name, values in stored.history.items()}
+        recorder.created_utc = stored.attributes["created_utc"]
     if ranks.first and overrides:
         write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
     return _run(parts, ranks, folder, recorder)
 
 
-def _restore(parts: Parts, recorder: Recorder, checkpoint: Path) -> None:
-    """Put back a checkpoint; what was read of it is let go, a replay may be large."""
+def _rebuilt(folder: Path, overrides: Sequence[str] = ()) -> Parts:
+    """The parts of a run folder's experiment, as they were before its first generation."""
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"{folder} is not a run folder: it has no config.toml")
+    return build(load_experiment(folder / "config.toml", overrides))
+
+
+def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
+    """Put back a checkpoint."""
     stored, state = read_checkpoint(checkpoint)
     _refuse_another_experiment(stored.meta["config"], parts.experiment)
     parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
     parts.algorithm.load_state_dict(state["algorithm"])
     if "task" in state:
         parts.task.load_state_dict(state["task"])
-    recorder.history = {name: values.tolist() for name, values in stored.history.items()}
-    recorder.created_utc = stored.attributes["created_utc"]
+    return stored
 
 
 def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder) -> Outcome:

@@ -60,6 +60,10 @@ def test_a_damaged_actor_is_named(archive: StoredArchive, tmp_path: Path) -> Non
     for actor, message in (
         ({**archive.actor, "dimensions": np.array(3)}, "/actor/dimensions: 3, expected 0 or 1"),
         ({**archive.actor, "genome": archive.actor["genome"] * np.nan}, "/actor/genome: must be one row of finite"),
+        (
+            {**archive.actor, "genome": archive.actor["genome"][:-1]},
+            r"/actor/genome: shape \(\d+,\), expected \(\d+,\)",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             write_archive(tmp_path / "bad.h5", replace(archive, genomes=genomes, actor=actor))

@@ -16,7 +16,7 @@ from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
-from qdrl.run import resume, start
+from qdrl.run import load, resume, start
 from tests.mpi import mpirun, start_mpirun
 
 ARM = {
@@ -104,6 +104,19 @@ def test_a_larger_budget_resumes_to_the_archive_of_the_longer_run(tmp_path: Path
     rows = [line.split(",")[0] for line in (tmp_path / "short" / "metrics.csv").read_text().splitlines()]
     assert rows[0] == "generation"
     assert [float(row) for row in rows[1:]] == list(range(20))
+
+
+def test_a_run_can_be_looked_at_where_it_stands(tmp_path: Path) -> None:
+    experiment = parse_experiment(ARM)
+    outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
+    before = {path: path.read_bytes() for path in outcome.folder.iterdir() if path.is_file()}
+    parts = load(outcome.folder)
+    assert parts.algorithm.generation == experiment.run.generations
+    assert len(parts.archive) == len(open_archive(outcome.archive))
+    assert len(parts.algorithm.ask().genomes) == parts.algorithm.batch_size
+    assert before == {path: path.read_bytes() for path in outcome.folder.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="is not a run folder"):
+        load(tmp_path)
 
 
 def test_resuming_refuses_what_would_change_results_and_what_is_no_run(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """A generation of DCRL-MAP-Elites at paper size on one rank and on two: `python experiments/benchmarks/generation.py`.
 
 The shipped `experiments/ant_omni/dcrl_map_elites.toml`, three generations a job, jobs in turns. The first one has
-no parents and is left out; the others are evaluation, exchange, 3,000 critic steps on the first rank and gradient
-variation of each rank's own rows. `generation_speedup_two_ranks` is the median over the repeats of one rank's seconds
-over two ranks'.
+no parents and is left out; the others are evaluation, exchange, 3,000 critic steps and gradient variation of each
+rank's own rows. Two ranks train together (`algorithm.learners = 2`); beside it stands the same with one learner, whose
+archive is that of one rank bit for bit. `generation_speedup_two_ranks` is the median over the repeats of one rank's
+seconds over two ranks'.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from measure import line, median_ratio, take_turns
@@ -26,14 +28,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--generations", type=int, default=3)
     arguments = parser.parse_args()
-    sides = {ranks: lambda ranks=ranks: generation_seconds(ranks, arguments.generations) for ranks in ("1", "2")}
+    jobs = {"one_rank": (1, 1), "two_ranks_one_learner": (2, 1), "two_ranks": (2, 2)}
+    sides = {name: partial(generation_seconds, *job, arguments.generations) for name, job in jobs.items()}
     found = take_turns(sides, arguments.repeats)
-    for ranks, times in found.items():
-        line(f"dcrl_paper.generation_seconds_{ranks}_ranks", statistics.median(times), "s")
-    line("dcrl_paper.generation_speedup_two_ranks", median_ratio(found["1"], found["2"]), "x")
+    for name, times in found.items():
+        line(f"dcrl_paper.generation_seconds_{name}", statistics.median(times), "s")
+    for name in ("two_ranks_one_learner", "two_ranks"):
+        line(f"dcrl_paper.generation_speedup_{name}", median_ratio(found["one_rank"], found[name]), "x")
 
 
-def generation_seconds(ranks: str, generations: int) -> float:
+def generation_seconds(ranks: int, learners: int, generations: int) -> float:
     """Seconds of a generation that has parents, the mean over a job."""
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if mpirun is None:
@@ -41,8 +45,8 @@ def generation_seconds(ranks: str, generations: int) -> float:
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [mpirun, "-n", ranks, sys.executable, "-m", "qdrl", "evolve", str(CONFIG), "--output", str(run)]
-        command += ["--set", f"run.generations={generations}"]
+        command = [mpirun, "-n", str(ranks), sys.executable, "-m", "qdrl", "evolve", str(CONFIG), "--output", str(run)]
+        command += ["--set", f"run.generations={generations}", "--set", f"algorithm.learners={learners}"]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | root)
         with (run / "metrics.csv").open() as file:
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)]

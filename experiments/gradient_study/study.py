@@ -25,6 +25,7 @@ from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.reevaluation import reevaluate_actor, reevaluate_elites
 from qdrl.report.heatmap import plot_heatmap
+from qdrl.run import load
 
 HERE = Path(__file__).parent
 LABELS = {"map_elites": "ME", "pga_map_elites": "PGA", "dcg_map_elites": "DCG", "dcrl_map_elites": "DCRL"}
@@ -92,6 +93,7 @@ METRICS = {
     "coverage": "coverage",
     "max_fitness": "best fitness",
     "reach": "mean distance of elites' descriptors from (0, 0)",
+    "gradient_reach": "the same of gradient children, over their parents'",
     "corrected_qd_score": "QD score, elites run again",
     "descriptor_error": "descriptor error of elites",
     "actor_qd_score": "QD score of the actor asked for the elites' descriptors",
@@ -136,6 +138,7 @@ def run(study: str, algorithm: str, seed: int, runs: Path) -> None:
 
 def measure(archive: StoredArchive) -> dict[str, float]:
     """What a finished run is worth."""
+    assert archive.path is not None
     statistics, again = archive.statistics(), reevaluate_elites(archive)
     found = {
         "qd_score": statistics.qd_score,
@@ -144,11 +147,25 @@ def measure(archive: StoredArchive) -> dict[str, float]:
         "reach": float(np.linalg.norm(archive.elites["descriptor"], axis=1).mean()),
         "corrected_qd_score": again.qd_score,
         "descriptor_error": again.descriptor_error,
+        **gradient_reach(archive.path.parent),
     }
     if archive.actor is not None and int(archive.actor["dimensions"]):
         actor = reevaluate_actor(archive)
         found |= {"actor_qd_score": actor.qd_score, "actor_descriptor_error": actor.descriptor_error}
     return found
+
+
+def gradient_reach(run: Path) -> dict[str, float]:
+    """How far gradient variation goes: the rows that the run would evaluate next, beside their parents."""
+    parts = load(run)
+    if "gradient" not in parts.algorithm.emitters:
+        return {}
+    candidates = parts.algorithm.ask()
+    children = candidates.emitter == parts.algorithm.emitters.index("gradient")
+    reached = parts.task.evaluate(candidates).descriptor[children]
+    before = parts.archive.descriptor[candidates.parent_cell[children]]
+    alive = ~reached.isnan().any(1)
+    return {"gradient_reach": float(reached[alive].norm(dim=1).mean() / before[alive].norm(dim=1).mean())}
 
 
 def report(study: str, seeds: int, runs: Path) -> None:

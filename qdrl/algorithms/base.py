@@ -22,6 +22,7 @@ class Algorithm(Protocol):
         archive: the elites so far.
 
     An algorithm that trains an actor offers it as `actor`, which then travels in the file; see `StoredArchive.actor`.
+    One whose state lies on several ranks has `collect_state()`, which all ranks call before the first's `state_dict`.
     """
 
     Settings: ClassVar[type[BaseModel]]
@@ -38,10 +39,6 @@ class Algorithm(Protocol):
 
     def tell(self, evaluation: Evaluation) -> dict[str, float]:
         """Learn from all rows of the generation asked for; returns counts worth recording. May be collective."""
-        ...
-
-    def collect_state(self) -> None:
-        """Collective. Bring to the first rank what others hold of the state; `state_dict` on the first may follow."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

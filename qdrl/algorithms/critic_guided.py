@@ -137,6 +137,7 @@ class CriticGuided(MapElites):
         return {"genome": self._learned["actor"], "dimensions": np.array(self.dimensions)}
 
     def collect_state(self) -> None:
+        """Collective. Bring the learners' shards of the replay to the first rank, for `state_dict`."""
         self.learner.collect()
 
     def state_dict(self) -> dict[str, Any]:

@@ -76,9 +76,6 @@ class MapElites:
         check_turn(self.generation, evaluation, self.batch_size)
         return self._insert(evaluation, ~evaluation.failed)
 
-    def collect_state(self) -> None:
-        pass
-
     def state_dict(self) -> dict[str, Any]:
         return {"generation": self.generation}
 

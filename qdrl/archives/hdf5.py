@@ -157,8 +157,8 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
             normalizer[name.replace(".", "/")] = value
     if archive.actor is not None:
         actor = file.create_group("actor")
-        for name in ACTOR:
-            actor[name] = archive.actor[name]
+        actor.create_dataset("genome", data=archive.actor["genome"], fletcher32=True)
+        actor["dimensions"] = archive.actor["dimensions"]
     history = file.create_group("history", track_order=True)  # read back in the order written
     for name, values in archive.history.items():
         history[name] = values

@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import h5py
@@ -129,25 +130,35 @@ def _problems_of_the_rest(file: Any) -> list[str]:
         for name, shape in {"var": width, "at/mean": states + width, "at/var": states + width}.items():
             if group[name].shape != shape:
                 problems.append(f"/normalizer/{name}: shape {group[name].shape}, expected {shape}")
-    return problems + (_problems_of_the_actor(file["actor"], file["archive"].attrs) if "actor" in file else [])
+    return problems + (_problems_of_the_actor(file) if "actor" in file and not problems else [])
 
 
-def _problems_of_the_actor(actor: Any, attributes: Any) -> list[str]:
-    dimensions, axes = actor["dimensions"][()], len(attributes["descriptor_names"])
+def _problems_of_the_actor(file: Any) -> list[str]:
+    actor, axes = file["actor"], len(file["archive"].attrs["descriptor_names"])
+    dimensions, shape = int(actor["dimensions"][()]), actor["genome"].shape
     if dimensions not in (0, axes):
         return [f"/actor/dimensions: {dimensions}, expected 0 or {axes}"]
-    if actor["genome"].ndim != 1 or not np.isfinite(actor["genome"][:]).all():
+    if damage := _unreadable(actor["genome"], "genome", "actor"):
+        return damage
+    policy = json.loads(file["meta/policy"].asstr()[()]) or {}
+    if len(layers := policy.get("layers", ())) > 1:
+        weights = dimensions * layers[1] + sum((a + 1) * b for a, b in pairwise(layers))
+        if shape != (weights,):
+            return [
+                f"/actor/genome: shape {shape}, expected {(weights,)} for layers {layers} and {dimensions} more inputs"
+            ]
+    if len(shape) != 1 or not np.isfinite(actor["genome"][:]).all():
         return ["/actor/genome: must be one row of finite numbers"]
     return []
 
 
-def _unreadable(dataset: Any, name: str) -> list[str]:
-    """Whether a column of the elites fails its checksums."""
+def _unreadable(dataset: Any, name: str, group: str = "elites") -> list[str]:
+    """Whether a column fails its checksums."""
     try:
         for start in range(0, len(dataset), 256):
             dataset[start : start + 256]
     except OSError as error:
-        return [f"/elites/{name}: damaged: {error}"]
+        return [f"/{group}/{name}: damaged: {error}"]
     return []
 
 

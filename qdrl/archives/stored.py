@@ -95,7 +95,13 @@ class StoredArchive:
             return int(genomes.shape[1])
 
     def genome(self, row: int) -> np.ndarray:
-        """One elite's genome, `(parameters,)` float32."""
+        """One elite's genome, `(parameters,)` float32.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of an archive of {len(self)} elites")
         with self._stored_genomes() as genomes:
             return genomes[row]
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qdrl.archives.files import StoredArray
 from qdrl.archives.hdf5 import (
     content_digest,
     file_format,
@@ -122,6 +123,28 @@ def test_a_checkpoint_gives_back_its_archive_and_its_state(tmp_path: Path) -> No
     np.testing.assert_array_equal(read["critic"].pop("weights"), state["critic"].pop("weights"))
     assert read == state
     assert validate(tmp_path / "c.h5") == []
+
+
+def test_large_arrays_of_a_checkpoint_stay_in_the_file_until_asked_for(tmp_path: Path) -> None:
+    replay = np.random.default_rng(0).normal(size=(2**15, 5))
+    write_checkpoint(tmp_path / "c.h5", small_archive(), {"replay": {"reward": replay}})
+    read = read_checkpoint(tmp_path / "c.h5")[1]["replay"]["reward"]
+    assert isinstance(read, StoredArray)
+    assert (read.shape, len(read)) == (replay.shape, 2**15)
+    np.testing.assert_array_equal(np.asarray(read), replay)
+    assert np.asarray(read, np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="without a copy"):
+        np.asarray(read, copy=False)
+    (tmp_path / "c.h5").unlink()
+    with pytest.raises(UserError, match="no such file"):
+        np.asarray(read)
+
+
+def test_a_row_that_is_not_there_is_named(path: Path) -> None:
+    archive = open_archive(path)
+    assert np.array_equal(archive.genome(-1), archive.all_genomes()[-1])
+    with pytest.raises(IndexError, match=f"row 1000000 of an archive of {len(archive)} elites"):
+        archive.genome(10**6)
 
 
 def test_an_archive_is_not_taken_for_a_checkpoint(path: Path) -> None:
