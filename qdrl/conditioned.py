@@ -9,10 +9,10 @@ from torch import Tensor
 from qdrl.archives.stored import StoredArchive
 from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import conditioned, inject
+from qdrl.decoding import policy_of
 from qdrl.errors import UserError
 from qdrl.policies.mlp import Mlp, Population
 from qdrl.policies.normalizer import deviation_of, normalize_
-from qdrl.replays import policy_of
 
 
 class ConditionedPolicy:

@@ -6,12 +6,23 @@ process computes it; a process holds its own rows until `ranks.share` gives ever
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qdrl.learners import Learners, OneLearner, block
+
+
+class Genomes(Protocol):
+    """Rows of genomes that are made when they are asked for; a tensor is one too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        """`(rows, parameters)` float32."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,7 +32,7 @@ class Candidates:
     Attributes:
         generation: the generation they belong to.
         rows: which rows of the generation these are.
-        genomes: `(rows, parameters)` float32.
+        genomes: `(rows, parameters)` float32, or what makes them row by row.
         seeds: `(rows,)` int64, the seed of each evaluation's own random stream.
         emitter: `(rows,)` int64, index into the algorithm's `emitters`.
         parent_cell: `(rows,)` int64, cell of the first parent, -1 for none.
@@ -30,7 +41,7 @@ class Candidates:
 
     generation: int
     rows: range
-    genomes: Tensor
+    genomes: Tensor | Genomes
     seeds: Tensor
     emitter: Tensor
     parent_cell: Tensor
@@ -190,10 +201,11 @@ def evaluated(
         observations: moments of the observations of each row.
     """
     broken = ~(torch.isfinite(fitness) & torch.isfinite(descriptor).all(dim=1))
-    broken |= ~torch.isfinite(candidates.genomes).all(dim=1).to(broken.device)
+    first, genomes = candidates.rows.start, candidates.genomes
+    if isinstance(genomes, Tensor):  # others are finite by making
+        broken |= ~torch.isfinite(genomes).all(dim=1).to(broken.device)
     if failed is not None:
         broken |= failed
-    first, genomes = candidates.rows.start, candidates.genomes
     return Evaluation(
         generation=candidates.generation,
         rows=candidates.rows,
@@ -204,6 +216,12 @@ def evaluated(
         seeds=candidates.seeds,
         emitter=candidates.emitter,
         parent_cell=candidates.parent_cell,
-        take_genomes=lambda rows: genomes[rows - first],
+        take_genomes=lambda rows: _rows_of(genomes, rows - first),
         observations=observations,
     )
+
+
+def _rows_of(genomes: Tensor | Genomes, rows: Tensor) -> Tensor:
+    if isinstance(genomes, Tensor):
+        return genomes[rows]
+    return torch.cat([genomes[row : row + 1] for row in rows.tolist()] or [genomes[:1][:0]])

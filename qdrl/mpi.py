@@ -37,6 +37,7 @@ class MpiRanks:
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
         self._learners: MpiLearners | None = None
+        self._windows: list[Any] = []
         self._lost = False
         self._survives_losses = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
 
@@ -52,6 +53,21 @@ class MpiRanks:
 
     def from_first(self, value: Any) -> Any:
         return self._together(lambda: self._communicator.bcast(value, root=0))
+
+    def shared(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        return self._together(lambda: self._share_memory(size, fill))
+
+    def _share_memory(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        node = self._communicator.Split_type(self._mpi.COMM_TYPE_SHARED)
+        own = size * 4 if node.Get_rank() == 0 else 0
+        window = self._mpi.Win.Allocate_shared(own, 4, comm=node)
+        memory, _ = window.Shared_query(0)
+        numbers = np.frombuffer(cast("Any", memory), np.float32, count=size)
+        if node.Get_rank() == 0:
+            fill(numbers)
+        node.Barrier()
+        self._windows.append(window)  # the memory goes with it
+        return numbers
 
     def leave(self) -> None:
         if not self._lost:

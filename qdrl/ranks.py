@@ -1,7 +1,7 @@
 """Who computes which rows: MPI ranks, or one process.
 
-Rank discipline: `share`, `any`, `from_first`, `leave`, and `take_genomes` and `learn` of a shared evaluation are
-collective; every rank calls them in the same order. Everything else is local.
+Rank discipline: `share`, `any`, `from_first`, `shared`, `leave`, and `take_genomes` and `learn` of a shared evaluation
+are collective; every rank calls them in the same order. Everything else is local.
 
 Under `mpirun --with-ft ulfm` (Open MPI 5) a killed rank is survived: the collective call during which it is missed
 raises `RankLost` on all others, which by then are a smaller communicator and can do the generation again.
@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
     from qdrl.evaluation import Evaluation
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -74,6 +78,15 @@ class Ranks(Protocol):
         """Collective. The first rank's value, everywhere (a small object)."""
         ...
 
+    def shared(self, size: int, fill: "Callable[[np.ndarray], None]") -> "np.ndarray":
+        """Collective. `(size,)` float32 that the ranks of a node have in common; one of them fills it.
+
+        Args:
+            size: how many numbers.
+            fill: given the empty numbers, writes them all; the same on every rank.
+        """
+        ...
+
     def leave(self) -> None:
         """Collective. The job's last call."""
         ...
@@ -97,6 +110,13 @@ class OneProcess:
 
     def from_first(self, value: Any) -> Any:
         return value
+
+    def shared(self, size: int, fill: "Callable[[np.ndarray], None]") -> "np.ndarray":
+        import numpy as np
+
+        numbers = np.empty(size, np.float32)
+        fill(numbers)
+        return numbers
 
     def leave(self) -> None:
         pass

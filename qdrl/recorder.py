@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from qdrl.algorithms.base import Algorithm
+from qdrl.algorithms.base import Algorithm, lineages_of
 from qdrl.archives.archive import Archive
 from qdrl.archives.files import write_text
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
@@ -141,6 +141,7 @@ class Recorder:
         parts = self._parts
         elites = parts.archive.state_dict()
         genomes = elites.pop("genome")
+        lineages = lineages_of(parts.algorithm, genomes)
         spec, geometry = parts.task.spec, parts.archive.geometry
         normalizer = parts.task.state_dict(np.unique(elites["generation"]))
         if normalizer is not None:
@@ -155,7 +156,9 @@ class Recorder:
             qd_offset=spec.qd_offset,
             emitters=parts.algorithm.emitters,
             elites=elites,
-            genomes=genomes,
+            genomes=None if lineages else genomes,
+            lineages=lineages,
+            champion=getattr(parts.algorithm, "champion", None),
             history={name: np.array(values) for name, values in self.history.items()},
             attributes=attributes,
             meta={

@@ -20,8 +20,9 @@ import torch
 
 from qdrl.archives.stored import StoredArchive
 from qdrl.conditioned import ConditionedPolicy
+from qdrl.decoding import genomes_of, normalization_of, task_of
 from qdrl.errors import UserError
-from qdrl.replays import normalization_of, task_of
+from qdrl.genomes.decoding import Offspring
 from qdrl.streams import Streams
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.rollout import Episodes
@@ -89,7 +90,7 @@ def reevaluate_elites(archive: StoredArchive, *, repeats: int = 1, seed: int = 0
     Raises:
         UserError: its genomes are not policies, or this installation cannot make the task.
     """
-    genomes = torch.from_numpy(np.array(archive.all_genomes()))
+    genomes = genomes_of(archive)
     return _reevaluate(
         archive, genomes, archive.elites["generation"], archive.elites["descriptor"], repeats, seed, worlds
     )
@@ -119,7 +120,7 @@ def reevaluate_actor(
 
 def _reevaluate(
     archive: StoredArchive,
-    genomes: torch.Tensor,
+    genomes: torch.Tensor | Offspring,
     generations: np.ndarray | None,
     asked: np.ndarray,
     repeats: int,
@@ -139,7 +140,8 @@ def _reevaluate(
     for repeat in range(repeats):
         seeds = streams.seeds("reevaluation", repeat, range(count))
         for rows, normalization in _groups(archive, generations, count):
-            episodes: Episodes = task.rollout().run(genomes[rows], seeds[rows].tolist(), normalization)
+            some = genomes[rows] if isinstance(genomes, torch.Tensor) else genomes.take(rows.tolist())
+            episodes: Episodes = task.rollout().run(some, seeds[rows].tolist(), normalization)
             broken = episodes.failed | ~torch.isfinite(episodes.fitness) | ~torch.isfinite(episodes.descriptor).all(1)
             broken = broken.numpy()
             fitness[rows, repeat] = np.where(broken, np.nan, episodes.fitness.numpy())

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.stored import StoredArchive
-from qdrl.errors import UserError
+from qdrl.decoding import genomes_of, normalization_of, task_of
 from qdrl.evaluation import Candidates
-from qdrl.policies.mlp import Mlp, MlpSettings
-from qdrl.tasks import make_task
-from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion import LocomotionWorlds
 from qdrl.tasks.rollout import EpisodeWorlds
@@ -65,7 +62,7 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
     """
     row = archive.row_of(cell)
     task = task_of(archive)
-    genome = torch.from_numpy(np.array(archive.genome(row)))[None]
+    genome = genomes_of(archive)[row : row + 1]
     seed = int(archive.elites["evaluation_seed"][row])
     if isinstance(task, EpisodicTask):
         worlds = _Recording(task.make_worlds(1))
@@ -83,53 +80,6 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
         fitness[0] == archive.elites["fitness"][row] and np.array_equal(reached, archive.elites["descriptor"][row])
     )
     return Replay(float(fitness[0]), reached, int(steps[0]), same, track)
-
-
-def policy_of(archive: StoredArchive) -> Mlp:
-    """The shape of an archive's policies.
-
-    Raises:
-        UserError: its genomes are no policies.
-    """
-    policy = archive.meta.get("policy")
-    if policy is None:
-        raise UserError(f"{archive.path}: its genomes are not policies")
-    try:
-        return Mlp(policy["layers"][0], policy["layers"][-1], MlpSettings(**_shape(policy)))
-    except (KeyError, TypeError) as error:
-        raise UserError("the archive does not say how to make its policies") from error
-
-
-def task_of(archive: StoredArchive, worlds: int = 1) -> Task:
-    """The task an archive was made on, with its policies' shape.
-
-    Raises:
-        UserError: the file does not say, or this installation cannot make the task.
-    """
-    task, policy = archive.meta.get("task") or {}, archive.meta.get("policy")
-    try:
-        options = dict(task["options"])
-        name, shape = options.pop("name"), None if policy is None else _shape(policy)
-    except (KeyError, TypeError) as error:
-        raise UserError("the archive does not say how to make its task and policies") from error
-    made = make_task(name, policy=shape, worlds=worlds, **options)
-    parameters = archive.genome(0).shape[0] if len(archive) else made.parameters
-    if made.parameters != parameters:
-        raise UserError(
-            f"genomes have {parameters} parameters but task '{name}' now needs {made.parameters};"
-            " install the package versions that `qdrl archive info` names"
-        )
-    return made
-
-
-def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and variance that policies of a generation were evaluated with; None where policies do not normalise."""
-    if archive.normalizer is None:
-        return None
-    rows = np.flatnonzero(archive.normalizer["at.generation"] == generation)
-    if len(rows) == 0:
-        raise UserError(f"/normalizer/at: no observation statistics of generation {generation}")
-    return archive.normalizer["at.mean"][rows[0]], archive.normalizer["at.var"][rows[0]]
 
 
 class _Recording:
@@ -178,9 +128,3 @@ class _Recording:
         if isinstance(self._worlds, LocomotionWorlds):
             state = self._worlds.physics.state
             self._states.append((state["qpos"][0].numpy().copy(), state["qvel"][0].numpy().copy()))
-
-
-def _shape(policy: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the policies that a file describes."""
-    names = ("activation", "output", "normalize_observations")
-    return {"hidden_sizes": policy["layers"][1:-1], **{name: policy[name] for name in names}}

@@ -16,8 +16,10 @@ from typing import Any, TextIO
 
 import numpy as np
 import tomli_w
+import torch
 
 from qdrl.algorithms import algorithm_class
+from qdrl.algorithms.base import is_of_lineages
 from qdrl.archives.archive import Archive, Geometry
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.files import write_text
@@ -61,10 +63,13 @@ def build(experiment: Experiment) -> Parts:
     compute = experiment.compute
     task = build_task(experiment.task, policy=experiment.policy, worlds=compute.worlds, threads=compute.threads)
     geometry = _geometry(experiment, task)
-    _refuse_too_large(geometry.cells, task.parameters)
-    archive = Archive(geometry, task.parameters, qd_offset=task.spec.qd_offset)
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
+    if is_of_lineages(kind):
+        archive = Archive(geometry, 1, qd_offset=task.spec.qd_offset, dtype=torch.int64)
+    else:
+        _refuse_too_large(geometry.cells, task.parameters)
+        archive = Archive(geometry, task.parameters, qd_offset=task.spec.qd_offset)
     return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
 
 
@@ -139,7 +144,8 @@ def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
     """Put back a checkpoint."""
     stored, state = read_checkpoint(checkpoint)
     _refuse_another_experiment(stored.meta["config"], parts.experiment)
-    parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
+    nodes = state["algorithm"]["nodes"] if is_of_lineages(parts.algorithm) else None
+    parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes() if nodes is None else nodes})
     parts.algorithm.load_state_dict(state["algorithm"])
     if "task" in state:
         parts.task.load_state_dict(state["task"])
@@ -148,6 +154,7 @@ def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
 
 def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder) -> Outcome:
     with _only_writer(folder, ranks), recorder:
+        getattr(parts.algorithm, "share_memory", lambda ranks: None)(ranks)  # noqa: ARG005
         evolve(parts.algorithm, parts.task, recorder, ranks)
     return Outcome(folder, recorder.finished)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
-from qdrl.replays import task_of
+from qdrl.decoding import task_of
 
 REFERENCE = Path(__file__).parents[1] / "archives" / "reference" / "walker2d_uni.h5"
 DIGEST = "6299a5a493a89dc0fba3d66f11c370ee196396956f4bb38edc98b90dadf20dd0"

@@ -12,9 +12,10 @@ import pytest
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import parse_experiment
+from qdrl.decoding import task_of
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
-from qdrl.replays import Replay, replay, task_of
+from qdrl.replays import Replay, replay
 from qdrl.run import start
 
 

@@ -11,6 +11,7 @@ _ALGORITHMS = {
     "map_elites": "qdrl.algorithms.map_elites:MapElites",
     "pga_map_elites": "qdrl.algorithms.pga_map_elites:PgaMapElites",
     "dcg_map_elites": "qdrl.algorithms.dcg_map_elites:DcgMapElites",
+    "deep_ga": "qdrl.algorithms.deep_ga:DeepGa",
     "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
 }
 

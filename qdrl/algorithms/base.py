@@ -21,7 +21,9 @@ class Algorithm(Protocol):
         generation: the one that `ask` proposes next.
         archive: the elites so far.
 
-    An algorithm that trains an actor offers it as `actor`, which then travels in the file; see `StoredArchive.actor`.
+    An algorithm that trains an actor offers it as `actor`, which then travels in the file, as does a `champion`; see
+    `StoredArchive`.
+    One with large tables that never change has `share_memory(ranks)`, which all ranks call before the first `ask`.
     One whose state lies on several ranks has `collect_state()`, which all ranks call before the first's `state_dict`.
     """
 
@@ -48,6 +50,20 @@ class Algorithm(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         ...
+
+
+def is_of_lineages(algorithm: Any) -> bool:
+    """Whether an algorithm, or its class, holds lineages.
+
+    Such an algorithm says `holds_lineages = True`. Its archive holds one number a genome, `(cells, 1)` int64, that
+    `algorithm.lineages(numbers)` makes `StoredLineages` of, and its `state_dict` gives the numbers as `nodes`.
+    """
+    return bool(getattr(algorithm, "holds_lineages", False))
+
+
+def lineages_of(algorithm: Any, genomes: Any) -> Any:
+    """`StoredLineages` of an archive's genomes, None where they are weights."""
+    return algorithm.lineages(genomes) if is_of_lineages(algorithm) else None
 
 
 def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:

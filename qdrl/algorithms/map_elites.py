@@ -15,7 +15,7 @@ from torch import Tensor
 from qdrl.algorithms.base import check_turn, count_by_emitter
 from qdrl.archives.archive import Archive
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.genomes import Gaussian, IsoLine, Variation
+from qdrl.genomes.variation import Gaussian, IsoLine, Variation
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 

@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[str, float | None]] = {
     "descriptor_std": ("f8", np.nan),
 }
 META_JSON = ("config", "command", "packages", "task", "policy")
+LINEAGE = ("offsets", "seeds", "sigmas", "keyframe_numbers", "keyframes")
 ACTOR = ("genome", "dimensions")
 NORMALIZER = ("mean", "var", "count", "at/generation", "at/mean", "at/var")
 
@@ -46,7 +47,8 @@ def find_problems(file: Any, *, thorough: bool = False) -> list[str]:
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         return [f"/: format_version is {version}; this qdrl reads {FORMAT_VERSION}"]
     expected = ["archive/centroids", *(f"meta/{name}" for name in META_JSON)]
-    expected += [f"elites/{name}" for name in (*COLUMNS, "genome")]
+    genomes = [f"lineage/{name}" for name in LINEAGE] if "lineage" in file.get("elites", ()) else ["genome"]
+    expected += [f"elites/{name}" for name in (*COLUMNS, *genomes)]
     if "normalizer" in file:
         expected += [f"normalizer/{name}" for name in NORMALIZER]
     if "actor" in file:
@@ -88,7 +90,7 @@ def _problems_of_elites(file: Any) -> list[str]:
     elites, attributes = file["elites"], file["archive"].attrs
     count, dimensions = len(elites["cell"]), len(attributes["descriptor_names"])
     problems = []
-    for name in (*COLUMNS, "genome"):
+    for name in (*COLUMNS, *(("genome",) if "genome" in elites else ())):
         dtype, shape = elites[name].dtype, elites[name].shape
         width = dimensions if name.startswith("descriptor") else shape[-1] if name == "genome" else None
         expected = (count,) if width is None else (count, width)
@@ -97,7 +99,7 @@ def _problems_of_elites(file: Any) -> list[str]:
         if dtype.kind != (kind := np.dtype(COLUMNS.get(name, ("f4",))[0]).kind):
             problems.append(f"/elites/{name}: dtype {dtype}, expected {'integers' if kind == 'i' else 'floats'}")
         problems += _unreadable(elites[name], name) if name != "genome" else []
-    if problems:
+    if problems := problems or (_problems_of_lineages(elites["lineage"], count) if "lineage" in elites else []):
         return problems
     cell, emitter = elites["cell"][:], elites["emitter"][:]
     if count and (cell[0] < 0 or cell[-1] >= attributes["cells"] or (np.diff(cell) <= 0).any()):
@@ -106,6 +108,25 @@ def _problems_of_elites(file: Any) -> list[str]:
     if count and (emitter.min() < 0 or emitter.max() >= len(attributes["emitters"])):
         problems.append(f"/elites/emitter: must lie within 0..{len(attributes['emitters']) - 1}")
     return problems
+
+
+def _problems_of_lineages(group: Any, count: int) -> list[str]:
+    place = "/elites/lineage"
+    try:
+        offsets, seeds, sigmas, numbers = (group[name][()] for name in LINEAGE[:4])
+    except OSError as error:
+        return [f"{place}: damaged: {error}"]
+    if offsets.shape != (count + 1,) or offsets[0] != 0 or (np.diff(offsets) < 1).any():
+        return [f"{place}/offsets: must be {count + 1} ascending numbers from 0"]
+    if seeds.shape != (offsets[-1],) or sigmas.shape != seeds.shape:
+        return [f"{place}: seeds {seeds.shape} and sigmas {sigmas.shape} must have {offsets[-1]} numbers"]
+    first = np.zeros(len(seeds), bool)
+    first[offsets[:-1]] = True
+    if not np.isfinite(sigmas[~first]).all() or not set(seeds[np.isnan(sigmas)].tolist()) <= set(numbers.tolist()):
+        return [f"{place}: a power is not finite, or a keyframe is missing"]
+    if group["keyframes"].ndim != 2 or len(group["keyframes"]) != len(numbers):
+        return [f"{place}/keyframes: shape {group['keyframes'].shape}, expected {len(numbers)} rows"]
+    return []
 
 
 def _problems_of_the_rest(file: Any) -> list[str]:

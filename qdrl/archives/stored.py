@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qdrl.archives.files import open_hdf5
+from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.statistics import Statistics, statistics
 from qdrl.axes import Axis
 from qdrl.errors import UserError
@@ -34,6 +35,9 @@ class StoredArchive:
             `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.
         actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first takes
             `dimensions` more inputs at its end, the descriptor normalised to [-1, 1].
+        champion: of runs that are after one genome, the best they have: `fitness` `(episodes,)` that it was chosen for,
+            and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
+        lineages: what the genomes are, where they are lineages; `qdrl.decoding` makes them weights.
         genomes: `(n, parameters)` float32 when held in memory.
         path: the file, when read from one.
     """
@@ -51,6 +55,8 @@ class StoredArchive:
     meta: dict[str, Any] = field(default_factory=dict)
     normalizer: dict[str, np.ndarray] | None = None
     actor: dict[str, np.ndarray] | None = None
+    champion: dict[str, np.ndarray] | None = None
+    lineages: StoredLineages | None = None
     genomes: np.ndarray | None = None
     path: Path | None = None
 
@@ -90,7 +96,9 @@ class StoredArchive:
 
     @property
     def parameters(self) -> int:
-        """Length of a genome."""
+        """Length of a genome's weights."""
+        if self.lineages is not None:
+            return int(self.meta["policy"]["parameters"])
         with self._stored_genomes() as genomes:
             return int(genomes.shape[1])
 
@@ -112,6 +120,8 @@ class StoredArchive:
 
     @contextmanager
     def _stored_genomes(self) -> Iterator[Any]:
+        if self.lineages is not None:
+            raise UserError("this archive holds lineages: `qdrl.decoding.genomes_of(archive)` decodes them")
         if self.genomes is not None:
             yield self.genomes
             return

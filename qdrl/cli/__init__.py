@@ -46,6 +46,7 @@ class LazyGroup(click.Group):
         "tasks": ("qdrl.cli.tasks", "List the tasks, or describe one."),
         "algorithms": ("qdrl.cli.algorithms", "List the algorithms, or describe one's settings."),
         "archive": ("qdrl.cli.archive", "Look into an archive file: info, plot, show, find, validate."),
+        "export": ("qdrl.cli.export", "Write one genome's weights as .npz."),
         "render": ("qdrl.cli.render", "Film an elite as .mp4 or .gif."),
         "doctor": (
             "qdrl.cli.doctor",

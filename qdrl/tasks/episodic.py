@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.policies.mlp import Mlp, MlpSettings
@@ -47,7 +48,7 @@ class EpisodicTask:
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
         episodes = self.rollout().run(
-            candidates.genomes.cpu(),
+            candidates.genomes.cpu() if isinstance(candidates.genomes, Tensor) else candidates.genomes,
             candidates.seeds.tolist(),
             None if self.normalizer is None else self.normalizer.snapshot(candidates.generation),
             keep_transitions=candidates.wants_transitions,

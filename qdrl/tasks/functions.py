@@ -55,7 +55,7 @@ class FunctionTask:
         return generator.uniform(-self._spread, self._spread, self.parameters).astype(np.float32)
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
-        fitness, descriptor = self._function(candidates.genomes.double())
+        fitness, descriptor = self._function(candidates.genomes[:].double())
         steps = torch.ones(len(candidates.genomes), dtype=torch.int64, device=fitness.device)
         return evaluated(candidates, fitness=fitness, descriptor=descriptor, steps=steps)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.evaluation import ObservationMoments
+from qdrl.evaluation import Genomes, ObservationMoments
 from qdrl.policies.mlp import Mlp, Population
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.transitions import TransitionLog
@@ -95,7 +95,7 @@ class Rollout:
 
     def run(
         self,
-        genomes: Tensor,
+        genomes: Tensor | Genomes,
         seeds: Sequence[int],
         normalization: tuple[np.ndarray, np.ndarray] | None = None,
         *,
@@ -156,7 +156,7 @@ class Rollout:
                 log.end(int(rows[slot]), int(ages[slot]), observations[slot].numpy(), terminated=not cut)
         return ended
 
-    def _start(self, slots: Sequence[int], rows: range, genomes: Tensor, seeds: Sequence[int]) -> None:
+    def _start(self, slots: Sequence[int], rows: range, genomes: Tensor | Genomes, seeds: Sequence[int]) -> None:
         self._worlds.reset(slots, [int(seeds[row]) for row in rows])
         self._population.load(slots, genomes[rows.start : rows.stop])
         index = list(slots)

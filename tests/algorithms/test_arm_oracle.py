@@ -8,7 +8,7 @@ from ribs.emitters import IsoLineEmitter
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
-from qdrl.genomes import IsoLine
+from qdrl.genomes.variation import IsoLine
 from qdrl.streams import Streams
 from qdrl.tasks import make_task
 from tests.tasks.builders import candidates

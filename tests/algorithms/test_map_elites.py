@@ -13,7 +13,7 @@ from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.grid import Grid
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.genomes import Gaussian, IsoLine
+from qdrl.genomes.variation import Gaussian, IsoLine
 from qdrl.streams import Streams
 from qdrl.tasks import make_task
 

@@ -43,6 +43,9 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
         "task": stored.meta["task"],
         "policy": stored.meta["policy"],
         "genome_parameters": stored.parameters,
+        "lineages": _lineages(stored),
+        "champion": _champion(stored),
+        "actor": _actor(stored),
         "normalizer": _normalizer(stored),
         "kind": stored.kind,
         "cells": stored.cells,
@@ -54,6 +57,50 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
         "elites_by_emitter": _elites_by_emitter(stored),
         "history": {name: values[-1] for name, values in stored.history.items() if len(values)},
     }
+
+
+def _lineages(stored: "StoredArchive") -> dict[str, Any] | None:
+    """What lineages take to keep, and what their weights would."""
+    if stored.lineages is None:
+        return None
+    import numpy as np
+
+    mutations = np.diff(stored.lineages.offsets) - 1
+    weights = 4 * stored.parameters * len(stored)
+    return {
+        "noise": stored.lineages.noise,
+        "mean_mutations": float(mutations.mean()) if len(mutations) else None,
+        "most_mutations": int(mutations.max()) if len(mutations) else None,
+        "keyframes": len(stored.lineages.keyframes),
+        "lineage_bytes": stored.lineages.nbytes,
+        "weight_bytes": weights,
+        "compression": weights / stored.lineages.nbytes if len(mutations) else None,
+    }
+
+
+def _champion(stored: "StoredArchive") -> dict[str, Any] | None:
+    champion = stored.champion
+    if champion is None:
+        return None
+    fitness = champion["fitness"]
+    facts = {"mean_fitness": float(fitness.mean()), "fitness_std": float(fitness.std()), "episodes": len(fitness)}
+    if "seeds" not in champion:
+        return facts
+    size = champion["seeds"].nbytes + champion["sigmas"].nbytes
+    return facts | {
+        "mutations": len(champion["seeds"]) - 1,
+        "lineage_bytes": size,
+        "weight_bytes": 4 * stored.parameters,
+        "compression": 4 * stored.parameters / size,
+    }
+
+
+def _actor(stored: "StoredArchive") -> dict[str, Any] | None:
+    if stored.actor is None:
+        return None
+    dimensions = int(stored.actor["dimensions"])
+    aims_at = [axis.label for axis in stored.axes] if dimensions else None
+    return {"parameters": len(stored.actor["genome"]), "aims_at": aims_at}
 
 
 def _normalizer(stored: "StoredArchive") -> dict[str, Any] | None:
@@ -75,6 +122,9 @@ def _print_sections(facts: dict[str, Any]) -> None:
     print_facts("Task", _short(facts["task"] or {"name": None}))
     policy = {"parameters": facts["genome_parameters"], "normaliser": _in_words(facts["normalizer"])}
     print_facts("Policy", _short(facts["policy"] or {}) | policy)
+    for title, name in (("Lineages", "lineages"), ("Champion", "champion"), ("Actor", "actor")):
+        if facts[name] is not None:
+            print_facts(title, _short(facts[name]))
     shape = " x ".join(str(count) for count in facts["shape"])
     print_facts("Archive", {"kind": facts["kind"], "cells": facts["cells"], "shape": shape})
     axes = facts["descriptor"]

@@ -46,14 +46,29 @@ def command(context: click.Context, archive: Path, cell: int, with_replay: bool,
 
 def describe_elite(stored: "StoredArchive", row: int) -> dict[str, Any]:
     """Everything the file says about one elite."""
-    import numpy as np
-
-    genome = stored.genome(row)
     columns: dict[str, Any] = {name: column[row] for name, column in stored.elites.items()}
     return columns | {
         "emitter": stored.emitters[columns["emitter"]],
         "axes": [axis.label for axis in stored.axes],
         "centroid": stored.centroids[columns["cell"]],
+        **_genome(stored, row),
+    }
+
+
+def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
+    """What a genome is made of: weights, or mutations."""
+    if stored.lineages is not None:
+        seeds, sigmas = stored.lineages.of(row)
+        return {
+            "genome_parameters": stored.parameters,
+            "lineage_first": int(seeds[0]),
+            "lineage_mutations": len(seeds) - 1,
+            "lineage_bytes": seeds.nbytes + sigmas.nbytes,
+        }
+    import numpy as np
+
+    genome = stored.genome(row)
+    return {
         "genome_parameters": len(genome),
         "genome_norm": float(np.linalg.norm(genome.astype(np.float64))),
         "genome_largest": float(np.abs(genome).max(initial=0)),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from qdrl.genomes import Gaussian, IsoLine
+from qdrl.genomes.variation import Gaussian, IsoLine
 
 SIZE = 20_000
 

@@ -1,0 +1,299 @@
+"""Deep GA (Such et al. 2017, "Deep Neuroevolution", algorithm 1): truncation selection and Gaussian mutation.
+
+A genome is a lineage: the number of its first genome, and number and power of each mutation since. Every rank knows all
+lineages, for what they need is drawn from the streams of rows; weights never cross ranks.
+
+One of its generations is two of the engine's. First the children are evaluated once each. Then the candidates, the
+elite so far and the best children, are evaluated over some episodes more, which count like all others: the mean over
+these alone decides who is the elite, so that a child that was lucky once does not stay for ever. The best children and
+the elite are the next parents. The elite is a parent, not a child: all children are mutated, as in the authors' code;
+the paper writes one of them as its copy.
+
+With no parents it is random search, by the same rules. Every child that was evaluated competes for a cell of the
+archive, which never has a say in who is selected.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from qdrl.algorithms.base import check_turn, count_by_emitter
+from qdrl.archives.archive import Archive
+from qdrl.archives.lineages import StoredLineages
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.genomes.ancestry import NO_PARENT, Ancestry
+from qdrl.genomes.decoding import Decoder, Offspring
+from qdrl.genomes.noise import KeyedNoise, Noise, NoiseTable
+from qdrl.ranks import Ranks
+from qdrl.streams import Streams
+from qdrl.tasks.base import Task
+
+Power = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class MutationPower(BaseModel):
+    """The power of mutations over generations: from `sigma` to `final_sigma` in `generations`, and then as it is.
+
+    Attributes:
+        sigma: deviation of the noise that a mutation adds.
+        final_sigma: `sigma` itself where left out.
+        generations: children's generations until then.
+        schedule: "linear", or "exponential": by the same factor in each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sigma: Power = 0.002
+    final_sigma: Power | None = None
+    generations: Annotated[int, Field(ge=1)] = 1000
+    schedule: Literal["linear", "exponential"] = "linear"
+
+    def at(self, generation: int) -> float:
+        """In a generation of children, counted from 0."""
+        if self.final_sigma is None:
+            return self.sigma
+        done = min(1.0, generation / self.generations)
+        if self.schedule == "linear":
+            return self.sigma + done * (self.final_sigma - self.sigma)
+        return self.sigma * (self.final_sigma / self.sigma) ** done
+
+
+class DeepGaSettings(BaseModel):
+    """Settings of Deep GA; defaults are those of Such et al. 2017 on Atari.
+
+    Attributes:
+        name: "deep_ga".
+        batch_size: children a generation.
+        parents: how many of the best are parents of the next, the elite among them; 0 for random search.
+        mutation: power of mutations.
+        candidates: who may become the elite: the elite so far and the best children.
+        candidate_episodes: episodes that decide among the candidates; 0 to go by what each reached once, which is
+            enough where an episode has no chance in it.
+        noise: where noise comes from.
+        rebase_depth: lineages of common ancestors longer than this start at a stored genome from then on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "deep_ga"
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    parents: Annotated[int, Field(ge=0, le=1_000_000)] = 20
+    mutation: MutationPower = MutationPower()
+    candidates: Annotated[int, Field(ge=1, le=10_000)] = 10
+    candidate_episodes: Annotated[int, Field(ge=0, le=10_000)] = 30
+    noise: Noise = KeyedNoise()
+    rebase_depth: Annotated[int, Field(ge=1)] | None = None
+
+
+class DeepGa:
+    """See `qdrl.algorithms.base.Algorithm`.
+
+    Attributes:
+        ancestry: every lineage that is still needed; the archive's genomes are numbers of its nodes.
+        parents: `(k,)` nodes, best first.
+        elite: its node, -1 before there is one.
+
+    Args:
+        task: gives first genomes.
+        archive: of nodes, filled by `tell`.
+        streams: the run's random numbers.
+        settings: see `DeepGaSettings`.
+    """
+
+    Settings = DeepGaSettings
+    emitters = ("random", "mutation", "candidate")
+    holds_lineages = True
+
+    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: DeepGaSettings) -> None:
+        self.archive, self.generation = archive, 0
+        self.ancestry = Ancestry()
+        self.parents, self.elite = np.empty(0, np.int64), -1
+        self._elite_scores = np.empty(0)
+        self._settings, self._streams, self._task = settings, streams, task
+        self._decoder = Decoder(self.ancestry, task.initial, settings.noise.source())
+        self._candidates = np.empty(0, np.int64)  # nodes under comparison; none while children are evaluated
+        self._ranked = np.empty(0, np.int64)  # the children's nodes, best first, while candidates are compared
+        self._births = 0  # generations of children so far
+        self._pruned = 0  # nodes left by the last pruning
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of this generation: children, or episodes of candidates."""
+        if len(self._candidates):
+            return len(self._candidates) * self._settings.candidate_episodes
+        return self._settings.batch_size
+
+    def share_memory(self, ranks: Ranks) -> None:
+        """Collective. Have the noise table once a node."""
+        if isinstance(self._decoder.noise, NoiseTable):
+            self._decoder.noise.share(ranks.shared)
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        rows = range(self.batch_size) if rows is None else rows
+        parents, seeds, sigmas, emitter = self._plan(rows)
+        return Candidates(
+            generation=self.generation,
+            rows=rows,
+            genomes=Offspring(self._decoder, parents, seeds, sigmas),
+            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            emitter=torch.full((len(rows),), self.emitters.index(emitter)),
+            parent_cell=torch.full((len(rows),), -1),
+        )
+
+    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+        check_turn(self.generation, evaluation, self.batch_size)
+        candidates = float(len(self._candidates) * self._settings.candidate_episodes)
+        counts = self._compare(evaluation) if len(self._candidates) else self._select(evaluation)
+        self.generation += 1
+        self._forget()
+        return {
+            **counts,
+            "candidate_evaluations": candidates,
+            "elite_fitness": float(self._elite_scores.mean()) if len(self._elite_scores) else np.nan,
+            "elite_mutations": float(len(self.ancestry.path(self.elite)) - 1) if self.elite >= 0 else np.nan,
+        }
+
+    @property
+    def champion(self) -> dict[str, np.ndarray] | None:
+        """The elite as `StoredArchive.champion` keeps it; None before there is one."""
+        if self.elite < 0:
+            return None
+        lineage = self.ancestry.lineage(self.elite)
+        return {"seeds": lineage.seeds, "sigmas": lineage.sigmas, "fitness": self._elite_scores}
+
+    def lineages(self, nodes: np.ndarray) -> StoredLineages:
+        """The lineages of the archive's genomes, `(n, 1)` nodes, as a file keeps them."""
+        lineages = [self.ancestry.lineage(int(node)) for node in nodes[:, 0]]
+        keyframes = self.ancestry.keyframes
+        return StoredLineages(
+            offsets=np.cumsum([0, *(len(lineage) for lineage in lineages)]),
+            seeds=np.concatenate([np.empty(0, np.uint32), *(lineage.seeds for lineage in lineages)]),
+            sigmas=np.concatenate([np.empty(0, np.float32), *(lineage.sigmas for lineage in lineages)]),
+            noise=self._settings.noise.model_dump(),
+            keyframe_numbers=np.array(sorted(keyframes), np.int64),
+            keyframes=np.array([keyframes[number] for number in sorted(keyframes)], np.float32).reshape(
+                len(keyframes), self._task.parameters
+            ),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation,
+            "births": self._births,
+            "pruned": self._pruned,
+            "elite": self.elite,
+            "elite_scores": self._elite_scores,
+            "parents": self.parents,
+            "candidates": self._candidates,
+            "ranked": self._ranked,
+            "nodes": self.archive.state_dict()["genome"],
+            "ancestry": self.ancestry.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generation, self._births, self._pruned = (int(state[name]) for name in ("generation", "births", "pruned"))
+        self.elite, self._elite_scores = int(state["elite"]), np.asarray(state["elite_scores"], np.float64)
+        self.parents, self._candidates, self._ranked = (
+            np.asarray(state[name], np.int64) for name in ("parents", "candidates", "ranked")
+        )
+        self.ancestry.load_state_dict(state["ancestry"])
+        self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
+
+    def _plan(self, rows: Sequence[int]) -> tuple[list[int], list[int], list[float], str]:
+        """Parent, number and power of each row, and who proposes them; the same on whichever rank asks."""
+        if len(self._candidates):
+            nodes = [int(self._candidates[row // self._settings.candidate_episodes]) for row in rows]
+            return nodes, [0] * len(nodes), [0.0] * len(nodes), "candidate"
+        generators = [self._streams.generator("mutation", self.generation, row) for row in rows]
+        if len(self.parents) == 0:
+            return [NO_PARENT] * len(rows), [int(g.integers(2**32)) for g in generators], [0.0] * len(rows), "random"
+        sigma, noise = float(np.float32(self._settings.mutation.at(self._births))), self._decoder.noise
+        parents = [int(self.parents[generator.integers(len(self.parents))]) for generator in generators]
+        return parents, [noise.draw(g, self._task.parameters) for g in generators], [sigma] * len(rows), "mutation"
+
+    def _select(self, evaluation: Evaluation) -> dict[str, float]:
+        """After the children: who competes to be the elite, and who is a parent if nobody has to compete."""
+        parents, seeds, sigmas, _ = self._plan(range(self.batch_size))
+        nodes = self.ancestry.add(parents, seeds, sigmas)
+        counts = self._insert(evaluation, nodes)
+        self._births += 1
+        fitness = evaluation.fitness.cpu().numpy()
+        order = np.argsort(-fitness, kind="stable")  # NaN of failed rows last
+        self._ranked = nodes[order[np.isfinite(fitness[order])]]
+        if not self._settings.candidate_episodes:
+            scores = fitness[order[:1]]
+            if len(self._ranked) and not (len(self._elite_scores) and self._elite_scores.mean() >= scores[0]):
+                self.elite, self._elite_scores = int(self._ranked[0]), scores
+            self._succeed()
+            return counts
+        wanted = self._settings.candidates - (self.elite >= 0)
+        elite = [self.elite] if self.elite >= 0 else []
+        self._candidates = np.array([*elite, *self._ranked[:wanted]], np.int64)
+        self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
+        return counts
+
+    def _compare(self, evaluation: Evaluation) -> dict[str, float]:
+        """After the candidates' episodes: the elite is who did best on average; failed episodes do not count."""
+        scores = evaluation.fitness.cpu().numpy().reshape(len(self._candidates), -1)
+        known = np.isfinite(scores)
+        means = np.where(known, scores, 0).sum(1) / np.maximum(known.sum(1), 1)
+        means[~known.any(1)] = -np.inf
+        best = int(means.argmax())  # of equal ones the first: the elite so far
+        self.elite, self._elite_scores = int(self._candidates[best]), scores[best][known[best]]
+        self._candidates = np.empty(0, np.int64)
+        self._succeed()
+        return dict.fromkeys((f"{verb}_{name}" for verb in ("added", "improved") for name in self.emitters), 0.0)
+
+    def _succeed(self) -> None:
+        """The next parents: the best children, the elite among them."""
+        count = self._settings.parents
+        if count and self.elite >= 0:
+            best = self._ranked[:count].tolist()
+            self.parents = np.array(best if self.elite in best else [self.elite, *best[: count - 1]], np.int64)
+        self._ranked = np.empty(0, np.int64)
+        self._rebase()
+        self._decoder.hold(self.parents.tolist())
+
+    def _rebase(self) -> None:
+        """Keep the genome of all parents' last common ancestor, once its lineage is too long."""
+        depth = self._settings.rebase_depth
+        shared = None if depth is None else self.ancestry.common_ancestor(self.parents.tolist())
+        if depth is not None and shared is not None and len(self.ancestry.path(shared)) > depth:
+            self.ancestry.rebase(shared, self._decoder.genome(shared))
+
+    def _insert(self, evaluation: Evaluation, nodes: np.ndarray) -> dict[str, float]:
+        """Let the children compete for cells; counts of what each emitter added and improved."""
+        handles = torch.from_numpy(nodes)[:, None]
+        insertion = self.archive.add(
+            handles,
+            evaluation.fitness,
+            evaluation.descriptor,
+            valid=~evaluation.failed,
+            evaluation_seed=evaluation.seeds,
+            generation=evaluation.generation,
+            emitter=evaluation.emitter,
+        )
+        accepted = insertion.accepted
+        new = insertion.status[accepted] == 2
+        return count_by_emitter(self.emitters, accepted[new], evaluation, "added") | count_by_emitter(
+            self.emitters, accepted[~new], evaluation, "improved"
+        )
+
+    def _forget(self) -> None:
+        """Drop nodes that nobody needs any more, whenever there are twice as many as were needed last."""
+        if len(self.ancestry) <= 2 * self._pruned + 10_000:
+            return
+        cells = self.archive.occupied_cells
+        held = self.archive.genomes[cells, 0].tolist()
+        own = [self.elite, *self.parents, *self._candidates, *self._ranked]
+        numbers = self.ancestry.prune([*held, *(int(node) for node in own)])
+        self._pruned = len(self.ancestry)
+        self.archive.genomes[cells, 0] = torch.from_numpy(numbers[held])
+        self.elite = int(numbers[self.elite]) if self.elite >= 0 else -1
+        self.parents, self._candidates, self._ranked = (
+            numbers[nodes] for nodes in (self.parents, self._candidates, self._ranked)
+        )
+        self._decoder.renumber(numbers)

@@ -1,0 +1,34 @@
+"""`qdrl export`."""
+
+from pathlib import Path
+
+import click
+
+from qdrl.cli.archive.paths import archive_argument
+
+
+@click.command()
+@archive_argument
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--cell", type=int, help="Whose elite; the run's champion, or the best elite, when left out.")
+def command(archive: Path, output: Path, cell: int | None) -> None:
+    """Write the weights of one genome of ARCHIVE to OUTPUT (.npz).
+
+    Lineages are decoded. The file holds `genome`, the flat row, and for policies `kernel_<i>` (inputs, outputs) and
+    `bias_<i>` of each layer, with `mean` and `deviation` of the observations where the policy normalises them. numpy
+    reads it without qdrl.
+
+    \b
+    Example:
+      qdrl export archives/reference/walker2d_uni.h5 walker.npz --cell 12
+    """
+    from qdrl.archives.hdf5 import open_archive
+    from qdrl.errors import UserError
+    from qdrl.exporting import weights_of, write_weights
+
+    if output.suffix != ".npz":
+        raise UserError(f"{output}: weights are written as .npz")
+    stored = open_archive(archive)
+    chosen, weights = weights_of(stored, cell)
+    write_weights(output, weights)
+    click.echo(f"{output}: {chosen}, {len(weights['genome'])} weights")

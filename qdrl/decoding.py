@@ -1,0 +1,113 @@
+"""What a stored archive means: its task, the shape of its policies, the weights of its genomes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.archives.lineages import StoredLineages
+from qdrl.archives.stored import StoredArchive
+from qdrl.errors import UserError
+from qdrl.genomes.ancestry import Ancestry, Lineage
+from qdrl.genomes.decoding import Decoder, Offspring
+from qdrl.genomes.noise import KeyedNoise, TableNoise
+from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.tasks import make_task
+from qdrl.tasks.base import Task
+
+
+def policy_of(archive: StoredArchive) -> Mlp:
+    """The shape of an archive's policies.
+
+    Raises:
+        UserError: its genomes are no policies.
+    """
+    policy = archive.meta.get("policy")
+    if policy is None:
+        raise UserError(f"{archive.path}: its genomes are not policies")
+    try:
+        return Mlp(policy["layers"][0], policy["layers"][-1], MlpSettings(**_shape(policy)))
+    except (KeyError, TypeError) as error:
+        raise UserError("the archive does not say how to make its policies") from error
+
+
+def task_of(archive: StoredArchive, worlds: int = 1) -> Task:
+    """The task an archive was made on, with its policies' shape.
+
+    Raises:
+        UserError: the file does not say, or this installation cannot make the task.
+    """
+    task, policy = archive.meta.get("task") or {}, archive.meta.get("policy")
+    try:
+        options = dict(task["options"])
+        name, shape = options.pop("name"), None if policy is None else _shape(policy)
+    except (KeyError, TypeError) as error:
+        raise UserError("the archive does not say how to make its task and policies") from error
+    made = make_task(name, policy=shape, worlds=worlds, **options)
+    parameters = archive.parameters if len(archive) else made.parameters
+    if made.parameters != parameters:
+        raise UserError(
+            f"genomes have {parameters} parameters but task '{name}' now needs {made.parameters};"
+            " install the package versions that `qdrl archive info` names"
+        )
+    return made
+
+
+def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and variance that policies of a generation were evaluated with; None where policies do not normalise."""
+    if archive.normalizer is None:
+        return None
+    rows = np.flatnonzero(archive.normalizer["at.generation"] == generation)
+    if len(rows) == 0:
+        raise UserError(f"/normalizer/at: no observation statistics of generation {generation}")
+    return archive.normalizer["at.mean"][rows[0]], archive.normalizer["at.var"][rows[0]]
+
+
+def genomes_of(archive: StoredArchive) -> Tensor | Offspring:
+    """Weights of all elites, `(n, parameters)` float32; those of lineages are decoded when they are asked for.
+
+    Raises:
+        UserError: the file does not say how to decode its lineages, or this installation cannot.
+    """
+    if archive.lineages is None:
+        return torch.from_numpy(np.array(archive.all_genomes()))
+    decoder, ancestry = _decoder(archive, archive.lineages)
+    nodes = [ancestry.insert(Lineage(*archive.lineages.of(row))) for row in range(len(archive))]
+    return Offspring(decoder, nodes, [0] * len(nodes), [0.0] * len(nodes))
+
+
+def champion_of(archive: StoredArchive) -> np.ndarray:
+    """Weights of the champion, `(parameters,)` float32.
+
+    Raises:
+        UserError: the archive has none, or its lineage cannot be decoded here.
+    """
+    champion, lineages = archive.champion, archive.lineages
+    if champion is None:
+        raise UserError("this archive holds no champion: its run was after many genomes, not after one")
+    if lineages is None or "genome" in champion:
+        return champion["genome"]
+    decoder, ancestry = _decoder(archive, lineages)
+    return decoder.genome(ancestry.insert(Lineage(champion["seeds"], champion["sigmas"])))
+
+
+def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder, Ancestry]:
+    """What decodes an archive's lineages, and the tree to put them in: its keyframes only, as yet."""
+    task, ancestry = task_of(archive), Ancestry()
+    for number, keyframe in zip(lineages.keyframe_numbers.tolist(), lineages.keyframes, strict=True):
+        if keyframe.shape != (task.parameters,):
+            raise UserError(
+                f"/elites/lineage: keyframe {number} has {len(keyframe)} weights, the policies have {task.parameters}"
+            )
+        ancestry.keyframes[number] = keyframe
+    kinds: dict[Any, Any] = {"keyed": KeyedNoise, "table": TableNoise}
+    if (name := lineages.noise.get("name")) not in kinds:
+        raise UserError(f"/elites/lineage: this qdrl knows no noise {name!r}")
+    return Decoder(ancestry, task.initial, kinds[name](**lineages.noise).source()), ancestry
+
+
+def _shape(policy: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the policies that a file describes."""
+    names = ("activation", "output", "normalize_observations")
+    return {"hidden_sizes": policy["layers"][1:-1], **{name: policy[name] for name in names}}

@@ -1,0 +1,62 @@
+"""One genome of an archive as plain arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qdrl.archives.stored import StoredArchive
+from qdrl.decoding import champion_of, genomes_of, normalization_of, policy_of
+from qdrl.errors import UserError
+from qdrl.policies.normalizer import deviation_of
+
+
+def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, dict[str, np.ndarray]]:
+    """The weights of an elite, of the champion, or, where there is none, of the best elite.
+
+    Returns:
+        who that is, in words; `genome` `(parameters,)`, and for policies `kernel_<i>` `(inputs, outputs)`, `bias_<i>`
+        `(outputs,)`, and `mean` and `deviation` `(observation,)` where they normalise what they see.
+
+    Raises:
+        UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here.
+    """
+    if cell is None and archive.champion is not None:
+        row, chosen, genome = None, "the champion", champion_of(archive)
+    else:
+        if len(archive) == 0:
+            raise UserError("the archive is empty")
+        row = int(archive.elites["fitness"].argmax()) if cell is None else archive.row_of(cell)
+        chosen, genome = f"elite of cell {archive.elites['cell'][row]}", genomes_of(archive)[row : row + 1][0].numpy()
+    weights = {"genome": genome}
+    if archive.meta.get("policy") is None:
+        return chosen, weights
+    for layer, (kernel, bias) in enumerate(policy_of(archive).split(torch.from_numpy(genome)[None])):
+        weights |= {f"kernel_{layer}": kernel[0].numpy(), f"bias_{layer}": bias[0].numpy()}
+    return chosen, weights | _normalizer(archive, row)
+
+
+def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
+    """Write arrays to a .npz file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    try:
+        np.savez(temporary, allow_pickle=False, **weights)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _normalizer(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
+    """Statistics that an elite was evaluated with; the latest for the champion."""
+    if archive.normalizer is None:
+        return {}
+    latest = archive.normalizer["mean"], archive.normalizer["var"]
+    known = None if row is None else normalization_of(archive, int(archive.elites["generation"][row]))
+    mean, var = known or latest
+    return {"mean": mean.astype(np.float32), "deviation": deviation_of(var).numpy()}

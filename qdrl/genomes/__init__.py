@@ -1,0 +1,1 @@
+"""Genomes: dense rows and how they vary, lineages and how they become rows."""
