@@ -31,6 +31,7 @@ from qdrl.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 
+_SPARE = 10_000  # nodes that are not worth a pruning
 Power = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -284,7 +285,7 @@ class DeepGa:
 
     def _forget(self) -> None:
         """Drop nodes that nobody needs any more, whenever there are twice as many as were needed last."""
-        if len(self.ancestry) <= 2 * self._pruned + 10_000:
+        if len(self.ancestry) <= 2 * self._pruned + _SPARE:
             return
         cells = self.archive.occupied_cells
         held = self.archive.genomes[cells, 0].tolist()

@@ -1,0 +1,232 @@
+"""Deep GA from a notebook: who is a parent, who is the elite, and what lineages say."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qdrl.algorithms import deep_ga
+from qdrl.algorithms.deep_ga import DeepGa, DeepGaSettings, MutationPower
+from qdrl.archives.archive import Archive
+from qdrl.archives.grid import Grid
+from qdrl.evaluation import Candidates, Evaluation, evaluated
+from qdrl.streams import Streams
+from qdrl.tasks import make_task
+from qdrl.tasks.base import Task
+
+SMALL = {"batch_size": 24, "parents": 4, "candidates": 3, "candidate_episodes": 5, "mutation": {"sigma": 0.3}}
+
+
+class NoisySphere:
+    """The sphere task with luck: its fitness depends on the evaluation's seed too."""
+
+    def __init__(self, luck: float = 0.0) -> None:
+        self._task, self._luck = make_task("sphere", parameters=6), luck
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def evaluate(self, candidates: Candidates) -> Evaluation:
+        found = self._task.evaluate(candidates)
+        luck = [self._luck * np.random.default_rng(seed).standard_normal() for seed in candidates.seeds.tolist()]
+        return evaluated(
+            candidates,
+            fitness=found.fitness + torch.tensor(luck, dtype=torch.float64),
+            descriptor=found.descriptor,
+            steps=found.steps,
+        )
+
+
+def started(task: Any = None, seed: int = 2, **settings: Any) -> tuple[DeepGa, Task]:
+    task = task or NoisySphere()
+    archive = Archive(Grid(task.spec.lower, task.spec.upper, (8, 8)), 1, dtype=torch.int64)
+    return DeepGa(task, archive, Streams(seed), DeepGaSettings(**{**SMALL, **settings})), task
+
+
+def advance(algorithm: DeepGa, task: Task, rounds: int = 1) -> dict[str, float]:
+    for _ in range(rounds):
+        counts = algorithm.tell(task.evaluate(algorithm.ask()))
+    return counts  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def genome(algorithm: DeepGa, node: Any) -> np.ndarray:
+    return algorithm._decoder.genome(int(node))
+
+
+def test_the_best_children_and_the_elite_are_the_next_parents() -> None:
+    algorithm, task = started()
+    for _ in range(5):
+        parents = {genome(algorithm, node).tobytes() for node in algorithm.parents}
+        candidates = algorithm.ask()
+        children = candidates.genomes[0:24].numpy()
+        assert algorithm.batch_size == 24
+        fitness = task.evaluate(candidates).fitness.numpy()
+        before = [genome(algorithm, algorithm.elite)] if algorithm.elite >= 0 else []
+        advance(algorithm, task)
+        assert algorithm.batch_size == 3 * 5
+        asked = algorithm.ask()
+        best = [*before, *children[np.argsort(-fitness)]][:3]
+        assert np.array_equal(asked.genomes[0:15].numpy(), np.repeat(best, 5, axis=0))
+        advance(algorithm, task)
+        top = [row.tobytes() for row in children[np.argsort(-fitness)][:4]]
+        elite = genome(algorithm, algorithm.elite).tobytes()
+        expected = set(top) if elite in top else {elite, *top[:3]}
+        assert {genome(algorithm, node).tobytes() for node in algorithm.parents} == expected != parents
+
+
+def test_the_mean_over_its_episodes_alone_makes_an_elite() -> None:
+    algorithm, task = started(NoisySphere(luck=20.0))
+    for _ in range(8):
+        advance(algorithm, task)
+        candidates = algorithm._candidates.copy()
+        evaluation = task.evaluate(algorithm.ask())
+        means = evaluation.fitness.numpy().reshape(len(candidates), 5).mean(1)
+        counts = algorithm.tell(evaluation)
+        assert algorithm.elite == candidates[means.argmax()]
+        assert counts["elite_fitness"] == pytest.approx(means.max())
+        assert counts["candidate_evaluations"] == len(candidates) * 5
+
+
+def test_without_candidate_episodes_an_elite_stays_until_a_child_is_better() -> None:
+    algorithm, task = started(candidate_episodes=0)
+    best = -np.inf
+    for generation in range(6):
+        evaluation = task.evaluate(algorithm.ask())
+        best = max(best, float(evaluation.fitness.max()))
+        assert algorithm.tell(evaluation)["elite_fitness"] == best
+        assert algorithm.generation == generation + 1
+        assert len(algorithm.parents) == 4
+
+
+def test_a_child_is_a_parent_and_one_mutation_of_the_power_of_its_generation() -> None:
+    power = {"sigma": 0.5, "final_sigma": 0.1, "generations": 2}
+    algorithm, task = started(mutation=power)
+    for generation in range(4):
+        if generation:
+            asked, parents = algorithm.ask(), [genome(algorithm, node) for node in algorithm.parents]
+            for child in asked.genomes[0:24].numpy():
+                steps = [np.abs(child - parent).std() for parent in parents]
+                assert min(steps) < 3 * MutationPower(**power).at(generation)
+        advance(algorithm, task, rounds=2)
+    lineage = algorithm.ancestry.lineage(algorithm.elite)
+    assert set(lineage.sigmas[1:].tolist()) <= {np.float32(0.5), np.float32(0.3), np.float32(0.1)}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("linear", [1.0, 0.55, 0.1, 0.1]), ("exponential", [1.0, np.sqrt(0.1), 0.1, 0.1])]
+)
+def test_powers_follow_their_schedule(schedule: Any, expected: list[float]) -> None:
+    power = MutationPower(sigma=1.0, final_sigma=0.1, generations=10, schedule=schedule)
+    assert [power.at(generation) for generation in (0, 5, 10, 99)] == pytest.approx(expected)
+    assert MutationPower(sigma=0.3).at(77) == 0.3
+
+
+def test_random_search_keeps_an_elite_and_has_no_parents() -> None:
+    algorithm, task = started(parents=0)
+    for _ in range(3):
+        assert algorithm.ask().emitter.unique().tolist() == [0]
+        advance(algorithm, task, rounds=2)
+    assert len(algorithm.parents) == 0
+    assert algorithm.elite >= 0
+    assert len(algorithm.ancestry.lineage(algorithm.elite)) == 1
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(rounds: int) -> None:
+    algorithm, task = started()
+    advance(algorithm, task, rounds) if rounds else None
+    whole, count = algorithm.ask(), algorithm.batch_size
+    parts = [algorithm.ask(range(5)), algorithm.ask(range(5, count))]
+    assert torch.equal(torch.cat([part.genomes[0 : len(part.rows)] for part in parts]), whole.genomes[0:count])
+    assert torch.equal(torch.cat([part.seeds for part in parts]), whole.seeds)
+
+
+def test_cells_keep_children_that_replay_from_their_lineage() -> None:
+    algorithm, task = started()
+    advance(algorithm, task, rounds=9)
+    cells = algorithm.archive.occupied_cells
+    nodes = algorithm.archive.genomes_of(cells)
+    genomes = torch.from_numpy(np.stack([genome(algorithm, node) for node in nodes[:, 0].tolist()]))
+    one = torch.zeros(len(cells), dtype=torch.int64)
+    again = task.evaluate(Candidates(0, range(len(cells)), genomes, one, one, one))
+    assert torch.equal(again.fitness, algorithm.archive.fitness[cells])
+    stored = algorithm.lineages(nodes.numpy())
+    assert len(stored) == len(cells)
+    for row, node in enumerate(nodes[:, 0].tolist()):
+        lineage = algorithm.ancestry.lineage(node)
+        assert np.array_equal(stored.of(row)[0], lineage.seeds)
+        assert np.array_equal(stored.of(row)[1], lineage.sigmas)
+
+
+def test_failed_rows_are_nobodys_parents_and_a_generation_of_them_changes_nothing() -> None:
+    algorithm, task = started()
+    advance(algorithm, task, rounds=2)
+    parents, elite = algorithm.parents.copy(), algorithm.elite
+    broken = task.evaluate(algorithm.ask())
+    broken.fitness.fill_(torch.nan)
+    broken.failed.fill_(True)
+    algorithm.tell(broken)
+    advance(algorithm, task)  # the elite alone is compared with nobody
+    assert algorithm.elite == elite
+    assert set(algorithm.parents.tolist()) <= {*parents.tolist(), elite}
+    half = task.evaluate(algorithm.ask())
+    half.failed[::2] = True
+    half.fitness[::2] = torch.nan
+    rows = algorithm.ask().genomes[0:24].numpy()
+    algorithm.tell(half)
+    assert all(genome(algorithm, node).tobytes() in {row.tobytes() for row in rows[1::2]} for node in algorithm._ranked)
+
+
+def test_a_first_generation_that_fails_is_done_again_with_other_genomes() -> None:
+    algorithm, task = started()
+    broken = task.evaluate(algorithm.ask())
+    broken.fitness.fill_(torch.nan)
+    broken.failed.fill_(True)
+    counts = algorithm.tell(broken)
+    assert np.isnan(counts["elite_fitness"])
+    assert algorithm.batch_size == 24
+    advance(algorithm, task, rounds=2)
+    assert algorithm.elite >= 0
+
+
+@pytest.mark.parametrize("rebase", [None, 2])
+@pytest.mark.parametrize("rounds", [4, 5])
+def test_a_restored_algorithm_goes_on_with_the_same_bits(rounds: int, rebase: int | None) -> None:
+    algorithm, task = started(rebase_depth=rebase)
+    other, _ = started(rebase_depth=rebase)
+    advance(algorithm, task, rounds)
+    state = algorithm.state_dict()
+    other.load_state_dict(state)
+    other.archive.load_state_dict({**algorithm.archive.state_dict(), "genome": state["nodes"]})
+    for _ in range(4):
+        assert advance(algorithm, task) == pytest.approx(advance(other, task), nan_ok=True)
+        assert torch.equal(algorithm.ask().genomes[0:3], other.ask().genomes[0:3])
+    assert np.array_equal(algorithm.archive.state_dict()["fitness"], other.archive.state_dict()["fitness"])
+
+
+def test_forgetting_and_rebasing_change_no_genome(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for spare, rebase in ((10**9, None), (0, None), (0, 2)):
+        monkeypatch.setattr(deep_ga, "_SPARE", spare)
+        algorithm, task = started(rebase_depth=rebase)
+        advance(algorithm, task, rounds=16)
+        nodes = algorithm.archive.state_dict()["genome"][:, 0]
+        runs.append([len(algorithm.ancestry), [genome(algorithm, node).tobytes() for node in nodes]])
+    assert runs[0][1] == runs[1][1] == runs[2][1]
+    assert runs[1][0] < runs[0][0]
+
+
+def test_it_climbs_the_sphere() -> None:
+    algorithm, task = started(batch_size=100, parents=10, mutation={"sigma": 0.5}, candidate_episodes=0)
+    first = advance(algorithm, task)["elite_fitness"]
+    assert advance(algorithm, task, rounds=30)["elite_fitness"] > max(99.0, first)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 0}, {"parents": -1}, {"mutation": {"sigma": 0.0}}, {"noise": {"name": "table", "size": 0}}],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="greater than"):
+        DeepGaSettings(**settings)
