@@ -86,6 +86,13 @@ Lesson = Callable[[Sequence[Transitions], Learners], Learned]
 """What learners do with the transitions of each shard that they hold."""
 
 
+def _add_up_here(part: Callable[[int], Tensor], blocks: int) -> Tensor:
+    total = part(0).clone()
+    for index in range(1, blocks):
+        total += part(index)
+    return total
+
+
 def _learn_here(lesson: Lesson, shards: Sequence[Transitions]) -> Learned:
     return lesson(shards, OneLearner(len(shards)))
 
@@ -123,6 +130,8 @@ class Evaluation:
             After `ranks.share` a call is collective: every rank calls it with the same rows.
         observations: moments of the observations, when the policy normalises them.
         transitions: every control step of this rank's own rows, when the candidates wanted them.
+        add_up: `add_up(part, blocks)` is the sum of `part(0)`, ..., `part(blocks - 1)`, float32 tensors of one shape,
+            added in this order on every rank, whichever worked them out. After `ranks.share` collective.
         teach: gives a lesson this rank's transitions of each shard; after `ranks.share` collective, see `learn`.
     """
 
@@ -138,6 +147,7 @@ class Evaluation:
     take_genomes: Callable[[Tensor], Tensor]
     observations: ObservationMoments | None = None
     transitions: Transitions | None = None
+    add_up: Callable[[Callable[[int], Tensor], int], Tensor] = _add_up_here
     teach: Callable[[Lesson, Sequence[Transitions]], Learned] = _learn_here
 
     def learn(self, lesson: Lesson, shards: int = 1) -> Learned:
@@ -168,6 +178,7 @@ class Evaluation:
         rows: range,
         columns: Mapping[str, Tensor],
         take_genomes: Callable[[Tensor], Tensor],
+        add_up: Callable[[Callable[[int], Tensor], int], Tensor],
         teach: Callable[[Lesson, Sequence[Transitions]], Learned],
     ) -> "Evaluation":
         """The same evaluation over other rows: the counterpart of `columns`."""
@@ -175,7 +186,8 @@ class Evaluation:
         moments = {name.removeprefix(prefix): v for name, v in columns.items() if name.startswith(prefix)}
         plain = {name: value for name, value in columns.items() if not name.startswith(prefix)}
         observations = ObservationMoments(**moments) if moments else None
-        return replace(self, rows=rows, take_genomes=take_genomes, teach=teach, observations=observations, **plain)
+        calls = {"take_genomes": take_genomes, "add_up": add_up, "teach": teach}
+        return replace(self, rows=rows, observations=observations, **calls, **plain)
 
 
 def evaluated(

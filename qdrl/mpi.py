@@ -36,7 +36,7 @@ class MpiRanks:
         self._communicator: Any = MPI.COMM_WORLD if communicator is None else communicator
         self.rank: int = self._communicator.Get_rank()
         self.size: int = self._communicator.Get_size()
-        self._learners: MpiLearners | None = None
+        self._groups: dict[int, MpiLearners] = {}
         self._windows: list[Any] = []
         self._lost = False
         self._survives_losses = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
@@ -86,34 +86,49 @@ class MpiRanks:
 
         count, columns = self._together(gather)
         take = self._genome_exchange(evaluation.take_genomes, count)
-        return evaluation.with_columns(range(count), columns, take, self._teach)
+        return evaluation.with_columns(range(count), columns, take, self._add_up, self._teach)
 
     def _teach(self, lesson: "Lesson", shards: "Sequence[Transitions]") -> "Learned":
         """Collective. The first ranks learn from all ranks' transitions, in row order; everyone gets the result."""
-        learners = min(self.size, len(shards))
-        held = self._together(lambda: self._gather_shards(shards, learners))
-        return self._together(lambda: self._broadcast(self._lesson(lesson, held)))
+        held = self._together(lambda: self._gather_shards(shards))
+        return self._together(
+            lambda: self._broadcast(self._within(len(shards), lambda group: lesson(held, group)) if held else None)
+        )
 
-    def _meet(self, learners: int, shards: int) -> None:
-        """Make the learners' own communicator, once."""
-        if self.rank >= learners or (self._learners is not None and self._learners.count == shards):
-            return
-        group = self._communicator.Get_group().Incl(range(learners))
-        self._learners = MpiLearners(self._communicator.Create_group(group), shards)
+    def _add_up(self, part: "Callable[[int], Tensor]", blocks: int) -> "Tensor":
+        """Collective. The sum of all parts, in order, each worked out by one rank."""
+        import torch
 
-    def _lesson(self, lesson: "Lesson", held: "Sequence[Transitions]") -> "Learned | None":
-        if self._learners is None:
-            return None
+        def sum_of(group: MpiLearners) -> "Tensor":
+            parts = torch.stack([part(index) for index in group.shards])
+            total = torch.empty_like(parts[0])
+            group.sum(parts, total)
+            return total
+
+        def add_up() -> "Tensor":
+            total = self._within(blocks, sum_of) if self.rank < blocks else None
+            if self.size > blocks:  # the ranks that have no part
+                known = None if total is None else {"total": total.numpy()}
+                total = torch.from_numpy(self._broadcast(known)["total"])
+            return cast("Tensor", total)
+
+        return self._together(add_up)
+
+    def _within(self, parts: int, work: Callable[[MpiLearners], _Result]) -> _Result:
+        """Collective over the group that shares so many parts. Do its work; its other members learn of a loss."""
+        if parts not in self._groups:
+            members = self._communicator.Get_group().Incl(range(min(self.size, parts)))
+            self._groups[parts] = MpiLearners(self._communicator.Create_group(members), parts)
         try:
-            return lesson(held, self._learners)
+            return work(self._groups[parts])
         except self._mpi.Exception:
             if self._survives_losses:
-                self._learners.revoke()
+                self._groups[parts].revoke()
             raise
 
-    def _gather_shards(self, shards: "Sequence[Transitions]", learners: int) -> "Sequence[Transitions]":
+    def _gather_shards(self, shards: "Sequence[Transitions]") -> "Sequence[Transitions]":
         """The transitions of the shards that this rank holds."""
-        self._meet(learners, len(shards))
+        learners = min(self.size, len(shards))
         holders = [rank for rank in range(learners) for _ in block(rank, learners, len(shards))]
         gathered = [self._gather_transitions(own, root) for own, root in zip(shards, holders, strict=True)]
         return [transitions for transitions in gathered if transitions is not None]
@@ -158,7 +173,7 @@ class MpiRanks:
             done = False
         if not done:
             self._communicator = self._communicator.Shrink()
-            self._learners = None
+            self._groups = {}
             self._lost = True
             before, self.rank, self.size = self.size, self._communicator.Get_rank(), self._communicator.Get_size()
             raise RankLost(f"{before - self.size} of {before} ranks died, {self.size} go on")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.critics.states import load_array
+from qdrl.states import load_array
 
 
 @dataclass(frozen=True)

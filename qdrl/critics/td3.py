@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.critics.adam import Adam
 from qdrl.critics.minibatches import Minibatches, Step
 from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.replay import Replay
 from qdrl.critics.settings import Td3Settings
-from qdrl.critics.states import load_array
 from qdrl.critics.sums import SummedGradient
 from qdrl.learners import Learners, OneLearner
+from qdrl.optimizers import Adam
 from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.states import load_array
 
 
 class Td3:

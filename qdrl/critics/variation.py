@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.critics.adam import Adam
 from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.products import product
 from qdrl.critics.settings import PolicyGradientSettings
+from qdrl.optimizers import Adam
 from qdrl.policies.mlp import Mlp
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdrl.critics.adam import Adam
+from qdrl.optimizers import Adam
 from tests.critics.builders import normal
 
 

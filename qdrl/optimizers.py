@@ -1,4 +1,4 @@
-"""Adam over one flat vector of parameters, in one pass over memory."""
+"""Optimisers over one flat vector of parameters, in one pass over memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdrl.critics.states import load_array
+from qdrl.states import load_array
 
 
 class Adam:
@@ -66,3 +66,38 @@ class Adam:
         load_array(self._mean, state["mean"], "Adam's mean")
         load_array(self._square, state["square"], "Adam's square")
         self._steps.fill_(float(state["steps"]))
+
+
+class Momentum:
+    """Gradient descent with momentum (Polyak 1964), as Salimans et al. 2017 write it.
+
+    v = momentum * v + (1 - momentum) * gradient, and then parameters -= learning_rate * v.
+
+    Args:
+        parameters: contiguous float32 of any shape, changed in place.
+        gradient: of the same shape, read at every step.
+        learning_rate: length of a step.
+        momentum: share of the last velocity.
+    """
+
+    def __init__(self, parameters: Tensor, gradient: Tensor, learning_rate: float, momentum: float = 0.9) -> None:
+        self._parameters, self._gradient = parameters, gradient
+        self._learning_rate, self._momentum = learning_rate, momentum
+        self._velocity = torch.zeros_like(parameters)
+
+    def step(self) -> None:
+        """Move the parameters against the gradient."""
+        self._velocity.lerp_(self._gradient, 1 - self._momentum)
+        self._parameters.add_(self._velocity, alpha=-self._learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The velocity, in the parameters' shape."""
+        return {"velocity": self._velocity.cpu().numpy().copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave.
+
+        Raises:
+            ValueError: it is that of parameters of another shape.
+        """
+        load_array(self._velocity, state["velocity"], "the velocity")
