@@ -12,6 +12,7 @@ _ALGORITHMS = {
     "pga_map_elites": "qdrl.algorithms.pga_map_elites:PgaMapElites",
     "dcg_map_elites": "qdrl.algorithms.dcg_map_elites:DcgMapElites",
     "deep_ga": "qdrl.algorithms.deep_ga:DeepGa",
+    "openai_es": "qdrl.algorithms.openai_es:OpenAiEs",
     "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
 }
 

@@ -26,7 +26,7 @@ from qdrl.archives.lineages import StoredLineages
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
 from qdrl.genomes.decoding import Decoder, Offspring
-from qdrl.genomes.noise import KeyedNoise, Noise, NoiseTable
+from qdrl.genomes.noise import KeyedNoise, Noise, share_noise
 from qdrl.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -129,8 +129,7 @@ class DeepGa:
 
     def share_memory(self, ranks: Ranks) -> None:
         """Collective. Have the noise table once a node."""
-        if isinstance(self._decoder.noise, NoiseTable):
-            self._decoder.noise.share(ranks.shared)
+        share_noise(self._decoder.noise, ranks)
 
     def ask(self, rows: range | None = None) -> Candidates:
         rows = range(self.batch_size) if rows is None else rows
@@ -153,8 +152,8 @@ class DeepGa:
         return {
             **counts,
             "candidate_evaluations": candidates,
-            "elite_fitness": float(self._elite_scores.mean()) if len(self._elite_scores) else np.nan,
-            "elite_mutations": float(len(self.ancestry.path(self.elite)) - 1) if self.elite >= 0 else np.nan,
+            "champion_fitness": float(self._elite_scores.mean()) if len(self._elite_scores) else np.nan,
+            "champion_mutations": float(len(self.ancestry.path(self.elite)) - 1) if self.elite >= 0 else np.nan,
         }
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from qdrl.errors import UserError
+from qdrl.ranks import Ranks
 
 _BLOCK = 1 << 16  # numbers drawn at once: they are added while still in the cache
 
@@ -127,6 +128,12 @@ class NoiseTable:
     def _check(self, end: int) -> None:
         if end > self._size:
             raise UserError(f"a noise table of {self._size} numbers is too short for {end}: set algorithm.noise.size")
+
+
+def share_noise(noise: NoiseSource, ranks: Ranks) -> None:
+    """Collective. Have a noise table once a node."""
+    if isinstance(noise, NoiseTable):
+        noise.share(ranks.shared)
 
 
 Noise = Annotated[KeyedNoise | TableNoise, Field(discriminator="name")]

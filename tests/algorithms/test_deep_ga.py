@@ -84,7 +84,7 @@ def test_the_mean_over_its_episodes_alone_makes_an_elite() -> None:
         means = evaluation.fitness.numpy().reshape(len(candidates), 5).mean(1)
         counts = algorithm.tell(evaluation)
         assert algorithm.elite == candidates[means.argmax()]
-        assert counts["elite_fitness"] == pytest.approx(means.max())
+        assert counts["champion_fitness"] == pytest.approx(means.max())
         assert counts["candidate_evaluations"] == len(candidates) * 5
 
 
@@ -94,7 +94,7 @@ def test_without_candidate_episodes_an_elite_stays_until_a_child_is_better() -> 
     for generation in range(6):
         evaluation = task.evaluate(algorithm.ask())
         best = max(best, float(evaluation.fitness.max()))
-        assert algorithm.tell(evaluation)["elite_fitness"] == best
+        assert algorithm.tell(evaluation)["champion_fitness"] == best
         assert algorithm.generation == generation + 1
         assert len(algorithm.parents) == 4
 
@@ -184,7 +184,7 @@ def test_a_first_generation_that_fails_is_done_again_with_other_genomes() -> Non
     broken.fitness.fill_(torch.nan)
     broken.failed.fill_(True)
     counts = algorithm.tell(broken)
-    assert np.isnan(counts["elite_fitness"])
+    assert np.isnan(counts["champion_fitness"])
     assert algorithm.batch_size == 24
     advance(algorithm, task, rounds=2)
     assert algorithm.elite >= 0
@@ -219,8 +219,8 @@ def test_forgetting_and_rebasing_change_no_genome(monkeypatch: pytest.MonkeyPatc
 
 def test_it_climbs_the_sphere() -> None:
     algorithm, task = started(batch_size=100, parents=10, mutation={"sigma": 0.5}, candidate_episodes=0)
-    first = advance(algorithm, task)["elite_fitness"]
-    assert advance(algorithm, task, rounds=30)["elite_fitness"] > max(99.0, first)
+    first = advance(algorithm, task)["champion_fitness"]
+    assert advance(algorithm, task, rounds=30)["champion_fitness"] > max(99.0, first)
 
 
 @pytest.mark.parametrize(

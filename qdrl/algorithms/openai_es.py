@@ -1,0 +1,115 @@
+"""OpenAI-ES (Salimans et al. 2017): a mean climbs the ranked fitness of its mirrored perturbations.
+
+As in the authors' code, returns are ranked over the whole generation, the gradient is not divided by sigma, and weight
+decay is added before the optimiser. What differs: noise is keyed unless a table is asked for, all observations count in
+the running normaliser instead of one in a hundred episodes, and actions have no noise.
+
+Every perturbation also competes for a cell of the archive, which has no say in where the mean goes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from qdrl.algorithms.base import check_turn, count_by_emitter
+from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
+from qdrl.archives.archive import Archive
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.genomes.noise import share_noise
+from qdrl.ranks import Ranks
+from qdrl.streams import Streams
+from qdrl.tasks.base import Task
+
+
+class OpenAiEsSettings(EvolutionStrategySettings):
+    """Settings of OpenAI-ES.
+
+    Attributes:
+        name: "openai_es".
+    """
+
+    name: str = "openai_es"
+
+
+class OpenAiEs:
+    """See `qdrl.algorithms.base.Algorithm`.
+
+    Attributes:
+        mean: what perturbations are made of.
+
+    Args:
+        task: gives the first mean.
+        archive: filled by `tell`.
+        streams: the run's random numbers.
+        settings: see `OpenAiEsSettings`.
+    """
+
+    Settings = OpenAiEsSettings
+    emitters = ("perturbation", "mean")
+
+    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: OpenAiEsSettings) -> None:
+        self.archive, self.generation = archive, 0
+        self.batch_size = settings.batch_size + settings.mean_rows
+        self._settings, self._streams = settings, streams
+        self._noise = settings.noise.source()
+        first = task.initial(streams.generator("initial")) * (settings.initial == "random")
+        self.mean = Mean(first, settings, streams, self._noise)
+        self._champion: dict[str, np.ndarray] | None = None
+
+    def share_memory(self, ranks: Ranks) -> None:
+        """Collective. Have the noise table once a node."""
+        share_noise(self._noise, ranks)
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        rows = range(self.batch_size) if rows is None else rows
+        emitter = [self.emitters.index("mean" if row >= self._settings.batch_size else "perturbation") for row in rows]
+        return Candidates(
+            generation=self.generation,
+            rows=rows,
+            genomes=self.mean.perturbed(self.generation, rows),
+            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            emitter=torch.tensor(emitter, dtype=torch.int64),
+            parent_cell=torch.full((len(rows),), -1),
+        )
+
+    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+        check_turn(self.generation, evaluation, self.batch_size)
+        fitness, before = evaluation.fitness.cpu().numpy(), self.mean.genome.numpy().copy()
+        rows = self.mean.perturbed(self.generation, range(self.batch_size))
+        self.mean.improve(evaluation, centred_ranks(fitness[: self._settings.batch_size]))
+        own = fitness[self._settings.batch_size :]
+        if np.isfinite(own).any():
+            self._champion = {"genome": before, "fitness": own[np.isfinite(own)]}
+        insertion = self.archive.add(
+            lambda accepted: torch.cat([rows[row : row + 1] for row in accepted.tolist()]),
+            evaluation.fitness,
+            evaluation.descriptor,
+            valid=~evaluation.failed,
+            evaluation_seed=evaluation.seeds,
+            generation=evaluation.generation,
+            emitter=evaluation.emitter,
+        )
+        self.generation += 1
+        accepted = insertion.accepted
+        new = insertion.status[accepted] == 2
+        return {
+            **count_by_emitter(self.emitters, accepted[new], evaluation, "added"),
+            **count_by_emitter(self.emitters, accepted[~new], evaluation, "improved"),
+            "champion_fitness": float(np.nanmean(own)) if np.isfinite(own).any() else np.nan,
+            "mean_norm": float(np.linalg.norm(before.astype(np.float64))),
+        }
+
+    @property
+    def champion(self) -> dict[str, np.ndarray] | None:
+        """The mean that was evaluated last, as `StoredArchive.champion` keeps it; None where none ever was."""
+        return self._champion
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generation": self.generation, "mean": self.mean.state_dict(), "champion": self._champion or {}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generation = int(state["generation"])
+        self.mean.load_state_dict(state["mean"])
+        self._champion = {name: np.asarray(values) for name, values in state["champion"].items()} or None
