@@ -144,11 +144,12 @@ def measure(archive: StoredArchive) -> dict[str, float]:
         "qd_score": statistics.qd_score,
         "coverage": statistics.coverage,
         "max_fitness": statistics.max_fitness,
-        "reach": float(np.linalg.norm(archive.elites["descriptor"], axis=1).mean()),
         "corrected_qd_score": again.qd_score,
         "descriptor_error": again.descriptor_error,
-        **gradient_reach(archive.path.parent),
     }
+    if archive.axes[0].unit == "m":  # where an episode ends: standing still is the fitness optimum
+        found["reach"] = float(np.linalg.norm(archive.elites["descriptor"], axis=1).mean())
+        found |= gradient_reach(archive.path.parent)
     if archive.actor is not None and int(archive.actor["dimensions"]):
         actor = reevaluate_actor(archive)
         found |= {"actor_qd_score": actor.qd_score, "actor_descriptor_error": actor.descriptor_error}
@@ -198,6 +199,8 @@ def table(study: str, seeds: int, values: dict[str, dict[str, list[float]]]) -> 
         "|---" * (1 + len(values)) + "|",
     ]
     for metric, label in METRICS.items():
+        if not any(metric in found for found in values.values()):
+            continue
         cells = []
         for name, found in values.items():
             if metric not in found:
