@@ -120,7 +120,7 @@ class Conv:
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         """A random genome, `(parameters,)` float32.
 
-        Kernels are normal with variance 1 / inputs, the last layer's a hundredth of that, and biases zero, as in the code
+        Kernels are normal with variance 1 / inputs, the last layer's a hundredth of that, biases zero: as in the code
         of Such et al. 2017.
         """
         row = np.zeros(self.parameters, np.float32)
