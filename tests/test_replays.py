@@ -31,6 +31,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "humanoid_uni": {"episode_length": 20},
     "anttrap_omni": {"episode_length": 20, "reach": 1.0},
     "point_omni": {"episode_length": 30},
+    "hard_maze": {"episode_length": 60},
     "arm": {},
     "gym:CartPole-v1": {
         "descriptor": "tests.test_replays:furthest",
@@ -61,7 +62,8 @@ def replays(archive: StoredArchive) -> list[Replay]:
 
 @pytest.mark.parametrize(
     ("name", "normalize"),
-    [(name, False) for name in TASKS] + [("hopper_uni", True), ("ant_uni", True), ("point_omni", True)],
+    [(name, False) for name in TASKS]
+    + [("hopper_uni", True), ("ant_uni", True), ("point_omni", True), ("hard_maze", True)],
 )
 def test_every_elite_replays_bit_for_bit(name: str, normalize: bool, tmp_path: Path) -> None:
     archive = evolved(tmp_path, name, normalize=normalize)

@@ -10,13 +10,14 @@ from qdrl.policies.mlp import MlpSettings
 from qdrl.tasks.base import Task
 
 _FUNCTION_NAMES = ("arm", "sphere", "rastrigin")
+_MAZE_NAMES = ("hard_maze", "medium_maze")
 
 
 def task_names() -> tuple[str, ...]:
     """The names of the built-in tasks; `gym:<id>` names any Gymnasium environment besides."""
     from qdrl.tasks.locomotion import LOCOMOTION_NAMES
 
-    return (*LOCOMOTION_NAMES, "point_omni", *_FUNCTION_NAMES)
+    return (*LOCOMOTION_NAMES, *_MAZE_NAMES, "point_omni", *_FUNCTION_NAMES)
 
 
 def settings_class(name: str) -> type[BaseModel]:
@@ -28,12 +29,15 @@ def settings_class(name: str) -> type[BaseModel]:
     from qdrl.tasks.functions import FunctionSettings
     from qdrl.tasks.gym import GymSettings
     from qdrl.tasks.locomotion import LOCOMOTION_NAMES, LocomotionSettings
+    from qdrl.tasks.maze import MazeSettings
     from qdrl.tasks.point import PointSettings
 
     if name.startswith("gym:"):
         return GymSettings
     if name in LOCOMOTION_NAMES:
         return LocomotionSettings
+    if name in _MAZE_NAMES:
+        return MazeSettings
     if name == "point_omni":
         return PointSettings
     if name in _FUNCTION_NAMES:
@@ -46,11 +50,14 @@ def build_task(settings: BaseModel, *, policy: MlpSettings, worlds: int, threads
     from qdrl.tasks.functions import FunctionSettings, make_function_task
     from qdrl.tasks.gym import GymSettings, make_gym_task
     from qdrl.tasks.locomotion import LocomotionSettings, make_locomotion_task
+    from qdrl.tasks.maze import MazeSettings, make_maze_task
     from qdrl.tasks.point import PointSettings, make_point_task
 
     match settings:
         case FunctionSettings():
             return make_function_task(settings)
+        case MazeSettings():
+            return make_maze_task(settings, policy=policy, worlds=worlds)
         case PointSettings():
             return make_point_task(settings, policy=policy, worlds=worlds)
         case GymSettings():

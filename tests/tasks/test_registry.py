@@ -16,7 +16,14 @@ def test_every_name_makes_a_task_of_that_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("walker2d", "walker2d_uni"), ("hopper_un", "hopper_uni"), ("armm", "arm"), ("gim:X", "gym:")]
+    ("name", "meant"),
+    [
+        ("walker2d", "walker2d_uni"),
+        ("hopper_un", "hopper_uni"),
+        ("hardmaze", "hard_maze"),
+        ("armm", "arm"),
+        ("gim:X", "gym:"),
+    ],
 )
 def test_an_unknown_task_names_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"no task '{name}'.*{meant}") as caught:
@@ -34,6 +41,9 @@ def test_an_unknown_task_names_the_nearest(name: str, meant: str) -> None:
         ("hopper_uni", {"initial_noise": float("nan")}),
         ("ant_omni", {"reach": -1.0}),
         ("point_omni", {"noise": 0.1}),
+        ("hard_maze", {"start": (50, 50)}),
+        ("hard_maze", {"goal": (50, 50)}),
+        ("medium_maze", {"episode_length": 0}),
         ("point_omni", {"policy": {"hidden_sizes": (0,)}}),
         ("gym:CartPole-v1", {}),
     ],

@@ -20,7 +20,7 @@ from qdrl.tasks.rollout import EpisodeWorlds, Rollout
 from tests.tasks.builders import candidates, first_genomes
 
 ROWS = 14
-LENGTHS = {"hopper_uni": 60, "walker2d_uni": 40, "ant_uni": 25, "humanoid_omni": 25, "point_omni": 30}
+LENGTHS = {"hopper_uni": 60, "walker2d_uni": 40, "ant_uni": 25, "humanoid_omni": 25, "point_omni": 30, "hard_maze": 60}
 
 
 def small_task(name: str, worlds: int, *, normalize: bool = False, length: int | None = None) -> EpisodicTask:

@@ -1,0 +1,305 @@
+"""hard_maze and medium_maze: a robot with poor eyes looks for a goal that the straight way never reaches.
+
+The deceptive mazes of Lehman and Stanley 2011, "Abandoning Objectives: Evolution through the Search for Novelty Alone",
+with the robot of the code that Uber published with Such et al. 2017, whose policies set velocities, not accelerations.
+Published programs differ; docs/decisions.md tells in what. This is the convention here:
+
+- Lengths are in units of the maze, angles in degrees from +x towards +y. The papers' figures draw y downwards, and then
+  positive angles are to the robot's right.
+- Actions (a1, a2), cut to [-1, 1], ask for a turn of 3 a1 degrees a step and a speed of 3 a2 units a step. Published
+  networks put out (o1, o2) in [0, 1] and ask for 6 (o - 0.5), which is the same: o = (a + 1) / 2.
+- A step: turn and speed move by at most 0.2 each towards what is asked for, and so stay within +-3. The robot, a disc
+  of radius 8, goes `speed` units along the heading that it has, and then the heading changes by `turn`. A move that
+  would bring its centre nearer to a wall than its radius is not made; turn, speed and heading change all the same.
+- A policy sees 11 numbers: 1; how far the nearest wall is from the robot's centre at -90, -45, 0, 45, 90 and 180
+  degrees from the heading, divided by 100 and at most 1; and four flags, of which that of the quadrant which holds the
+  goal is 1: [-45, 45), [45, 135), [135, 225) and [225, 315) degrees from the heading.
+- The last step pays minus the distance to the goal and ends the episode, all others pay 0. There is no randomness.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from qdrl.axes import Axis
+from qdrl.errors import UserError
+from qdrl.naming import suggest
+from qdrl.policies.mlp import MlpSettings
+from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.episodic import EpisodicTask
+
+SUCCESS = 10.0
+"""A robot that ends nearer to the goal than this, in units of the maze, has solved it: its fitness is above -10."""
+
+_RADIUS = 8.0
+_RANGE = 100.0
+_FASTEST = 3.0  # units, and degrees, a step
+_CHANGE = 0.2  # of either, a step
+
+
+@dataclass(frozen=True)
+class Maze:
+    """A maze.
+
+    Attributes:
+        start: where the robot's centre starts, heading along +x.
+        goal: where it should go.
+        walls: line segments, x1, y1, x2, y2 each.
+    """
+
+    start: tuple[float, float]
+    goal: tuple[float, float]
+    walls: tuple[tuple[float, float, float, float], ...]
+
+
+MAZES = {
+    "hard_maze": Maze(
+        start=(36, 184),
+        goal=(31, 20),
+        walls=(
+            (41, 5, 3, 8),
+            (3, 8, 4, 49),
+            (4, 49, 57, 53),
+            (4, 49, 7, 202),
+            (7, 202, 195, 198),
+            (195, 198, 186, 8),
+            (186, 8, 39, 5),
+            (56, 54, 56, 157),
+            (57, 106, 158, 162),
+            (77, 201, 108, 164),
+            (6, 80, 33, 121),
+            (192, 146, 87, 91),
+            (56, 55, 133, 30),
+        ),
+    ),
+    "medium_maze": Maze(
+        start=(30, 22),
+        goal=(270, 100),
+        walls=(
+            (5, 5, 295, 5),
+            (295, 5, 295, 135),
+            (295, 135, 5, 135),
+            (5, 135, 5, 5),
+            (241, 135, 58, 65),
+            (114, 5, 73, 42),
+            (130, 91, 107, 46),
+            (196, 5, 139, 51),
+            (219, 125, 182, 63),
+            (267, 5, 214, 63),
+            (271, 135, 237, 88),
+        ),
+    ),
+}
+"""The mazes by the names of their tasks."""
+
+
+def walls(name: str) -> np.ndarray:
+    """The walls of a maze, to draw it.
+
+    Returns:
+        `(walls, 4)` float64: x1, y1, x2, y2 of each, in units of the maze.
+
+    Raises:
+        UserError: there is no such maze.
+    """
+    if name not in MAZES:
+        raise UserError(f"no maze '{name}'{suggest(name, list(MAZES))}")
+    return np.array(MAZES[name].walls, np.float64)
+
+
+class MazeSettings(BaseModel):
+    """Options of `hard_maze` and `medium_maze`.
+
+    Attributes:
+        name: the task.
+        episode_length: control steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["hard_maze", "medium_maze"]
+    episode_length: Annotated[int, Field(ge=1, le=100_000)] = 400
+
+
+class MazeWorlds:
+    """Robots in a maze, each alone in its world; see `qdrl.tasks.rollout.EpisodeWorlds`.
+
+    Worlds lie along the last axis, and only element-wise operations and minima touch them, so that a world's state and
+    observation are the same bits whatever stands beside it.
+
+    Args:
+        maze: the maze.
+        count: how many worlds.
+        episode_length: control steps after which an episode pays and ends.
+    """
+
+    def __init__(self, maze: Maze, count: int, episode_length: int) -> None:
+        self.count = count
+        self._goal = np.array(maze.goal, np.float64)[:, None]
+        self._body, self._eyes = _Body(maze), _Eyes(maze, count)
+        # x, y; cosine and sine of the heading; turn and speed; heading; steps left
+        self._first_state = np.array([*maze.start, 1, 0, 0, 0, 0, episode_length], np.float64)[:, None]
+        self._state = np.tile(self._first_state, count)
+        self._observation = torch.zeros(count, 11)
+        self._observed = self._observation.numpy()
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:  # noqa: ARG002
+        self._state[:, list(slots)] = self._first_state
+
+    def observe(self, ages: Tensor) -> Tensor:
+        count = len(ages)
+        self._observed[:count, 0] = 1.0
+        self._observed[:count, 1:] = self._eyes.look(self._state[:2, :count], self._state[2:4, :count]).T
+        return self._observation[:count]
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        state = self._state[:, : len(actions)]
+        place, direction, velocity, heading, left = state[:2], state[2:4], state[4:6], state[6], state[7]
+        asked = _FASTEST * _clip(actions.numpy().T, 1.0).astype(np.float64)
+        velocity += _clip(asked - velocity, _CHANGE)
+        turn, speed = velocity
+        ahead = place + speed * direction
+        np.copyto(place, ahead, where=~self._body.touches(ahead))
+        heading += turn
+        radians = np.radians(heading)
+        np.cos(radians, out=direction[0])
+        np.sin(radians, out=direction[1])
+        left -= 1
+        return self._pay(place, heading, left == 0)
+
+    def _pay(self, place: np.ndarray, heading: np.ndarray, ended: np.ndarray) -> tuple[Tensor, Tensor]:
+        reward = place[0] + heading
+        reward -= reward  # 0, or NaN where a policy's NaN broke the world
+        if ended.any():
+            x, y = self._goal - place[:, ended]
+            reward[ended] -= np.sqrt(x * x + y * y)
+        return torch.from_numpy(reward), torch.from_numpy(ended)
+
+    def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
+        place = self._state[:2, slot]
+        return torch.from_numpy(np.full_like(place, np.nan) if self.failed(slot) else place)
+
+    def failed(self, slot: int) -> bool:
+        return bool(np.isnan(self._state[:, slot]).any())
+
+    def truncated(self, slot: int) -> bool:  # noqa: ARG002
+        return False
+
+    def move(self, source: int, target: int) -> None:
+        self._state[:, target] = self._state[:, source]
+
+
+class _Body:
+    """Tells which places are too near to a wall, in each wall's own frame: origin in its middle, x along it."""
+
+    def __init__(self, maze: Maze) -> None:
+        first, second = _ends(maze)
+        length = np.hypot(*(second - first))
+        self._middle = ((first + second) / 2)[..., None]
+        self._cosine, self._sine = ((second - first) / length)[..., None]
+        self._half = (length / 2)[:, None]
+
+    def touches(self, place: np.ndarray) -> np.ndarray:
+        """Whether a wall is nearer than the radius to places `(2, n)`; `(n,)` bool, False for NaN."""
+        x, y = place[:, None] - self._middle
+        across = y * self._cosine - x * self._sine
+        beyond = np.maximum(np.abs(x * self._cosine + y * self._sine) - self._half, 0.0)  # one of its ends
+        return np.minimum.reduce(across * across + beyond * beyond, axis=0) < _RADIUS**2
+
+
+class _Eyes:
+    """Range finders and goal radar.
+
+    Range finders look along four lines through the robot, at -90, -45, 0 and 45 degrees from the heading, and along
+    the first and the third of them backwards, too. A wall with an end on either side of a line crosses it at the
+    distance area / (offset of its second end - offset of its first), behind where that is negative: offsets are signed
+    distances from the line, area is the cross product of the ends as the robot sees them, the same for all lines. Of
+    the inverses the largest is the nearest crossing ahead, the smallest the nearest behind; 0 stands for none.
+    """
+
+    def __init__(self, maze: Maze, count: int) -> None:
+        first, second = _ends(maze)
+        points = np.concatenate([first, second, np.array([maze.goal]).T], axis=1)
+        self._points, self._walls = points[..., None], first.shape[1]
+        half = math.sqrt(0.5)
+        self._cosine, self._sine = np.array([[0.0, half, 1.0, half], [-1.0, -half, 0.0, half]])[..., None]
+        # Kept, because a look took a third longer with new arrays of these sizes every time.
+        self._seen = np.empty((*points.shape, count))
+        self._offset, self._other = (np.empty((points.shape[1], 4, count)) for _ in range(2))
+        self._side = np.empty((points.shape[1], 4, count), bool)
+
+    def look(self, place: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """What is seen from places `(2, n)` along unit vectors `(2, n)`: the observation without its 1, `(10, n)`."""
+        count = place.shape[1]
+        seen, offset, other = self._seen[..., :count], self._offset[..., :count], self._other[..., :count]
+        np.subtract(self._points, place[:, None], out=seen)
+        (x, y), (cosine, sine) = seen, direction
+        np.multiply(self._cosine * cosine - self._sine * sine, y[:, None], out=offset)
+        np.multiply(self._sine * cosine + self._cosine * sine, x[:, None], out=other)
+        offset -= other
+        sensed = np.empty((10, count))
+        self._find_walls(x, y, offset, sensed[:6])
+        self._find_goal(offset[-1, 1], offset[-1, 3], sensed[6:])
+        return sensed
+
+    def _find_walls(self, x: np.ndarray, y: np.ndarray, offset: np.ndarray, sensed: np.ndarray) -> None:
+        """Range finders `(6, n)` from points as the robot sees them `(p, n)` and their offsets `(p, 4, n)`."""
+        count, first, second = x.shape[1], slice(self._walls), slice(self._walls, 2 * self._walls)
+        area = x[first] * y[second] - y[first] * x[second]
+        area += 1e-200  # a wall that points at the robot has none, and crosses no line
+        side = np.greater(offset, 0.0, out=self._side[..., :count])
+        inverse = np.subtract(offset[second], offset[first], out=self._other[first, :, :count])
+        inverse *= side[first] != side[second]
+        inverse *= (_RANGE / area)[:, None]
+        np.maximum.reduce(inverse, axis=0, out=sensed[:4])
+        np.minimum.reduce(inverse[:, ::2], axis=0, out=sensed[4:])
+        sensed[4:] *= -1.0
+        np.maximum(sensed, 1.0, out=sensed)
+        np.reciprocal(sensed, out=sensed)
+
+    @staticmethod
+    def _find_goal(low: np.ndarray, high: np.ndarray, sensed: np.ndarray) -> None:
+        """Quadrants `(4, n)` from the goal's offsets `(n,)` from the lines at -45 and 45 degrees."""
+        np.logical_and(low >= 0.0, high < 0.0, out=sensed[0])
+        np.logical_and(high >= 0.0, low > 0.0, out=sensed[1])
+        np.logical_and(low <= 0.0, high > 0.0, out=sensed[2])
+        np.logical_and(high <= 0.0, low < 0.0, out=sensed[3])
+
+
+def _ends(maze: Maze) -> tuple[np.ndarray, np.ndarray]:
+    """First and second ends of the walls, `(2, walls)` each."""
+    ends = np.array(maze.walls, np.float64).T
+    return ends[:2], ends[2:]
+
+
+def _clip(values: np.ndarray, bound: float) -> np.ndarray:
+    return np.maximum(np.minimum(values, bound), -bound)
+
+
+def make_maze_task(settings: MazeSettings, *, policy: MlpSettings, worlds: int) -> EpisodicTask:
+    """The task that the settings describe."""
+    maze, length, unit = MAZES[settings.name], settings.episode_length, "unit of the maze"
+    corners = np.concatenate(_ends(maze), axis=1)
+    (left, low), (right, high) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()
+    furthest = np.hypot(*(corners - np.array([maze.goal]).T)).max()  # no place inside is further than every corner
+    spec = TaskSpec(
+        name=settings.name,
+        summary="Find the goal of a maze; the way there leads away from it first, and fitness deceives.",
+        axes=(Axis("final x", unit, left, right), Axis("final y", unit, low, high)),
+        fitness_name=f"minus the final distance to the goal [{unit}]; solved above {-SUCCESS:g}",
+        episode_length=length,
+        qd_offset=-float(furthest),
+        reward_offset=None,
+        observation="1, distances to walls / 100 at -90, -45, 0, 45, 90, 180 degrees, flags of the goal's quadrant",
+        observation_size=11,
+        action_size=2,
+        initial_noise=f"none: at x = {maze.start[0]:g}, y = {maze.start[1]:g}, at rest, heading along +x",
+        options=settings.model_dump(),
+    )
+    return EpisodicTask(spec, lambda count: MazeWorlds(maze, count, length), policy=policy, worlds=worlds)
