@@ -32,7 +32,10 @@ class ConditionedPolicy:
             )
         self.lower, self.upper = (np.array([getattr(axis, end) for axis in archive.axes]) for end in ("lower", "upper"))
         self.dimensions = int(archive.actor["dimensions"])
-        self.policy: Mlp = policy_of(archive)
+        policy = policy_of(archive)
+        if not isinstance(policy, Mlp):
+            raise UserError("a conditioned policy is a multi-layer perceptron, this archive's policies are not")
+        self.policy = policy
         self.genome = torch.from_numpy(np.array(archive.actor["genome"], np.float32))
         shape = conditioned(self.policy, self.dimensions)
         if len(self.genome) != shape.parameters:

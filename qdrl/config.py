@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from qdrl.algorithms import algorithm_class
 from qdrl.errors import UserError
 from qdrl.naming import suggest
+from qdrl.policies.base import PolicySettings, policy_settings
 from qdrl.policies.mlp import MlpSettings
 from qdrl.tasks import settings_class
 
@@ -118,7 +119,7 @@ class Experiment(_Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: BaseModel
-    policy: MlpSettings = MlpSettings()
+    policy: PolicySettings = MlpSettings()
     archive: GridSettings | CvtSettings = CvtSettings()
     algorithm: BaseModel
     run: RunSettings
@@ -170,7 +171,7 @@ def parse_experiment(data: Mapping[str, Any]) -> Experiment:
     algorithm = {"name": "map_elites"} | _table(data, "algorithm")
     sections = {
         "task": _check(settings_class(_name(task, "task")), task, "task"),
-        "policy": _check(MlpSettings, _table(data, "policy"), "policy"),
+        "policy": _check(policy_settings(_table(data, "policy")), _table(data, "policy"), "policy"),
         "archive": _check(_archive_class(_table(data, "archive")), _table(data, "archive"), "archive"),
         "algorithm": _check(algorithm_class(_name(algorithm, "algorithm")).Settings, algorithm, "algorithm"),
         "run": _check(RunSettings, _table(data, "run"), "run"),

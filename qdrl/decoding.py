@@ -12,12 +12,14 @@ from qdrl.errors import UserError
 from qdrl.genomes.ancestry import Ancestry, Lineage
 from qdrl.genomes.decoding import Decoder, Offspring
 from qdrl.genomes.noise import KeyedNoise, TableNoise
-from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.policies.base import make_policy, policy_settings
+from qdrl.policies.conv import Conv, ConvSettings
+from qdrl.policies.mlp import Mlp
 from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
 
 
-def policy_of(archive: StoredArchive) -> Mlp:
+def policy_of(archive: StoredArchive) -> Mlp | Conv:
     """The shape of an archive's policies.
 
     Raises:
@@ -27,7 +29,9 @@ def policy_of(archive: StoredArchive) -> Mlp:
     if policy is None:
         raise UserError(f"{archive.path}: its genomes are not policies")
     try:
-        return Mlp(policy["layers"][0], policy["layers"][-1], MlpSettings(**_shape(policy)))
+        settings = policy_settings(policy)(**_shape(policy))
+        image = tuple(policy["image"]) if "image" in policy else None
+        return make_policy(settings, policy["layers"][0], policy["layers"][-1], image)
     except (KeyError, TypeError) as error:
         raise UserError("the archive does not say how to make its policies") from error
 
@@ -109,5 +113,7 @@ def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder,
 
 def _shape(policy: dict[str, Any]) -> dict[str, Any]:
     """The settings of the policies that a file describes."""
+    if policy.get("kind") == "conv":
+        return {name: policy[name] for name in ConvSettings.model_fields}
     names = ("activation", "output", "normalize_observations")
     return {"hidden_sizes": policy["layers"][1:-1], **{name: policy[name] for name in names}}

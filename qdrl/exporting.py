@@ -15,8 +15,9 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
     """The weights of an elite, of the champion, or, where there is none, of the best elite.
 
     Returns:
-        who that is, in words; `genome` `(parameters,)`, and for policies `kernel_<i>` `(inputs, outputs)`, `bias_<i>`
-        `(outputs,)`, and `mean` and `deviation` `(observation,)` where they normalise what they see.
+        who that is, in words; `genome` `(parameters,)`, and for policies `kernel_<i>` and `bias_<i>` of each layer, its
+        `scale_<i>` and `offset_<i>` where it is normalised, and `mean` and `deviation` `(observation,)` where policies
+        normalise what they see.
 
     Raises:
         UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here.
@@ -31,8 +32,9 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
     weights = {"genome": genome}
     if archive.meta.get("policy") is None:
         return chosen, weights
-    for layer, (kernel, bias) in enumerate(policy_of(archive).split(torch.from_numpy(genome)[None])):
-        weights |= {f"kernel_{layer}": kernel[0].numpy(), f"bias_{layer}": bias[0].numpy()}
+    for layer, parts in enumerate(policy_of(archive).split(torch.from_numpy(genome)[None])):
+        pairs = zip(("kernel", "bias", "scale", "offset"), parts, strict=False)
+        weights |= {f"{name}_{layer}": part[0].numpy() for name, part in pairs}
     return chosen, weights | _normalizer(archive, row)
 
 

@@ -40,7 +40,7 @@ from qdrl.config import Experiment, parse_experiment
 from qdrl.engine import evolve
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.physics import Worlds
-from qdrl.policies.mlp import Mlp, Population
+from qdrl.policies.mlp import Mlp
 from qdrl.ranks import Ranks, connect
 from qdrl.run import build
 from qdrl.streams import Streams
@@ -290,7 +290,7 @@ class GymnasiumPeer:
             [lambda: gymnasium.make(spec["id"], disable_env_checker=True, **spec["kwargs"])] * WORLDS,
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
-        self._networks = [torch_network(task.mlp, genome) for genome in candidates.genomes[:WORLDS]]
+        self._networks = [torch_network(mlp_of(task), genome) for genome in candidates.genomes[:WORLDS]]
         self._observations = self._environments.reset(seed=0)[0]
         self._ended = np.zeros(WORLDS, bool)
         self.speed(20)
@@ -317,7 +317,7 @@ class EnvPoolPeer:
         spec: Any = task.spec.gymnasium
         self._environments = envpool.make_gymnasium(spec["id"], num_envs=WORLDS, num_threads=1, seed=0)
         self._size = task.spec.observation_size
-        self._population = Population(task.mlp, WORLDS)
+        self._population = task.policy.population(WORLDS)
         self._population.load(range(WORLDS), candidates.genomes[:WORLDS])
         self._observations = self._environments.reset()[0]
         self._ended = np.zeros(WORLDS, bool)
@@ -335,6 +335,12 @@ class EnvPoolPeer:
             self._observations, _, terminated, truncated, _ = self._environments.step(actions)
             self._ended = terminated | truncated
         return taken / (time.perf_counter() - start)
+
+
+def mlp_of(task: EpisodicTask) -> Mlp:
+    if not isinstance(task.policy, Mlp):
+        raise TypeError("these benchmarks are of perceptrons")
+    return task.policy
 
 
 def torch_network(mlp: Mlp, genome: Tensor) -> torch.nn.Sequential:

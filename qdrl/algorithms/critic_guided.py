@@ -36,6 +36,7 @@ from qdrl.critics.variation import PolicyGradient
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, Learned, Transitions
 from qdrl.learners import Learners
+from qdrl.policies.mlp import Mlp
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
@@ -273,6 +274,8 @@ def _kept_with(transitions: Transitions, offset: float | None, reached: Tensor, 
 def _policy_of(task: Task, algorithm: str) -> Any:
     if not isinstance(task, EpisodicTask):
         raise UserError(f"algorithm.name: {algorithm} needs a task whose genomes are policies, not {task.spec.name}")
-    if task.mlp.settings.output == "linear":
+    if not isinstance(task.policy, Mlp):
+        raise UserError(f"policy.kind: {algorithm} needs 'mlp', not '{task.policy.settings.kind}'")
+    if task.policy.settings.output == "linear":
         raise UserError(f"policy.output: {algorithm} needs actions within [-1, 1]: 'tanh' or 'clip', not 'linear'")
-    return task.mlp
+    return task.policy

@@ -25,6 +25,7 @@ class MlpSettings(BaseModel):
     """Shape of every policy in a run.
 
     Attributes:
+        kind: "mlp".
         hidden_sizes: units of each hidden layer; empty for a linear policy.
         activation: of the hidden layers.
         output: squashes the last layer into [-1, 1]: "tanh" smoothly, "clip" by cutting; "linear" leaves it.
@@ -33,6 +34,7 @@ class MlpSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["mlp"] = "mlp"
     hidden_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (128, 128)
     activation: Literal["relu", "tanh"] = "relu"
     output: Literal["tanh", "clip", "linear"] = "tanh"
@@ -51,6 +53,7 @@ class Mlp:
     def __init__(self, observation_size: int, action_size: int, settings: MlpSettings) -> None:
         self.settings = settings
         self.sizes = (observation_size, *settings.hidden_sizes, action_size)
+        self.observation_size, self.action_size = observation_size, action_size
         self.parameters = sum(inputs * outputs + outputs for inputs, outputs in pairwise(self.sizes))
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
@@ -80,6 +83,10 @@ class Mlp:
             layers.append((genomes[:, start:middle].reshape(-1, inputs, outputs), genomes[:, middle:end]))
             start = end
         return layers
+
+    def population(self, slots: int) -> "Population":
+        """Networks that act side by side."""
+        return Population(self, slots)
 
     def describe(self) -> dict[str, Any]:
         """What a stored file says about its genomes."""

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ValidationError
 
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.policies.mlp import MlpSettings
+from qdrl.policies.base import PolicySettings, policy_settings
 from qdrl.tasks.base import Task
 
 _FUNCTION_NAMES = ("arm", "sphere", "rastrigin")
@@ -45,7 +45,7 @@ def settings_class(name: str) -> type[BaseModel]:
     raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>'])}")
 
 
-def build_task(settings: BaseModel, *, policy: MlpSettings, worlds: int, threads: int) -> Task:
+def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, threads: int) -> Task:
     """The task that validated settings describe; see `make_task`."""
     from qdrl.tasks.functions import FunctionSettings, make_function_task
     from qdrl.tasks.gym import GymSettings, make_gym_task
@@ -71,7 +71,7 @@ def build_task(settings: BaseModel, *, policy: MlpSettings, worlds: int, threads
 def make_task(
     name: str,
     *,
-    policy: MlpSettings | dict[str, Any] | None = None,
+    policy: PolicySettings | dict[str, Any] | None = None,
     worlds: int = 64,
     threads: int = 1,
     **options: Any,
@@ -90,7 +90,7 @@ def make_task(
     """
     kind = settings_class(name)
     try:
-        shape = policy if isinstance(policy, MlpSettings) else MlpSettings(**(policy or {}))
+        shape = policy if isinstance(policy, PolicySettings) else policy_settings(policy)(**(policy or {}))
         settings = kind(name=name, **options)
     except ValidationError as error:
         detail = error.errors()[0]

@@ -26,6 +26,7 @@ class TaskSpec:
         observation: what a policy sees, in words.
         observation_size: numbers in an observation; 0 where genomes are not policies.
         action_size: numbers in an action.
+        image: channels, height and width of an observation, where it is an image.
         initial_noise: how an episode's first state is drawn, in words.
         options: the settings that make this task again.
         gymnasium: id and keyword arguments of the Gymnasium environment with the same physics and reward, if any.
@@ -41,6 +42,7 @@ class TaskSpec:
     observation: str = "none"
     observation_size: int = 0
     action_size: int = 0
+    image: tuple[int, int, int] | None = None
     initial_noise: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
     gymnasium: dict[str, Any] | None = None

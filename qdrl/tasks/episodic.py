@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from qdrl.evaluation import Candidates, Evaluation, evaluated
-from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.policies.base import PolicySettings, make_policy
 from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.rollout import EpisodeWorlds, Rollout
@@ -30,13 +30,13 @@ class EpisodicTask:
         spec: TaskSpec,
         make_worlds: Callable[[int], EpisodeWorlds],
         *,
-        policy: MlpSettings,
+        policy: PolicySettings,
         worlds: int,
         mjcf: str | None = None,
     ) -> None:
         self.spec = spec
-        self.mlp = Mlp(spec.observation_size, spec.action_size, policy)
-        self.parameters = self.mlp.parameters
+        self.policy = make_policy(policy, spec.observation_size, spec.action_size, spec.image)
+        self.parameters = self.policy.parameters
         self.mjcf = mjcf
         self.normalizer = ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
         self.make_worlds = make_worlds
@@ -44,7 +44,7 @@ class EpisodicTask:
         self._rollout: Rollout | None = None
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
-        return self.mlp.initial(generator)
+        return self.policy.initial(generator)
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
         episodes = self.rollout().run(
@@ -78,10 +78,10 @@ class EpisodicTask:
 
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
         """A rollout of this task's policies and episodes in worlds of the caller's."""
-        return Rollout(worlds, self.mlp, len(self.spec.axes), self.spec.episode_length)
+        return Rollout(worlds, self.policy, len(self.spec.axes), self.spec.episode_length)
 
     def describe_policy(self) -> dict[str, Any] | None:
-        return self.mlp.describe()
+        return self.policy.describe()
 
     def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None:
         return None if self.normalizer is None else self.normalizer.state_dict(generations)

@@ -21,7 +21,7 @@ from torch import Tensor
 from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
-from qdrl.policies.mlp import MlpSettings
+from qdrl.policies.base import PolicySettings
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -192,7 +192,7 @@ class GymWorlds:
             self._reported = True
 
 
-def make_gym_task(settings: GymSettings, *, policy: MlpSettings, worlds: int) -> EpisodicTask:
+def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
     """The task that the settings describe.
 
     Raises:

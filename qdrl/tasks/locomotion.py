@@ -18,7 +18,7 @@ from torch import Tensor
 from qdrl.axes import Axis
 from qdrl.physics import Array, Worlds, native
 from qdrl.physics.cpu import make_cpu_worlds
-from qdrl.policies.mlp import MlpSettings
+from qdrl.policies.base import PolicySettings
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -202,7 +202,7 @@ def initial_state(robot: Robot, model: mujoco.MjModel, noise: float, seed: int) 
 
 
 def make_locomotion_task(
-    settings: LocomotionSettings, *, policy: MlpSettings, worlds: int, threads: int
+    settings: LocomotionSettings, *, policy: PolicySettings, worlds: int, threads: int
 ) -> EpisodicTask:
     """The task that the settings describe."""
     settings = settings.resolved()

@@ -30,7 +30,7 @@ from torch import Tensor
 from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.policies.mlp import MlpSettings
+from qdrl.policies.base import PolicySettings
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -282,7 +282,7 @@ def _clip(values: np.ndarray, bound: float) -> np.ndarray:
     return np.maximum(np.minimum(values, bound), -bound)
 
 
-def make_maze_task(settings: MazeSettings, *, policy: MlpSettings, worlds: int) -> EpisodicTask:
+def make_maze_task(settings: MazeSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
     """The task that the settings describe."""
     maze, length, unit = MAZES[settings.name], settings.episode_length, "unit of the maze"
     corners = np.concatenate(_ends(maze), axis=1)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.axes import Axis
-from qdrl.policies.mlp import MlpSettings
+from qdrl.policies.base import PolicySettings
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -74,7 +74,7 @@ class PointWorlds:
         self._state[target] = self._state[source]
 
 
-def make_point_task(settings: PointSettings, *, policy: MlpSettings, worlds: int) -> EpisodicTask:
+def make_point_task(settings: PointSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
     """The task that the settings describe."""
     length = settings.episode_length
     spec = TaskSpec(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qdrl.evaluation import Genomes, ObservationMoments
-from qdrl.policies.mlp import Mlp, Population
+from qdrl.policies.base import Policy
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.transitions import TransitionLog
 
@@ -73,18 +73,18 @@ class Rollout:
 
     Args:
         worlds: the task's worlds.
-        mlp: shape of the policies.
+        policy: shape of the policies.
         dimensions: numbers in a descriptor.
         episode_length: control steps after which an episode is cut.
     """
 
-    def __init__(self, worlds: EpisodeWorlds, mlp: Mlp, dimensions: int, episode_length: int) -> None:
+    def __init__(self, worlds: EpisodeWorlds, policy: Policy, dimensions: int, episode_length: int) -> None:
         self._worlds = worlds
-        self._population = Population(mlp, worlds.count)
+        self._population = policy.population(worlds.count)
         self._dimensions = dimensions
         self._episode_length = episode_length
-        self._observation_size, self._action_size = mlp.sizes[0], mlp.sizes[-1]
-        self._normalizes = mlp.settings.normalize_observations
+        self._observation_size, self._action_size = policy.observation_size, policy.action_size
+        self._normalizes = policy.settings.normalize_observations
         self._returns = np.zeros(worlds.count)
         self._ages = np.zeros(worlds.count, np.int64)
         self._rows = np.zeros(worlds.count, np.int64)

@@ -12,7 +12,6 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
-from qdrl.policies.mlp import Population
 from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.gym import Trajectory
@@ -119,7 +118,7 @@ def evaluate(task: EpisodicTask) -> Evaluation:
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_a_row_is_an_episode_of_plain_gymnasium(name: str) -> None:
     task = gym_task(name)
-    evaluation, genomes, population = evaluate(task), first_genomes(task, ROWS), Population(task.mlp, 1)
+    evaluation, genomes, population = evaluate(task), first_genomes(task, ROWS), task.policy.population(1)
     with gymnasium.make(name) as plain:
         for row in range(ROWS):
             population.load([0], genomes[row : row + 1])
@@ -245,7 +244,7 @@ def test_a_descriptor_module_that_is_not_there_is_named() -> None:
 
 def test_the_options_make_the_same_task_again() -> None:
     task = gym_task("Pendulum-v1", episode_length=20, kwargs={"g": 9.0}, qd_offset=-400.0)
-    again = make_task(**task.spec.options, policy=task.mlp.settings)
+    again = make_task(**task.spec.options, policy=task.policy.settings)
     assert again.spec == task.spec
     assert torch.equal(evaluate(task).fitness, again.evaluate(candidates(first_genomes(again, ROWS))).fitness)
 

@@ -12,7 +12,7 @@ from mujoco.batch import Batch
 from torch import Tensor
 
 from qdrl.evaluation import Evaluation
-from qdrl.policies.mlp import Mlp, MlpSettings, Population
+from qdrl.policies.mlp import Mlp, MlpSettings
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
@@ -149,7 +149,7 @@ def test_policies_see_observations_normalised_by_the_generations_statistics() ->
     worlds = Watched(task.make_worlds(1))
     task.rollout_in(worlds).run(genome, [3], (mean, var))
     worlds.inner.reset([0], [3])
-    population = Population(task.mlp, 1)
+    population = task.policy.population(1)
     population.load([0], genome)
     for age, actions in enumerate(given_actions):
         observations = worlds.inner.observe(torch.tensor([age]))

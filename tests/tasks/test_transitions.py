@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from qdrl.evaluation import Evaluation, Transitions
-from qdrl.policies.mlp import Population
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.episodic import EpisodicTask
 from tests.tasks.builders import candidates, first_genomes
@@ -67,7 +66,7 @@ def test_actions_are_those_of_the_policy_at_the_observation_it_saw() -> None:
     found, genomes = transitions_of(evaluate(task)), first_genomes(task, ROWS, 3.0)
     for row in range(ROWS):
         mine = found.row == row
-        population = Population(task.mlp, 1)
+        population = task.policy.population(1)
         population.load([0], genomes[row : row + 1])
         expected = [population.act(observation[None])[0].clone() for observation in found.observation[mine]]
         assert torch.equal(found.action[mine], torch.stack(expected))
