@@ -75,6 +75,7 @@ class RunSettings(_Settings):
         generations: budget of generations.
         evaluations: budget of evaluations.
         env_steps: budget of control steps in all worlds, those that only teach a critic included.
+        frames: the same in frames of a game, where a control step takes several.
         minutes: budget of wall-clock time, over all resumptions. It makes the end depend on the machine.
         checkpoint_seconds: time between checkpoints.
         log_seconds: time between progress lines.
@@ -84,6 +85,7 @@ class RunSettings(_Settings):
     generations: Annotated[int, Field(ge=1)] | None = None
     evaluations: Annotated[int, Field(ge=1)] | None = None
     env_steps: Annotated[int, Field(ge=1)] | None = None
+    frames: Annotated[int, Field(ge=1)] | None = None
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
@@ -178,8 +180,9 @@ def parse_experiment(data: Mapping[str, Any]) -> Experiment:
         "compute": _check(ComputeSettings, _table(data, "compute"), "compute"),
     }
     run = sections["run"]
-    if run.generations is None and run.evaluations is None and run.env_steps is None and run.minutes is None:
-        raise UserError("run: no budget; set run.generations, run.evaluations, run.env_steps or run.minutes")
+    budgets = ("generations", "evaluations", "env_steps", "frames", "minutes")
+    if all(getattr(run, name) is None for name in budgets):
+        raise UserError(f"run: no budget; set one of {', '.join(f'run.{name}' for name in budgets)}")
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping)}
     return _check(Experiment, plain | sections, "")
 

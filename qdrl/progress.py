@@ -101,6 +101,7 @@ class Progress:
             (row["generation"] + 1) / budget.generations if budget.generations else 0.0,
             row["evaluations"] / budget.evaluations if budget.evaluations else 0.0,
             row["env_steps"] / budget.env_steps if budget.env_steps else 0.0,
+            row["frames"] / budget.frames if budget.frames else 0.0,
             row["seconds"] / (60 * budget.minutes) if budget.minutes else 0.0,
         ]
         return max(parts)

@@ -109,6 +109,7 @@ class Recorder:
             or (budget.generations is not None and algorithm.generation >= budget.generations)
             or (budget.evaluations is not None and self._latest("evaluations") >= budget.evaluations)
             or (budget.env_steps is not None and self._latest("env_steps") >= budget.env_steps)
+            or (budget.frames is not None and self._latest("frames") >= budget.frames)
         )
         if self.finished or self._ranks.any(self._stop_asked):
             return False
@@ -178,11 +179,13 @@ class Recorder:
         inside = ~evaluation.failed
         descriptor = evaluation.descriptor[inside].cpu().numpy()
         geometry = algorithm.archive.geometry
+        frames = self._parts.task.spec.frames_per_step
         outside = ((descriptor < geometry.lower) | (descriptor > geometry.upper)).any(axis=1)
         return {
             "generation": evaluation.generation,
             "evaluations": self._latest("evaluations") + len(evaluation.rows),
             "env_steps": self._latest("env_steps") + int(evaluation.steps.sum()),
+            **({"frames": self._latest("frames") + frames * int(evaluation.steps.sum())} if frames > 1 else {}),
             "seconds": self._seconds(),
             "elites": statistics.elites,
             "coverage": statistics.coverage,

@@ -60,9 +60,11 @@ def build(experiment: Experiment) -> Parts:
     Raises:
         UserError: the parts do not fit each other.
     """
-    compute = experiment.compute
+    compute, run = experiment.compute, experiment.run
     task = build_task(experiment.task, policy=experiment.policy, worlds=compute.worlds, threads=compute.threads)
     geometry = _geometry(experiment, task)
+    if run.frames is not None and task.spec.frames_per_step == 1:
+        raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
     if is_of_lineages(kind):

@@ -49,6 +49,7 @@ def _list(tasks: list[dict]) -> None:
     console.width = max(console.width, 120)
     console.print(table)
     click.echo("\ngym:<id>         any Gymnasium environment; needs task.descriptor and task.axes")
+    click.echo("atari:<game>     any Atari game, as in atari:frostbite; needs the extra 'atari'")
 
 
 def _describe(task: dict) -> None:

@@ -26,6 +26,7 @@ def settings_class(name: str) -> type[BaseModel]:
     Raises:
         UserError: there is no such task.
     """
+    from qdrl.tasks.atari import AtariSettings
     from qdrl.tasks.functions import FunctionSettings
     from qdrl.tasks.gym import GymSettings
     from qdrl.tasks.locomotion import LOCOMOTION_NAMES, LocomotionSettings
@@ -34,6 +35,8 @@ def settings_class(name: str) -> type[BaseModel]:
 
     if name.startswith("gym:"):
         return GymSettings
+    if name.startswith("atari:"):
+        return AtariSettings
     if name in LOCOMOTION_NAMES:
         return LocomotionSettings
     if name in _MAZE_NAMES:
@@ -42,11 +45,12 @@ def settings_class(name: str) -> type[BaseModel]:
         return PointSettings
     if name in _FUNCTION_NAMES:
         return FunctionSettings
-    raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>'])}")
+    raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>', 'atari:<game>'])}")
 
 
 def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, threads: int) -> Task:
     """The task that validated settings describe; see `make_task`."""
+    from qdrl.tasks.atari import AtariSettings, make_atari_task
     from qdrl.tasks.functions import FunctionSettings, make_function_task
     from qdrl.tasks.gym import GymSettings, make_gym_task
     from qdrl.tasks.locomotion import LocomotionSettings, make_locomotion_task
@@ -60,6 +64,8 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
             return make_maze_task(settings, policy=policy, worlds=worlds)
         case PointSettings():
             return make_point_task(settings, policy=policy, worlds=worlds)
+        case AtariSettings():
+            return make_atari_task(settings, policy=policy, worlds=worlds)
         case GymSettings():
             return make_gym_task(settings, policy=policy, worlds=worlds)
         case LocomotionSettings():

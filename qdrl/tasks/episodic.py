@@ -5,13 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.policies.base import PolicySettings, make_policy
+from qdrl.policies.conv import Conv
 from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.rollout import EpisodeWorlds, Rollout
+
+_APART = 8  # steps between the observations that virtual batch normalisation refers to
 
 
 class EpisodicTask:
@@ -78,7 +82,23 @@ class EpisodicTask:
 
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
         """A rollout of this task's policies and episodes in worlds of the caller's."""
-        return Rollout(worlds, self.policy, len(self.spec.axes), self.spec.episode_length)
+        rollout = Rollout(worlds, self.policy, len(self.spec.axes), self.spec.episode_length)
+        if isinstance(self.policy, Conv) and (count := self.policy.settings.virtual_batch_norm):
+            rollout.refer_to(self._reference(count))
+        return rollout
+
+    def _reference(self, count: int) -> Tensor:
+        """What random actions show, `(count, observation)`: every `_APART`-th step of an episode after another."""
+        worlds, generator, seen, age = self.make_worlds(1), np.random.default_rng(0), [], 0
+        while len(seen) < count:
+            if age % self.spec.episode_length == 0:
+                worlds.reset([0], [int(generator.integers(2**62))])
+            actions = torch.from_numpy(generator.uniform(-1, 1, (1, self.spec.action_size)).astype(np.float32))
+            _, over = worlds.step(actions)
+            age = 0 if over[0] else age + 1
+            if age % _APART == 0:
+                seen.append(worlds.observe(torch.tensor([age]))[0].clone())
+        return torch.stack(seen)
 
     def describe_policy(self) -> dict[str, Any] | None:
         return self.policy.describe()

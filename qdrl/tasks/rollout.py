@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qdrl.evaluation import Genomes, ObservationMoments
 from qdrl.policies.base import Policy
+from qdrl.policies.conv import ConvPopulation
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.transitions import TransitionLog
 
@@ -92,6 +93,11 @@ class Rollout:
         if self._normalizes:
             self._mean, self._deviation = (np.zeros((worlds.count, self._observation_size)) for _ in range(2))
             self._slot_arrays += [self._mean, self._deviation]
+
+    def refer_to(self, observations: Tensor) -> None:
+        """Observations `(n, observation_size)` that convolutional policies are normalised over."""
+        if isinstance(self._population, ConvPopulation):
+            self._population.refer_to(observations)
 
     def run(
         self,

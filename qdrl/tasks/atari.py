@@ -1,0 +1,154 @@
+"""Atari games on the Arcade Learning Environment (Bellemare et al. 2013).
+
+Preprocessed as by Mnih et al. 2015 and Such et al. 2017. A control step is four frames: the largest of the last two,
+grey, 84 x 84, and policies see the last four of these as channels, divided by 255. An episode begins with up to 30
+frames of doing nothing, as many as its seed says; it ends with the game, not with a life; rewards are the game's score,
+not cut. The largest of a policy's 18 outputs is the action.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from qdrl.axes import Axis
+from qdrl.errors import UserError
+from qdrl.naming import suggest
+from qdrl.policies.base import PolicySettings
+from qdrl.streams import generator_from_seed
+from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.episodic import EpisodicTask
+
+FRAMES_PER_STEP = 4
+_SIDE, _STACK, _ACTIONS = 84, 4, 18
+_FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # actions that hold the button, of ALE's full set
+_NEVER = 2**31 - 1
+
+
+class AtariSettings(BaseModel):
+    """Options of `atari:<game>`.
+
+    Attributes:
+        name: "atari:" and a ROM's name, as in `atari:frostbite`.
+        episode_length: control steps of four frames; 5,000 are the 20,000 frames of Such et al. 2017's training.
+        no_ops: most frames of doing nothing at the beginning.
+        sticky_actions: chance that a frame repeats the action before (Machado et al. 2018 recommend 0.25).
+        qd_offset: what the QD score subtracts from a score.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^atari:[a-z0-9_]+$")]
+    episode_length: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
+    no_ops: Annotated[int, Field(ge=0, le=10_000)] = 30
+    sticky_actions: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+
+
+class AtariWorlds:
+    """Games; see `qdrl.tasks.rollout.EpisodeWorlds`.
+
+    Args:
+        settings: which game, and how.
+        count: how many.
+    """
+
+    def __init__(self, settings: AtariSettings, count: int) -> None:
+        from ale_py.vector_env import AtariVectorEnv
+
+        self.count, self._episode_length = count, settings.episode_length
+        self._games = AtariVectorEnv(
+            settings.name.removeprefix("atari:"),
+            count,
+            num_threads=1,
+            max_num_frames_per_episode=_NEVER,
+            repeat_action_probability=settings.sticky_actions,
+            full_action_space=True,
+            noop_max=settings.no_ops,
+            reward_clipping=False,
+            use_fire_reset=False,
+            frameskip=FRAMES_PER_STEP,
+            stack_num=_STACK,
+        )
+        self._game = np.arange(count)  # the game that is a slot's world
+        self._fires, self._started = np.zeros(count, np.int64), False
+        self._pictures = np.zeros((count, _STACK, _SIDE, _SIDE), np.uint8)
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        if not self._started:  # a first time, all of them
+            self._games.reset(seed=np.arange(self.count))
+            self._started = True
+        order = np.argsort(self._game[list(slots)])  # ALE takes seeds in the order of games
+        games = self._game[list(slots)][order]
+        mask = np.zeros(self.count, bool)
+        mask[games] = True
+        drawn = np.array([generator_from_seed(seed).integers(2**31 - 1) for seed in seeds])
+        pictures, _ = self._games.reset(seed=drawn[order].astype(np.int32), options={"reset_mask": mask})
+        self._pictures[games] = pictures[games]
+        self._fires[games] = 0
+
+    def observe(self, ages: Tensor) -> Tensor:
+        pictures = self._pictures[self._game[: len(ages)]].reshape(len(ages), -1)
+        return torch.from_numpy(pictures.astype(np.float32) / np.float32(255))
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        games = self._game[: len(actions)]
+        chosen = np.zeros(self.count, np.int32)  # the games of nobody do nothing
+        chosen[games] = actions.numpy().argmax(axis=1)
+        pictures, rewards, terminated, truncated, _ = self._games.step(chosen)
+        self._pictures[games] = pictures[games]
+        self._fires[games] += np.isin(chosen[games], _FIRES)
+        ended = terminated | truncated
+        return torch.from_numpy(rewards[games].astype(np.float64)), torch.from_numpy(ended[games])
+
+    def descriptor(self, slot: int, steps: int) -> Tensor:
+        shares = steps / self._episode_length, self._fires[self._game[slot]] / max(steps, 1)
+        return torch.tensor(shares, dtype=torch.float64)
+
+    def failed(self, slot: int) -> bool:  # noqa: ARG002
+        return False
+
+    def truncated(self, slot: int) -> bool:  # noqa: ARG002
+        return False
+
+    def move(self, source: int, target: int) -> None:
+        self._game[[source, target]] = self._game[[target, source]]
+
+
+def make_atari_task(settings: AtariSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+    """The task that the settings describe.
+
+    Raises:
+        UserError: there is no such game, or ale-py is missing.
+    """
+    game = settings.name.removeprefix("atari:")
+    try:
+        from ale_py import roms
+    except ImportError as error:
+        raise UserError(f"task.name: {settings.name} needs ale-py: pip install 'qdrl[atari]'") from error
+    if game not in (known := roms.get_all_rom_ids()):
+        raise UserError(f"task.name: no game '{game}'{suggest(game, known)}")
+    spec = TaskSpec(
+        name=settings.name,
+        summary=f"The Atari game {game}, {FRAMES_PER_STEP} frames a step.",
+        axes=(
+            Axis("share of the longest episode", "1", 0.0, 1.0),
+            Axis("share of steps with the button held", "1", 0.0, 1.0),
+        ),
+        fitness_name=f"score of {game}",
+        episode_length=settings.episode_length,
+        qd_offset=settings.qd_offset,
+        reward_offset=None,
+        observation=f"the last {_STACK} pictures, grey, {_SIDE} x {_SIDE}, in [0, 1]",
+        observation_size=_STACK * _SIDE * _SIDE,
+        action_size=_ACTIONS,
+        image=(_STACK, _SIDE, _SIDE),
+        frames_per_step=FRAMES_PER_STEP,
+        initial_noise=f"up to {settings.no_ops} frames of doing nothing",
+        options=settings.model_dump(),
+    )
+    return EpisodicTask(spec, partial(AtariWorlds, settings), policy=policy, worlds=worlds)

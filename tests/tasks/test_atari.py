@@ -1,0 +1,126 @@
+"""Atari games: seeded, the same whoever plays beside, and counted in frames."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qdrl.config import parse_experiment
+from qdrl.errors import UserError
+from qdrl.ranks import OneProcess
+from qdrl.run import build, start
+from qdrl.tasks import make_task
+from qdrl.tasks.atari import AtariSettings, AtariWorlds
+from tests.tasks.builders import candidates, first_genomes
+
+pytest.importorskip("ale_py")
+pytestmark = pytest.mark.atari
+POLICY = {
+    "kind": "conv",
+    "convolutions": ({"filters": 2, "size": 8, "stride": 8},),
+    "hidden_sizes": (4,),
+    "output": "linear",
+}
+EXPERIMENT = {
+    "name": "atari",
+    "task": {"name": "atari:frostbite", "episode_length": 40},
+    "policy": {**POLICY, "convolutions": list(POLICY["convolutions"]), "hidden_sizes": [4]},
+    "archive": {"kind": "grid", "shape": [5, 5]},
+    "algorithm": {"name": "deep_ga", "batch_size": 6, "parents": 2, "candidates": 2, "candidate_episodes": 2},
+    "run": {"frames": 1500},
+    "compute": {"worlds": 3},
+}
+
+
+def played(worlds: AtariWorlds, slots: range, seeds: list[int], steps: int = 60) -> list[Any]:
+    """What the given slots see and score with the same buttons each."""
+    worlds.reset(slots, seeds)
+    seen, buttons = [], np.random.default_rng(0).integers(18, size=steps)
+    for button in buttons:
+        actions = torch.zeros(slots.stop, 18)
+        actions[:, button] = 1.0
+        reward, over = worlds.step(actions)
+        pictures = worlds.observe(torch.zeros(slots.stop))
+        seen.append((reward[slots.start :].clone(), over[slots.start :].clone(), pictures[slots.start :].clone()))
+    return seen
+
+
+def same(one: list[Any], other: list[Any]) -> bool:
+    steps = zip(one, other, strict=True)
+    return all(torch.equal(a, b) for first, second in steps for a, b in zip(first, second, strict=True))
+
+
+def test_a_game_is_its_seed_wherever_and_whenever_it_is_played() -> None:
+    settings = AtariSettings(name="atari:frostbite")
+    two = AtariWorlds(settings, 2)
+    first = played(two, range(2), [11, 12])
+    again = played(two, range(2), [11, 12])  # after other games
+    assert same(first, again)
+    alone = played(AtariWorlds(settings, 1), range(1), [12])
+    assert all(torch.equal(a[0], b[1]) for x, y in zip(alone, first, strict=True) for a, b in zip(x, y, strict=True))
+    assert not all(torch.equal(pictures[0], pictures[1]) for _, _, pictures in first)
+
+
+def test_a_world_that_moves_to_another_slot_goes_on_there() -> None:
+    settings = AtariSettings(name="atari:pong")
+    straight, moved = AtariWorlds(settings, 3), AtariWorlds(settings, 3)
+    for worlds in (straight, moved):
+        worlds.reset([0, 1, 2], [5, 6, 7])
+    moved.move(2, 0)
+    still = torch.zeros(3, 18)
+    for _ in range(20):
+        straight.step(still)
+        moved.step(still[:2])
+    assert torch.equal(moved.observe(torch.zeros(2)), straight.observe(torch.zeros(3))[[2, 1]])
+
+
+def test_policies_see_four_pictures_between_0_and_1() -> None:
+    worlds = AtariWorlds(AtariSettings(name="atari:pong"), 2)
+    *_, (_, _, pictures) = played(worlds, range(2), [1, 2], steps=8)
+    assert pictures.shape == (2, 4 * 84 * 84)
+    assert pictures.dtype == torch.float32
+    assert 0.0 <= pictures.min() < pictures.max() <= 1.0
+    assert len({picture.numpy().tobytes() for picture in pictures[0].view(4, -1)}) > 1
+
+
+def test_descriptors_say_how_long_and_how_often_the_button() -> None:
+    worlds = AtariWorlds(AtariSettings(name="atari:pong", episode_length=50), 1)
+    worlds.reset([0], [3])
+    for button in (1, 0, 17, 2):  # fire, nothing, down, left and fire, up
+        actions = torch.zeros(1, 18)
+        actions[0, button] = 1.0
+        worlds.step(actions)
+    assert worlds.descriptor(0, 4).tolist() == [4 / 50, 0.5]
+
+
+@pytest.mark.parametrize("normalised", [0, 12])
+def test_a_row_is_the_same_however_many_games_stand_beside_it(normalised: int) -> None:
+    found = []
+    for worlds in (1, 3, 5):
+        policy = {**POLICY, "virtual_batch_norm": normalised}
+        task = make_task("atari:frostbite", policy=policy, worlds=worlds, episode_length=30)
+        found.append(task.evaluate(candidates(first_genomes(task, 5))))
+    for evaluation in found[1:]:
+        assert torch.equal(evaluation.fitness, found[0].fitness)
+        assert torch.equal(evaluation.descriptor, found[0].descriptor)
+
+
+def test_a_run_is_counted_in_frames(tmp_path: Any) -> None:
+    outcome = start(parse_experiment(EXPERIMENT), OneProcess(), folder=tmp_path / "run", progress=False)
+    lines = (outcome.folder / "metrics.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    frames = [float(line.split(",")[names.index("frames")]) for line in lines[1:]]
+    steps = [float(line.split(",")[names.index("env_steps")]) for line in lines[1:]]
+    assert frames == [4 * count for count in steps]
+    assert frames[-2] < 1500 <= frames[-1]
+
+
+def test_games_that_are_not_there_and_frames_of_other_tasks_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no game 'frostbit'; did you mean 'frostbite'"):
+        make_task("atari:frostbit", policy=POLICY)
+    point = {**EXPERIMENT, "task": {"name": "point_omni"}, "policy": {}}
+    with pytest.raises(UserError, match="task 'point_omni' has no frames; set"):
+        build(parse_experiment(point))
+    with pytest.raises(UserError, match="convolutions need a task that shows images"):
+        build(parse_experiment({**point, "policy": {"kind": "conv"}}))
