@@ -76,6 +76,7 @@ class RunSettings(_Settings):
         evaluations: budget of evaluations.
         env_steps: budget of control steps in all worlds, those that only teach a critic included.
         frames: the same in frames of a game, where a control step takes several.
+        target_fitness: end with the first generation in which an evaluation reaches it, a budget or not.
         minutes: budget of wall-clock time, over all resumptions. It makes the end depend on the machine.
         checkpoint_seconds: time between checkpoints.
         log_seconds: time between progress lines.
@@ -86,6 +87,7 @@ class RunSettings(_Settings):
     evaluations: Annotated[int, Field(ge=1)] | None = None
     env_steps: Annotated[int, Field(ge=1)] | None = None
     frames: Annotated[int, Field(ge=1)] | None = None
+    target_fitness: Annotated[float, Field(allow_inf_nan=False)] | None = None
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0

@@ -61,7 +61,7 @@ class Recorder:
         self._parts = parts
         self._ranks = ranks
         self._folder = folder
-        self._stop_asked = False
+        self._stop_asked = self._target_reached = False
         self._saved = 0  # the generation that the last checkpoint goes on with
         self._started = self._last_checkpoint = time.monotonic()
         self._seconds_before = 0.0
@@ -106,6 +106,7 @@ class Recorder:
         ended = self._ranks.any(out_of_time)
         self.finished = (
             ended
+            or self._target_reached
             or (budget.generations is not None and algorithm.generation >= budget.generations)
             or (budget.evaluations is not None and self._latest("evaluations") >= budget.evaluations)
             or (budget.env_steps is not None and self._latest("env_steps") >= budget.env_steps)
@@ -124,6 +125,8 @@ class Recorder:
         if "actor_evaluations" in row:  # they feed a critic and never enter the archive
             row["evaluations"] -= row["actor_evaluations"]
             row["actor_evaluations"] += self._latest("actor_evaluations")
+        target, fitness = self._parts.experiment.run.target_fitness, evaluation.fitness[~evaluation.failed]
+        self._target_reached = target is not None and bool((fitness >= target).any())
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
         if self._log_file is None:

@@ -106,6 +106,16 @@ def test_a_larger_budget_resumes_to_the_archive_of_the_longer_run(tmp_path: Path
     assert [float(row) for row in rows[1:]] == list(range(20))
 
 
+def test_a_run_ends_with_the_generation_that_reaches_its_target(tmp_path: Path) -> None:
+    easy = ARM | {"run": {"generations": 50, "target_fitness": -0.7}}
+    outcome = start(parse_experiment(easy), OneProcess(), folder=tmp_path / "run", progress=False)
+    best = open_archive(outcome.archive).history["max_fitness"]
+    assert outcome.finished
+    assert len(best) < 50
+    assert (best[:-1] < -0.7).all()
+    assert best[-1] >= -0.7
+
+
 def test_a_run_can_be_looked_at_where_it_stands(tmp_path: Path) -> None:
     experiment = parse_experiment(ARM)
     outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
