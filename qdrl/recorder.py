@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qdrl.algorithms.base import Algorithm
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.archives.files import write_text
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
 from qdrl.archives.stored import StoredArchive
@@ -40,7 +40,7 @@ class Parts:
 
     experiment: Experiment
     task: Task
-    archive: Archive
+    archive: AnyArchive
     algorithm: Algorithm
 
 

@@ -89,7 +89,7 @@ def test_a_child_varies_the_elite_of_the_cell_it_names() -> None:
     algorithm = started(variation=Gaussian(sigma=1e-3))
     advance(algorithm)
     candidates = algorithm.ask()
-    parents = algorithm.archive.genomes[candidates.parent_cell]
+    parents = algorithm.archive.genomes_of(candidates.parent_cell)
     assert ((candidates.genomes - parents).abs() < 1e-2).all()
     assert (candidates.genomes != parents).all()
 
