@@ -141,6 +141,7 @@ class Recorder:
         parts = self._parts
         elites = parts.archive.state_dict()
         genomes = elites.pop("genome")
+        elites.pop("rule", None)  # only resuming needs it
         spec, geometry = parts.task.spec, parts.archive.geometry
         normalizer = parts.task.state_dict(np.unique(elites["generation"]))
         if normalizer is not None:
@@ -167,6 +168,7 @@ class Recorder:
             },
             normalizer=normalizer,
             actor=getattr(parts.algorithm, "actor", None),
+            neighbours=getattr(geometry, "neighbours", None),
         )
 
     def _measure(self, algorithm: Algorithm, evaluation: Evaluation) -> dict[str, float]:
@@ -206,6 +208,8 @@ class Recorder:
             return
         stored = self.stored()
         state: dict[str, Any] = {"algorithm": parts.algorithm.state_dict()}
+        if (rule := getattr(parts.archive, "rule", None)) is not None:
+            state["archive"] = {"rule": rule.state_dict()}
         if (task := parts.task.state_dict(stored.elites["generation"])) is not None:
             state["task"] = task
         # The archive follows the checkpoint: killed between the two, it is older, never ahead of what resumes.

@@ -149,6 +149,8 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
             "emitters": list(archive.emitters),
         }
     )
+    if archive.neighbours is not None:
+        group.attrs["neighbours"] = archive.neighbours
     group["centroids"] = archive.centroids
     _write_elites(file.create_group("elites"), archive)
     if archive.normalizer is not None:
@@ -215,6 +217,7 @@ def _read(file: Any, path: Path) -> StoredArchive:
         meta=meta,
         normalizer=_read_normalizer(file["normalizer"]) if "normalizer" in file else None,
         actor={name: file["actor"][name][()] for name in ACTOR} if "actor" in file else None,
+        neighbours=int(group["neighbours"]) if "neighbours" in group else None,
         path=path,
     )
 
