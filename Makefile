@@ -45,6 +45,7 @@ format: env ## mend what ruff can mend
 benchmarks: env ## print `name value unit` lines; takes half an hour, use an idle machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python experiments/benchmarks/archives.py
+	$(BIN)/python experiments/benchmarks/novelty.py
 	$(BIN)/python experiments/benchmarks/evaluation.py
 	$(BIN)/python experiments/benchmarks/training.py
 	$(BIN)/python experiments/benchmarks/generation.py

@@ -68,6 +68,40 @@ class CvtSettings(_Settings):
         return self
 
 
+class NoveltySettings(_Settings):
+    """An archive without cells, whose entries are let in by a rule; see `qdrl.archives.admission`.
+
+    Attributes:
+        kind: "novelty".
+        k: neighbours that count for novelty: 15 (Lehman and Stanley 2011), 10 (NS-ES), 25 (GA-NS).
+        rule: who is let in: "all" valid rows, each with a "probability", or those above a "threshold" of novelty.
+        probability: the chance of each row.
+        threshold: novelty that a row must exceed, in the units of the task's axes; 6 is for a maze 200 units wide.
+        threshold_k: neighbours that count for the threshold; k when left out.
+        adaptive: whether the threshold follows what enters.
+        raise_above: more entries than this in a generation raise the threshold,
+        raise_factor: by this factor.
+        lower_after: so many generations without an entry lower it,
+        lower_factor: by this factor,
+        floor: but not below this.
+        capacity: most entries held, the oldest are dropped; without it the archive grows as long as the run.
+    """
+
+    kind: Literal["novelty"]
+    k: Annotated[int, Field(ge=1, le=1_000_000)] = 15
+    rule: Literal["all", "probability", "threshold"] = "probability"
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.01
+    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
+    threshold_k: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    adaptive: bool = True
+    raise_above: Annotated[int, Field(ge=0)] = 4
+    raise_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.2
+    lower_after: Annotated[int, Field(ge=1)] = 10
+    lower_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
+    floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    capacity: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
+
+
 class RunSettings(_Settings):
     """When a run ends and how often it is kept. It ends with the generation that reaches any of its budgets.
 
@@ -114,7 +148,7 @@ class Experiment(_Settings):
         seed: the run's seed.
         task: the task's settings.
         policy: shape of the policies; unused where genomes are not policies.
-        archive: cells.
+        archive: its cells, or who is let in.
         algorithm: the algorithm's settings.
         run: budgets and intervals.
         compute: worlds and threads.
@@ -124,7 +158,7 @@ class Experiment(_Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: BaseModel
     policy: PolicySettings = MlpSettings()
-    archive: GridSettings | CvtSettings = CvtSettings()
+    archive: GridSettings | CvtSettings | NoveltySettings = CvtSettings()
     algorithm: BaseModel
     run: RunSettings
     compute: ComputeSettings = ComputeSettings()
@@ -206,7 +240,7 @@ def _name(table: Mapping[str, Any], key: str) -> str:
 
 
 def _archive_class(table: Mapping[str, Any]) -> type[BaseModel]:
-    kinds: dict[str, type[BaseModel]] = {"grid": GridSettings, "cvt": CvtSettings}
+    kinds: dict[str, type[BaseModel]] = {"grid": GridSettings, "cvt": CvtSettings, "novelty": NoveltySettings}
     kind = str(table.get("kind", "cvt"))
     if kind not in kinds:
         raise UserError(f"archive.kind: no archive '{kind}'{suggest(kind, kinds)}")

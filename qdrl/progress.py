@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from qdrl.config import RunSettings
@@ -80,9 +81,10 @@ class Progress:
     def _line(self, row: Mapping[str, float]) -> str:
         elapsed = max(time.monotonic() - self._begun, 1e-9)
         speed = (row["evaluations"] - self._evaluations_before) / elapsed
+        filling = f"entries {row['elites']}" if isnan(row["coverage"]) else f"coverage {row['coverage']:.3f}"
         return (
             f"generation {row['generation']:.0f}  evaluations {row['evaluations']:.0f}  {speed:.0f}/s  "
-            f"coverage {row['coverage']:.3f}  QD score {row['qd_score']:.6g}  best {row['max_fitness']:.5g}  "
+            f"{filling}  QD score {row['qd_score']:.6g}  best {row['max_fitness']:.5g}  "
             f"failed {row['failed']:.0f}  left {self._time_left(row, elapsed)}"
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qdrl.algorithms.base import Algorithm, lineages_of
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.archives.files import write_text
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
 from qdrl.archives.stored import StoredArchive
@@ -40,7 +40,7 @@ class Parts:
 
     experiment: Experiment
     task: Task
-    archive: Archive
+    archive: AnyArchive
     algorithm: Algorithm
 
 
@@ -146,6 +146,7 @@ class Recorder:
         elites = parts.archive.state_dict()
         genomes = elites.pop("genome")
         lineages = lineages_of(parts.algorithm, genomes)
+        elites.pop("rule", None)  # only resuming needs it
         spec, geometry = parts.task.spec, parts.archive.geometry
         normalizer = parts.task.state_dict(np.unique(elites["generation"]))
         if normalizer is not None:
@@ -174,6 +175,7 @@ class Recorder:
             },
             normalizer=normalizer,
             actor=getattr(parts.algorithm, "actor", None),
+            neighbours=getattr(geometry, "neighbours", None),
         )
 
     def _measure(self, algorithm: Algorithm, evaluation: Evaluation) -> dict[str, float]:
@@ -215,6 +217,8 @@ class Recorder:
             return
         stored = self.stored()
         state: dict[str, Any] = {"algorithm": parts.algorithm.state_dict()}
+        if (rule := getattr(parts.archive, "rule", None)) is not None:
+            state["archive"] = {"rule": rule.state_dict()}
         if (task := parts.task.state_dict(stored.elites["generation"])) is not None:
             state["task"] = task
         # The archive follows the checkpoint: killed between the two, it is older, never ahead of what resumes.

@@ -3,7 +3,7 @@
 An archive keeps the luckiest of its evaluations: where initial states vary, stored fitness over-estimates, and elites
 land beside their stored descriptors. Definitions, all over the archive's elites:
 
-- corrected QD score: sum of (mean fitness run again - qd_offset); elites stay in their cells;
+- corrected QD score: sum of (mean fitness run again - qd_offset); elites stay in their cells, or in the archive;
 - descriptor error: mean distance between the descriptor asked for and the one reached, in the axes' units
   ("DEM" in Faldor et al. 2023, section 5.3);
 - descriptor-conditioned QD score: the same sum for the conditioned actor, asked for each elite's descriptor in turn.
@@ -103,16 +103,18 @@ def reevaluate_actor(
 
     Args:
         archive: whose actor.
-        targets: "descriptors" of the elites as stored, or "centroids" of their cells.
+        targets: "descriptors" of the elites as stored, or "centroids" of their cells, where the archive has cells.
         repeats: episodes a target.
         seed: of the initial states.
         worlds: worlds simulated at once.
 
     Raises:
-        UserError: the archive holds no conditioned actor.
+        UserError: the archive holds no conditioned actor, or no cells whose centroids could be asked for.
     """
     if targets not in get_args(Targets):
         raise ValueError(f"targets is {targets!r}, neither of {get_args(Targets)}")
+    if targets == "centroids" and archive.unstructured:
+        raise UserError(f"{archive.path}: a novelty archive has no centroids; ask for descriptors")
     actor = ConditionedPolicy(archive)
     asked = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
     return _reevaluate(archive, actor.aimed_at(asked), None, asked, repeats, seed, worlds)

@@ -20,13 +20,16 @@ import torch
 
 from qdrl.algorithms import algorithm_class
 from qdrl.algorithms.base import is_of_lineages
-from qdrl.archives.archive import Archive, Geometry
+from qdrl.archives.admission import Adaptation, All, Probability, Rule, Threshold
+from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive, Geometry
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.files import write_text
 from qdrl.archives.grid import Grid
 from qdrl.archives.hdf5 import read_checkpoint
+from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.archives.stored import StoredArchive
-from qdrl.config import CvtSettings, Experiment, GridSettings, load_experiment
+from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import UserError
 from qdrl.ranks import Ranks
@@ -62,16 +65,11 @@ def build(experiment: Experiment) -> Parts:
     """
     compute, run = experiment.compute, experiment.run
     task = build_task(experiment.task, policy=experiment.policy, worlds=compute.worlds, threads=compute.threads)
-    geometry = _geometry(experiment, task)
     if run.frames is not None and task.spec.frames_per_step == 1:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
-    if is_of_lineages(kind):
-        archive = Archive(geometry, 1, qd_offset=task.spec.qd_offset, dtype=torch.int64)
-    else:
-        _refuse_too_large(geometry.cells, task.parameters)
-        archive = Archive(geometry, task.parameters, qd_offset=task.spec.qd_offset)
+    archive = _archive(experiment, task, lineages=is_of_lineages(kind))
     return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
 
 
@@ -147,7 +145,8 @@ def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
     stored, state = read_checkpoint(checkpoint)
     _refuse_another_experiment(stored.meta["config"], parts.experiment)
     nodes = state["algorithm"]["nodes"] if is_of_lineages(parts.algorithm) else None
-    parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes() if nodes is None else nodes})
+    genomes = stored.all_genomes() if nodes is None else nodes
+    parts.archive.load_state_dict({**stored.elites, "genome": genomes, **state.get("archive", {})})
     parts.algorithm.load_state_dict(state["algorithm"])
     if "task" in state:
         parts.task.load_state_dict(state["task"])
@@ -195,18 +194,44 @@ def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -
             )
 
 
-def _refuse_too_large(cells: int, parameters: int) -> None:
+def _archive(experiment: Experiment, task: Task, *, lineages: bool) -> AnyArchive:
+    """The empty archive; one of lineages holds one number a genome."""
+    settings, spec = experiment.archive, task.spec
+    parameters, dtype = (1, torch.int64) if lineages else (task.parameters, torch.float32)
+    if isinstance(settings, NoveltySettings):
+        _refuse_too_large(settings.capacity or 0, parameters, "archive.capacity")
+        rule = _rule(settings, Streams(experiment.seed))
+        options: dict[str, Any] = {"k": settings.k, "rule": rule, "capacity": settings.capacity, "dtype": dtype}
+        return NoveltyArchive(spec.lower, spec.upper, parameters, qd_offset=spec.qd_offset, **options)
+    geometry = _geometry(settings, task)
+    _refuse_too_large(geometry.cells, parameters, "archive.cells")
+    return Archive(geometry, parameters, qd_offset=spec.qd_offset, dtype=dtype)
+
+
+def _rule(settings: NoveltySettings, streams: Streams) -> Rule:
+    if settings.rule == "all":
+        return All()
+    if settings.rule == "probability":
+        return Probability(settings.probability, streams)
+    adaptation = Adaptation(
+        settings.raise_above, settings.raise_factor, settings.lower_after, settings.lower_factor, settings.floor
+    )
+    adaptation = adaptation if settings.adaptive else None
+    return Threshold(settings.threshold, neighbours=settings.threshold_k, adaptation=adaptation)
+
+
+def _refuse_too_large(cells: int, parameters: int, setting: str) -> None:
     """Refuse an archive that cannot fit this machine's memory once its cells are full."""
     needed, there = 4 * cells * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UserError(
-            f"archive.cells and policy.hidden_sizes: {cells} cells of {parameters} parameters need"
+            f"{setting} and policy.hidden_sizes: {cells} cells of {parameters} parameters need"
             f" {needed / 2**30:.1f} GiB a rank, this machine has {there / 2**30:.1f} GiB"
         )
 
 
-def _geometry(experiment: Experiment, task: Task) -> Geometry:
-    lower, upper, settings = task.spec.lower, task.spec.upper, experiment.archive
+def _geometry(settings: GridSettings | CvtSettings, task: Task) -> Geometry:
+    lower, upper = task.spec.lower, task.spec.upper
     if isinstance(settings, GridSettings):
         if len(settings.shape) != len(lower):
             axes = ", ".join(axis.name for axis in task.spec.axes)

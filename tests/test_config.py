@@ -26,8 +26,9 @@ def test_a_minimal_experiment_gets_the_documented_defaults() -> None:
     assert experiment.policy.hidden_sizes == (128, 128)
 
 
-def test_what_is_resolved_parses_to_the_same_experiment() -> None:
-    experiment = parse_experiment(_with(task={"name": "hopper_uni", "episode_length": 50}, seed=3))
+@pytest.mark.parametrize("archive", [{}, {"kind": "grid", "shape": [3]}, {"kind": "novelty", "rule": "threshold"}])
+def test_what_is_resolved_parses_to_the_same_experiment(archive: dict) -> None:
+    experiment = parse_experiment(_with(task={"name": "hopper_uni", "episode_length": 50}, archive=archive, seed=3))
     assert parse_experiment(experiment.resolved()) == experiment
 
 
@@ -52,6 +53,14 @@ def test_what_is_resolved_parses_to_the_same_experiment() -> None:
         (_with(archive={"kind": "gird"}), ["archive.kind", "did you mean 'grid'"]),
         (_with(archive={"kind": "grid", "shape": [0, 3]}), ["archive.shape.0", "got 0"]),
         (_with(archive={"kind": "cvt", "cells": -1}), ["archive.cells", "got -1"]),
+        (_with(archive={"kind": "novelti"}), ["archive.kind", "did you mean 'novelty'"]),
+        (_with(archive={"kind": "novelty", "cells": 9}), ["unknown key 'archive.cells'"]),
+        (_with(archive={"kind": "novelty", "treshold": 9}), ["'archive.treshold'", "did you mean 'threshold'"]),
+        (_with(archive={"kind": "novelty", "rule": "chance"}), ["archive.rule", "'all', 'probability' or 'threshold'"]),
+        (_with(archive={"kind": "novelty", "probability": 0}), ["archive.probability", "greater than 0", "got 0"]),
+        (_with(archive={"kind": "novelty", "threshold": -1.0}), ["archive.threshold", "got -1.0"]),
+        (_with(archive={"kind": "novelty", "k": 0}), ["archive.k", "got 0"]),
+        (_with(archive={"kind": "novelty", "capacity": 0}), ["archive.capacity", "got 0"]),
         (_with(policy={"activation": "selu"}), ["policy.activation", "'relu' or 'tanh'"]),
         (_with(name="a/b"), ["name", "a/b"]),
         (_with(seed=-1), ["seed", "got -1"]),

@@ -30,6 +30,19 @@ def test_the_experiment_of_the_readme_is_valid() -> None:
     assert parse_experiment(tomllib.loads(example)).name == "gaits"
 
 
+def test_the_examples_of_novelty_archives_run(capsys: pytest.CaptureFixture[str]) -> None:
+    import tomllib
+
+    from qdrl.config import parse_experiment
+
+    ((table,), (example,)) = (_blocks("docs/novelty.md", language) for language in ("toml", "python"))
+    parse_experiment({"name": "x", "task": {"name": "arm"}, "run": {"generations": 1}} | tomllib.loads(table))
+    exec(compile(example, "docs/novelty.md", "exec"), {})
+    entries, novelty = capsys.readouterr().out.split()
+    assert int(entries) > 1
+    assert 0 < float(novelty) < 100
+
+
 def test_the_reading_example_of_the_format_needs_only_h5py() -> None:
     (example,) = _blocks("archives/README.md", "python")
     done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -47,11 +60,11 @@ def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("document", ["README.md", "archives/README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "archives/README.md", "CONTRIBUTING.md", "docs/novelty.md"])
 def test_every_link_into_the_repository_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    assert links or document == "CONTRIBUTING.md"
+    assert links or document in ("CONTRIBUTING.md", "docs/novelty.md")
     missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
     assert missing == []
 

@@ -164,7 +164,7 @@ def gradient_reach(run: Path) -> dict[str, float]:
     candidates = parts.algorithm.ask()
     children = candidates.emitter == parts.algorithm.emitters.index("gradient")
     reached = parts.task.evaluate(candidates).descriptor[children]
-    before = parts.archive.descriptor[candidates.parent_cell[children]]
+    before = parts.archive.descriptors_of(candidates.parent_cell[children])
     alive = ~reached.isnan().any(1)
     return {"gradient_reach": float(reached[alive].norm(dim=1).mean() / before[alive].norm(dim=1).mean())}
 

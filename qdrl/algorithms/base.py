@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -19,7 +19,6 @@ class Algorithm(Protocol):
         emitters: names of what proposes; a candidate's `emitter` counts into them.
         batch_size: rows a generation.
         generation: the one that `ask` proposes next.
-        archive: the elites so far.
 
     An algorithm that trains an actor offers it as `actor`, which then travels in the file, as does a `champion`; see
     `StoredArchive`.
@@ -31,9 +30,13 @@ class Algorithm(Protocol):
     emitters: tuple[str, ...]
     batch_size: int
     generation: int
-    archive: Archive
 
-    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: Any) -> None: ...
+    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: Any) -> None: ...
+
+    @property
+    def archive(self) -> AnyArchive:
+        """The elites so far."""
+        ...
 
     def ask(self, rows: range | None = None) -> Candidates:
         """Candidates for these rows of the next generation; all rows when left out."""

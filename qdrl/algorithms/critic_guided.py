@@ -26,7 +26,7 @@ from torch import Tensor
 from qdrl.algorithms.base import check_turn
 from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import inject
 from qdrl.critics.learner import Learner
@@ -97,7 +97,7 @@ class CriticGuided(MapElites):
     emitters: tuple[str, ...] = ("random", "variation", "gradient", "actor", "probe")
     conditioned: ClassVar[bool] = True
 
-    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: CriticGuidedSettings) -> None:
+    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: CriticGuidedSettings) -> None:
         super().__init__(task, archive, streams, settings)
         self._settings = settings
         self._policy = _policy_of(task, settings.name)
@@ -183,7 +183,7 @@ class CriticGuided(MapElites):
         for index in np.flatnonzero(aims):
             cell, aim = self._aim(self._streams.generator("target", self.generation, rows[int(index)]))
             plan.cell[index] = cell
-            plan.target[index] = self.archive.descriptor[cell].cpu().numpy() if gradient[index] else aim
+            plan.target[index] = self._descriptor_of(cell) if gradient[index] else aim
         return plan
 
     def _named(self, emitter: Any, name: str) -> Any:
@@ -236,7 +236,10 @@ class CriticGuided(MapElites):
         spec, cell = self._task.spec, int(self.archive.sample(generator, 1)[0])
         span = np.subtract(spec.upper, spec.lower)
         noise = self._settings.target_noise * span * generator.standard_normal(len(span))
-        return cell, self.archive.descriptor[cell].cpu().numpy() + noise
+        return cell, self._descriptor_of(cell) + noise
+
+    def _descriptor_of(self, cell: int) -> np.ndarray:
+        return self.archive.descriptors_of(torch.tensor([cell]))[0].cpu().numpy()
 
     def _reward_offset(self) -> float | None:
         if self._settings.reward_offset is not None or not self.conditioned:

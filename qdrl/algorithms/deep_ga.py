@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from qdrl.algorithms.base import check_turn, count_by_emitter
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.archives.lineages import StoredLineages
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
@@ -108,7 +108,7 @@ class DeepGa:
     emitters = ("random", "mutation", "candidate")
     holds_lineages = True
 
-    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: DeepGaSettings) -> None:
+    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: DeepGaSettings) -> None:
         self.archive, self.generation = archive, 0
         self.ancestry = Ancestry()
         self.parents, self.elite = np.empty(0, np.int64), -1
@@ -287,11 +287,11 @@ class DeepGa:
         if len(self.ancestry) <= 2 * self._pruned + _SPARE:
             return
         cells = self.archive.occupied_cells
-        held = self.archive.genomes[cells, 0].tolist()
+        held = self.archive.genomes_of(cells)[:, 0].tolist()
         own = [self.elite, *self.parents, *self._candidates, *self._ranked]
         numbers = self.ancestry.prune([*held, *(int(node) for node in own)])
         self._pruned = len(self.ancestry)
-        self.archive.genomes[cells, 0] = torch.from_numpy(numbers[held])
+        self.archive.replace_genomes(cells, torch.from_numpy(numbers[held])[:, None])
         self.elite = int(numbers[self.elite]) if self.elite >= 0 else -1
         self.parents, self._candidates, self._ranked = (
             numbers[nodes] for nodes in (self.parents, self._candidates, self._ranked)

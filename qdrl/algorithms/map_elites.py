@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.algorithms.base import check_turn, count_by_emitter
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine, Variation
 from qdrl.streams import Streams
@@ -51,7 +51,7 @@ class MapElites:
     Settings = MapElitesSettings
     emitters = ("random", "variation")
 
-    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: MapElitesSettings) -> None:
+    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: MapElitesSettings) -> None:
         self.archive = archive
         self.batch_size = settings.batch_size
         self.generation = 0

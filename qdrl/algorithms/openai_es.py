@@ -15,7 +15,7 @@ import torch
 
 from qdrl.algorithms.base import check_turn, count_by_emitter
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise
 from qdrl.ranks import Ranks
@@ -49,7 +49,7 @@ class OpenAiEs:
     Settings = OpenAiEsSettings
     emitters = ("perturbation", "mean")
 
-    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: OpenAiEsSettings) -> None:
+    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: OpenAiEsSettings) -> None:
         self.archive, self.generation = archive, 0
         self.batch_size = settings.batch_size + settings.mean_rows
         self._settings, self._streams = settings, streams

@@ -151,6 +151,8 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
             "emitters": list(archive.emitters),
         }
     )
+    if archive.neighbours is not None:
+        group.attrs["neighbours"] = archive.neighbours
     group["centroids"] = archive.centroids
     _write_elites(file.create_group("elites"), archive)
     if archive.champion is not None:
@@ -233,6 +235,7 @@ def _read(file: Any, path: Path) -> StoredArchive:
         actor={name: file["actor"][name][()] for name in ACTOR} if "actor" in file else None,
         champion={name: values[()] for name, values in file["champion"].items()} if "champion" in file else None,
         lineages=_read_lineages(file["elites/lineage"]) if "lineage" in file["elites"] else None,
+        neighbours=int(group["neighbours"]) if "neighbours" in group else None,
         path=path,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 FORMAT = "qdrl-archive"
 CHECKPOINT_FORMAT = "qdrl-checkpoint"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"  # 1.1 added the kind "novelty" to 1.0
 
 # Columns of the elites: stored dtype and, where a writer may leave one out, the value that means "unknown".
 COLUMNS: dict[str, tuple[str, float | None]] = {
@@ -25,6 +25,7 @@ COLUMNS: dict[str, tuple[str, float | None]] = {
     "fitness_std": ("f8", np.nan),
     "descriptor_std": ("f8", np.nan),
 }
+KINDS = ("grid", "cvt", "novelty")
 META_JSON = ("config", "command", "packages", "task", "policy")
 LINEAGE = ("offsets", "seeds", "sigmas", "keyframe_numbers", "keyframes")
 ACTOR = ("genome", "dimensions")
@@ -71,17 +72,19 @@ def _problems_of_cells(file: Any) -> list[str]:
     kind, cells, shape, lower, upper = (attributes[name] for name in names[:5])
     dimensions, centroids = len(attributes["descriptor_names"]), file["archive/centroids"]
     problems = []
-    if kind not in ("grid", "cvt"):
-        problems.append(f"/archive: kind is {kind!r}, neither 'grid' nor 'cvt'")
+    if kind not in KINDS:
+        problems.append(f"/archive: kind is {kind!r}, none of {', '.join(KINDS)}")
+    if kind == "novelty" and not attributes.get("neighbours", 0) >= 1:
+        problems.append("/archive: attribute neighbours must be 1 or more in an archive of kind 'novelty'")
     if any(len(attributes[name]) != dimensions for name in ("lower", "upper", "descriptor_units")):
         problems.append(f"/archive: lower, upper and descriptor_units must have {dimensions} entries")
     elif not np.isfinite([lower, upper]).all() or not (lower < upper).all():
         problems.append(f"/archive: lower {lower.tolist()} must be finite and below upper {upper.tolist()}")
-    if centroids.shape != (cells, dimensions):
-        problems.append(f"/archive/centroids: shape {centroids.shape}, expected {(int(cells), dimensions)}")
+    if centroids.shape != (expected := (0 if kind == "novelty" else int(cells), dimensions)):
+        problems.append(f"/archive/centroids: shape {centroids.shape}, expected {expected}")
     elif not np.isfinite(centroids[:]).all():
         problems.append("/archive/centroids: not finite")
-    if int(np.prod(shape)) != cells or len(shape) != (1 if kind == "cvt" else dimensions):
+    if int(np.prod(shape)) != cells or len(shape) != (1 if kind in ("cvt", "novelty") else dimensions):
         problems.append(f"/archive: shape {shape.tolist()} does not give {cells} cells in {dimensions} dimensions")
     return problems
 

@@ -1,5 +1,6 @@
 """An archive as it lies in a file: what notebooks, reports, replays and distillation read. Nothing here needs torch."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 
 from qdrl.archives.files import open_hdf5
 from qdrl.archives.lineages import StoredLineages
+from qdrl.archives.novelty import novelty
 from qdrl.archives.statistics import Statistics, statistics
 from qdrl.axes import Axis
 from qdrl.errors import UserError
@@ -21,9 +23,9 @@ class StoredArchive:
 
     Attributes:
         axes: the descriptor's axes.
-        kind: "grid" or "cvt".
-        shape: cells along each axis of a grid; `(cells,)` for cvt.
-        centroids: `(cells, d)` float64.
+        kind: "grid", "cvt" or "novelty".
+        shape: cells along each axis of a grid; `(cells,)` for cvt; for novelty how many entries there have ever been.
+        centroids: `(cells, d)` float64; `(0, d)` for novelty.
         fitness_name: what fitness measures, with its unit.
         qd_offset: subtracted from each elite's fitness in the QD score.
         emitters: names that `elites["emitter"]` counts into.
@@ -38,6 +40,7 @@ class StoredArchive:
         champion: of runs that are after one genome, the best they have: `fitness` `(episodes,)` that it was chosen for,
             and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
         lineages: what the genomes are, where they are lineages; `qdrl.decoding` makes them weights.
+        neighbours: of a novelty archive: how many count for novelty.
         genomes: `(n, parameters)` float32 when held in memory.
         path: the file, when read from one.
     """
@@ -57,6 +60,7 @@ class StoredArchive:
     actor: dict[str, np.ndarray] | None = None
     champion: dict[str, np.ndarray] | None = None
     lineages: StoredLineages | None = None
+    neighbours: int | None = None
     genomes: np.ndarray | None = None
     path: Path | None = None
 
@@ -65,12 +69,32 @@ class StoredArchive:
 
     @property
     def cells(self) -> int:
-        """How many cells there are, occupied or not."""
-        return len(self.centroids)
+        """How many cells there are, occupied or not; entries of a novelty archive, held or dropped."""
+        return math.prod(self.shape)
+
+    @property
+    def unstructured(self) -> bool:
+        """Whether cells are mere numbers of entries: a novelty archive."""
+        return self.kind == "novelty"
 
     def statistics(self) -> Statistics:
         """Coverage, QD score and the rest, from the stored fitness."""
-        return statistics(self.elites["fitness"], self.cells, self.qd_offset)
+        return statistics(self.elites["fitness"], None if self.unstructured else self.cells, self.qd_offset)
+
+    def mean_novelty(self) -> float:
+        """How far the entries of a novelty archive lie from each other: the mean over their novelty among the others.
+
+        In the axes' units; NaN for fewer than two entries. See `qdrl.archives.novelty.novelty`.
+
+        Raises:
+            ValueError: not a novelty archive.
+        """
+        if self.neighbours is None:
+            raise ValueError(f"an archive of kind '{self.kind}' says nothing about neighbours")
+        if len(self) < 2:
+            return float("nan")
+        places = self.elites["descriptor"]
+        return float(novelty(places, places, self.neighbours, own=np.arange(len(places))).mean())
 
     def row_of(self, cell: int) -> int:
         """The row of the elite in a cell.
@@ -78,13 +102,15 @@ class StoredArchive:
         Raises:
             UserError: no such cell, or it is empty; the nearest occupied cell is named.
         """
+        if len(self) == 0:
+            raise UserError("the archive is empty")
         if not 0 <= cell < self.cells:
             raise UserError(f"cell {cell} does not exist; cells run from 0 to {self.cells - 1}")
         row = int(np.searchsorted(self.elites["cell"], cell))
         if row < len(self) and self.elites["cell"][row] == cell:
             return row
-        if len(self) == 0:
-            raise UserError("the archive is empty")
+        if self.unstructured:
+            raise UserError(f"entry {cell} is no longer held; the oldest one is {self.elites['cell'][0]}")
         near = int(self.elites["cell"][self.nearest(self.centroids[cell], 1)[0]])
         raise UserError(f"cell {cell} is empty; the nearest occupied one is {near}")
 

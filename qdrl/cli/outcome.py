@@ -3,6 +3,7 @@
 import click
 
 from qdrl.archives.hdf5 import open_archive
+from qdrl.archives.stored import StoredArchive
 from qdrl.ranks import Ranks
 from qdrl.run import Outcome
 
@@ -19,7 +20,7 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
     statistics = archive.statistics()
     lines = {
         "archive": outcome.archive,
-        "coverage": f"{statistics.coverage:.4f} ({statistics.elites} of {archive.cells} cells)",
+        **_filling(archive),
         "QD score": f"{statistics.qd_score:.6g} (offset {archive.qd_offset:g})",
         "best fitness": f"{statistics.max_fitness:.6g}",
     }
@@ -35,3 +36,12 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
         click.echo(f"{name:<13}{value}")
     if not outcome.finished:
         click.echo(f"stopped before its budget; go on with: qdrl resume {outcome.folder}")
+
+
+def _filling(archive: StoredArchive) -> dict[str, str]:
+    """How full an archive is, as name and value of a line."""
+    statistics = archive.statistics()
+    if not archive.unstructured:
+        return {"coverage": f"{statistics.coverage:.4f} ({statistics.elites} of {archive.cells} cells)"}
+    spread = f" (mean novelty {archive.mean_novelty():.4g}, {archive.neighbours} neighbours)"
+    return {"entries": f"{statistics.elites}{spread if statistics.elites > 1 else ''}"}

@@ -9,19 +9,29 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.report.figures import FAINT, INK, name_of, new_figure, quiet
 
-_COLORS = {"coverage": "#21918c", "qd_score": "#3b528b", "max_fitness": "#440154", "mean_fitness": "#b8b4c4"}
+_COLORS = {
+    "coverage": "#21918c",
+    "elites": "#21918c",
+    "qd_score": "#3b528b",
+    "max_fitness": "#440154",
+    "mean_fitness": "#b8b4c4",
+}
 
 
 def figure_of_curves(archive: StoredArchive) -> Figure:
-    """Coverage, QD score and best fitness over evaluations, side by side.
+    """Coverage (entries where there are no cells), QD score and best fitness over evaluations, side by side.
 
     Raises:
         UserError: the archive holds no history.
     """
     figure = new_figure(10.5, 2.9)
-    coverage, qd_score, fitness = figure.subplots(1, 3)
-    plot_curve(archive, "coverage", coverage, label="coverage")
-    coverage.set_ylim(bottom=0)
+    filling, qd_score, fitness = figure.subplots(1, 3)
+    if archive.unstructured:
+        plot_curve(archive, "elites", filling, label="entries")
+        filling.yaxis.set_major_formatter(EngFormatter(sep=""))
+    else:
+        plot_curve(archive, "coverage", filling, label="coverage")
+    filling.set_ylim(bottom=0)
     plot_curve(archive, "qd_score", qd_score, label="QD score")
     qd_score.yaxis.set_major_formatter(EngFormatter(sep=""))
     plot_curve(archive, "max_fitness", fitness, label=archive.fitness_name)

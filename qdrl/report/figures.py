@@ -39,9 +39,12 @@ def name_of(archive: StoredArchive) -> str:
     return str(task.get("name") or (archive.path.stem if archive.path else "archive"))
 
 
-def summary_of(archive: StoredArchive) -> tuple[str, str, str]:
-    """How the archive stands: elites of cells, coverage, QD score."""
+def summary_of(archive: StoredArchive) -> tuple[str, ...]:
+    """How the archive stands: elites of cells, coverage, QD score; or entries, mean novelty, best fitness."""
     now = archive.statistics()
+    if archive.unstructured:
+        spread = f"mean novelty {archive.mean_novelty():.3g}", f"best {now.max_fitness:.4g}"
+        return f"{now.elites:,} entries", *(spread if now.elites > 1 else ())
     score = f"{now.qd_score:,.0f}" if abs(now.qd_score) >= 1000 else f"{now.qd_score:.4g}"
     return (
         f"{now.elites:,} elites in {archive.cells:,} cells",

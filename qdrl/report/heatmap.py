@@ -1,56 +1,24 @@
 """Heatmaps: what stands in which cell, over one, two or more axes of the descriptor.
 
-Grids are drawn as they are; CVT cells as Voronoi regions; more than two axes as a matrix of projections in
-which every bin shows the best elite behind it.
+Grids are drawn as they are; CVT cells as Voronoi regions; the entries of a novelty archive, which has no cells, as
+points; more than two axes as a matrix of projections in which every bin shows the best elite behind it.
 """
 
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 from qdrl.archives.stored import StoredArchive
 from qdrl.axes import Axis
 from qdrl.errors import UserError
-from qdrl.naming import suggest
 from qdrl.report.figures import EMPTY, FAINT, INK, name_of, new_figure, quiet, summary_of
+from qdrl.report.shades import Shades, shades_of
 from qdrl.report.voronoi import borders, nearest_centroids
 
 _BORDERED = 2000  # draw borders between cells up to this many of them; more would cover the colours
-
-
-@dataclass(frozen=True)
-class _Shades:
-    """How values become colours: one scale for all panels of a figure."""
-
-    values: np.ndarray  # (n,) of the elites, NaN where unknown
-    label: str
-    norm: Normalize
-    colors: Colormap
-    names: tuple[str, ...] = ()  # of the whole numbers, when values are names
-
-    @property
-    def scale(self) -> ScalarMappable:
-        return ScalarMappable(self.norm, self.colors)
-
-    def by_cell(self, archive: StoredArchive) -> np.ndarray:
-        """`(cells,)`, NaN where a cell is empty."""
-        everywhere = np.full(archive.cells, np.nan)
-        everywhere[archive.elites["cell"]] = self.values
-        return everywhere
-
-    def add_colorbar(self, figure: Figure | SubFigure, **options: Any) -> None:
-        bar = figure.colorbar(self.scale, label="" if self.names else self.label, **options)
-        if self.names:
-            bar.set_ticks(list(range(len(self.names))), labels=list(self.names))
-        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-        quiet(bar.ax)
 
 
 def figure_of_heatmap(
@@ -79,16 +47,16 @@ def plot_heatmap(
     vmax: float | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """Draw an archive with one or two descriptor axes: bars, a grid or Voronoi cells; empty cells stay pale.
+    """Draw an archive with one or two descriptor axes: bars, a grid, Voronoi cells or points; empty cells stay pale.
 
     Args:
-        archive: grid or cvt.
+        archive: of any kind.
         axes: where to draw; a figure of its own when left out.
         value: which column of the elites to show, for example "fitness" or "generation".
         colormap: a matplotlib colour map's name.
         vmin: value of the lowest colour; the lowest value drawn when left out.
         vmax: value of the highest colour.
-        colorbar: whether to add one beside two-dimensional cells; bars carry their values on the y axis.
+        colorbar: whether to add one beside two axes; with one axis, values stand on the y axis.
 
     Raises:
         UserError: the archive has more than two axes (see `figure_of_heatmap`), the column or the colour map
@@ -96,17 +64,19 @@ def plot_heatmap(
     """
     if len(archive.axes) > 2:
         raise UserError(f"a heatmap has one or two axes, this archive {len(archive.axes)}; use figure_of_heatmap")
-    shades = _shades(archive, value, colormap, vmin, vmax)
+    shades = shades_of(archive, value, colormap, vmin, vmax)
     if axes is None:
         axes = _figure_for(archive).subplots()
     axes.set_facecolor(EMPTY)
-    if len(archive.axes) == 1:
+    if archive.unstructured:
+        _draw_points(axes, archive, shades)
+    elif len(archive.axes) == 1:
         _draw_bars(axes, archive, shades)
     else:
         draw = _draw_grid if archive.kind == "grid" else _draw_voronoi
         draw(axes, archive, shades)
-        if colorbar:
-            shades.add_colorbar(axes.figure, ax=axes, fraction=0.05, pad=0.03)
+    if colorbar and len(archive.axes) == 2:
+        shades.add_colorbar(axes.figure, ax=axes, fraction=0.05, pad=0.03)
     _entitle(axes, archive)
     return quiet(axes)
 
@@ -125,7 +95,7 @@ def plot_projections(
     """
     if len(archive.axes) < 3:
         raise UserError(f"projections need three axes or more, this archive has {len(archive.axes)}")
-    shades = _shades(archive, value, colormap, vmin, vmax)
+    shades = shades_of(archive, value, colormap, vmin, vmax)
     last = len(archive.axes) - 1
     figure = new_figure(0.8 + 2.1 * last, 0.7 + 2.1 * last)
     panels = figure.subplots(last, last, squeeze=False, sharex="col", sharey="row")
@@ -145,30 +115,6 @@ def plot_projections(
     return figure
 
 
-# Colours
-
-
-def _shades(archive: StoredArchive, value: str, colormap: str, vmin: float | None, vmax: float | None) -> _Shades:
-    columns = [name for name, column in archive.elites.items() if column.ndim == 1 and name != "cell"]
-    if value not in columns:
-        raise UserError(f"elites have no column '{value}' to draw{suggest(value, columns)}")
-    if colormap not in matplotlib.colormaps:
-        raise UserError(f"no colour map '{colormap}'{suggest(colormap, matplotlib.colormaps)}")
-    if vmin is not None and vmax is not None and vmin >= vmax:
-        raise UserError(f"vmin {vmin} must be below vmax {vmax}")
-    values = archive.elites[value].astype(np.float64)
-    if len(values) and np.isnan(values).all():
-        raise UserError(f"'{value}' is not known for any elite; re-evaluated archives have it")
-    if value == "emitter":
-        count = len(archive.emitters)
-        colors = matplotlib.colormaps[colormap].resampled(count)
-        return _Shades(values, value, Normalize(-0.5, count - 0.5), colors, archive.emitters)
-    low, high = (np.nanmin(values), np.nanmax(values)) if len(values) else (0.0, 1.0)
-    norm = Normalize(low if vmin is None else vmin, high if vmax is None else vmax)
-    label = archive.fitness_name if value == "fitness" else value.replace("_", " ")
-    return _Shades(values, label, norm, matplotlib.colormaps[colormap])
-
-
 # Drawing
 
 
@@ -176,7 +122,7 @@ def _figure_for(archive: StoredArchive) -> Figure:
     return new_figure(6.4, 3.4) if len(archive.axes) == 1 else new_figure(5.4, 4.6)
 
 
-def _draw_bars(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
+def _draw_bars(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
     axis, heights = archive.axes[0], shades.by_cell(archive)
     order = np.argsort(archive.centroids[:, 0], kind="stable")
     centers, heights = archive.centroids[order, 0], heights[order]
@@ -196,7 +142,7 @@ def _draw_bars(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
     axes.margins(y=0.05)
 
 
-def _draw_grid(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
+def _draw_grid(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
     horizontal, vertical = (
         np.linspace(axis.lower, axis.upper, count + 1) for axis, count in zip(archive.axes, archive.shape, strict=True)
     )
@@ -204,14 +150,14 @@ def _draw_grid(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
     _name_axes(axes, *archive.axes)
 
 
-def _draw_mesh(axes: Axes, horizontal: np.ndarray, vertical: np.ndarray, values: np.ndarray, shades: _Shades) -> None:
+def _draw_mesh(axes: Axes, horizontal: np.ndarray, vertical: np.ndarray, values: np.ndarray, shades: Shades) -> None:
     """`values` `(columns, rows)` between edges `(columns + 1,)` and `(rows + 1,)`."""
     lines = {"edgecolors": "white", "linewidth": 0.3} if values.size <= _BORDERED else {}
     masked = np.ma.masked_invalid(values.T)
     axes.pcolormesh(horizontal, vertical, masked, cmap=shades.colors, norm=shades.norm, **lines)
 
 
-def _draw_voronoi(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
+def _draw_voronoi(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
     first, second = archive.axes
     extent = (first.lower, first.upper, second.lower, second.upper)
     cell = nearest_centroids(archive.centroids, [first.lower, second.lower], [first.upper, second.upper])
@@ -223,6 +169,31 @@ def _draw_voronoi(axes: Axes, archive: StoredArchive, shades: _Shades) -> None:
         lines[..., 3] = 0.8 * borders(cell)
         axes.imshow(lines, **look)
     _name_axes(axes, first, second)
+
+
+def _draw_points(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
+    """Every entry where it was measured, the highest values on top; with one axis, at the height of its value."""
+    known = np.flatnonzero(np.isfinite(shades.values))
+    order = known[np.argsort(shades.values[known], kind="stable")]
+    places, values = archive.elites["descriptor"][order], shades.values[order]
+    size = float(np.clip(6000 / max(1, len(order)), 4, 40))
+    look: dict[str, Any] = {"s": size, "linewidths": 0.25, "edgecolors": "white"}
+    heights = values if len(archive.axes) == 1 else places[:, 1]
+    axes.scatter(places[:, 0], heights, c=values, cmap=shades.colors, norm=shades.norm, **look)
+    reach = [_reach(axis, column) for axis, column in zip(archive.axes, archive.elites["descriptor"].T, strict=True)]
+    if len(reach) == 2:
+        _name_axes(axes, *reach)
+    else:
+        axes.set(xlim=(reach[0].lower, reach[0].upper), xlabel=reach[0].label, ylabel=shades.label)
+
+
+def _reach(axis: Axis, values: np.ndarray) -> Axis:
+    """An axis as wide as its bounds, and wider where entries lie beyond them."""
+    low, high = min(axis.lower, values.min(initial=axis.lower)), max(axis.upper, values.max(initial=axis.upper))
+    margin = 0.03 * (high - low)
+    lower = axis.lower if low == axis.lower else low - margin
+    upper = axis.upper if high == axis.upper else high + margin
+    return Axis(axis.name, axis.unit, lower, upper)
 
 
 def _name_axes(axes: Axes, horizontal: Axis, vertical: Axis) -> None:
@@ -242,7 +213,7 @@ def _entitle(axes: Axes, archive: StoredArchive) -> None:
 
 
 def _bins(archive: StoredArchive) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Each elite's bin along each axis, `(n, d)`, and the bins' edges: a grid's own, or even ones for cvt."""
+    """Each elite's bin along each axis, `(n, d)`, and the bins' edges: a grid's own, even ones otherwise."""
     if archive.kind == "grid":
         counts = archive.shape
         places = np.stack(np.unravel_index(archive.elites["cell"], counts), axis=1)
@@ -255,7 +226,7 @@ def _bins(archive: StoredArchive) -> tuple[np.ndarray, list[np.ndarray]]:
     return places, edges
 
 
-def _fill_corner(figure: Figure, corner: Axes, archive: StoredArchive, shades: _Shades) -> None:
+def _fill_corner(figure: Figure, corner: Axes, archive: StoredArchive, shades: Shades) -> None:
     """Title, summary and colour bar, in the corner that no pair of axes needs."""
     corner.set_visible(True)
     corner.set_axis_off()

@@ -110,7 +110,7 @@ def test_injected_rows_act_as_the_actor_does_towards_an_elites_descriptor() -> N
     injected, actor = task.policy.population(1), Population(shape, 1)
     actor.load([0], algorithm.learner.td3.actor)
     for row in rows:
-        stored = algorithm.archive.descriptor[algorithm.archive.occupied_cells].numpy()
+        stored = algorithm.archive.descriptors_of(algorithm.archive.occupied_cells).numpy()
         assert (stored == targets[row]).all(1).any()
         injected.load([0], asked.genomes[row : row + 1])
         for observation in torch.randn(5, 5, generator=torch.Generator().manual_seed(row)):
@@ -170,7 +170,7 @@ def test_probes_never_enter_the_archive_and_are_counted_apart() -> None:
         counts = advance(algorithm)
         assert counts["actor_evaluations"] == 16
         assert counts["added_probe"] == counts["improved_probe"] == 0
-    assert not (algorithm.archive.fields["emitter"][algorithm.archive.occupied_cells] == probe).any()
+    assert not (algorithm.archive.state_dict()["emitter"] == probe).any()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -150,7 +150,7 @@ def test_cells_keep_children_that_replay_from_their_lineage() -> None:
     genomes = torch.from_numpy(np.stack([genome(algorithm, node) for node in nodes[:, 0].tolist()]))
     one = torch.zeros(len(cells), dtype=torch.int64)
     again = task.evaluate(Candidates(0, range(len(cells)), genomes, one, one, one))
-    assert torch.equal(again.fitness, algorithm.archive.fitness[cells])
+    assert torch.equal(again.fitness, torch.from_numpy(algorithm.archive.state_dict()["fitness"]))
     stored = algorithm.lineages(nodes.numpy())
     assert len(stored) == len(cells)
     for row, node in enumerate(nodes[:, 0].tolist()):

@@ -8,9 +8,11 @@ import torch
 
 from qdrl.algorithms import algorithm_class, algorithm_names
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
+from qdrl.archives.admission import Threshold
 from qdrl.archives.archive import Archive
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.grid import Grid
+from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine
@@ -89,7 +91,7 @@ def test_a_child_varies_the_elite_of_the_cell_it_names() -> None:
     algorithm = started(variation=Gaussian(sigma=1e-3))
     advance(algorithm)
     candidates = algorithm.ask()
-    parents = algorithm.archive.genomes[candidates.parent_cell]
+    parents = algorithm.archive.genomes_of(candidates.parent_cell)
     assert ((candidates.genomes[:] - parents).abs() < 1e-2).all()
     assert (candidates.genomes[:] != parents).all()
 
@@ -197,6 +199,19 @@ def test_it_fills_voronoi_cells_as_well() -> None:
     algorithm = MapElites(task, Archive(geometry, 3), Streams(0), MapElitesSettings(batch_size=50))
     advance(algorithm, 5)
     assert len(algorithm.archive) > 10
+
+
+def test_it_varies_the_entries_of_a_novelty_archive_as_well() -> None:
+    task = make_task("arm", parameters=3)
+    archive = NoveltyArchive(task.spec.lower, task.spec.upper, 3, rule=Threshold(0.02, neighbours=1), capacity=10)
+    algorithm = MapElites(task, archive, Streams(0), MapElitesSettings(batch_size=50, variation=Gaussian(sigma=0.01)))
+    entered = 0.0
+    for _ in range(5):
+        entered += sum(algorithm.tell(task.evaluate(algorithm.ask())).values())
+        candidates = algorithm.ask()
+        assert set(candidates.parent_cell.tolist()) <= set(archive.occupied_cells.tolist())
+        assert (candidates.genomes[:] - archive.genomes_of(candidates.parent_cell)).abs().max() < 0.1
+    assert entered == archive.geometry.cells > len(archive) == 10
 
 
 def test_it_is_registered_by_name() -> None:

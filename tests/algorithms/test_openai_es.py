@@ -97,7 +97,7 @@ def test_cells_keep_the_perturbations_that_were_evaluated() -> None:
         algorithm.tell(evaluation)
     cells = algorithm.archive.occupied_cells
     stored = algorithm.archive.genomes_of(cells)
-    latest = algorithm.archive.fields["generation"][cells] == 3
+    latest = torch.from_numpy(algorithm.archive.state_dict()["generation"]) == 3
     assert latest.any()
     assert all((rows == genome).all(1).any() for genome in stored[latest])  # pyright: ignore[reportPossiblyUnboundVariable]
 

@@ -24,16 +24,18 @@ def small_archive(
     normalizer: bool = True,
     seed: int = 0,
 ) -> StoredArchive:
-    """A plausible archive with random contents; for cvt, `shape` is `(cells, dimensions)`."""
+    """A plausible archive with random contents; for cvt `shape` is `(cells, dimensions)`, for novelty entries ever."""
     draw = np.random.default_rng(seed)
     dimensions = len(shape) if kind == "grid" else shape[1]
     axes = tuple(Axis(f"axis {k}", "1" if k == 0 else "m", 0.0 - k, 1.0 + k) for k in range(dimensions))
-    centroids = _grid_centers(axes, shape) if kind == "grid" else _random_places(draw, axes, shape[0])
-    cell = np.sort(draw.choice(len(centroids), elites, replace=False)).astype(np.int32)
+    places = _grid_centers(axes, shape) if kind == "grid" else _random_places(draw, axes, shape[0])
+    cell = np.sort(draw.choice(len(places), elites, replace=False)).astype(np.int32)
+    if kind == "novelty":
+        cell = np.arange(shape[0] - elites, shape[0], dtype=np.int32)
     columns = {
         "cell": cell,
         "fitness": draw.normal(100, 20, elites),
-        "descriptor": centroids[cell] + 1e-3,
+        "descriptor": places[cell] + 1e-3,
         "evaluation_seed": draw.integers(0, 2**62, elites),
         "generation": draw.integers(0, 3, elites).astype(np.int32),
         "emitter": draw.integers(0, 2, elites).astype(np.int32),
@@ -46,7 +48,7 @@ def small_archive(
         axes=axes,
         kind=kind,
         shape=shape if kind == "grid" else shape[:1],
-        centroids=centroids,
+        centroids=places[:0] if kind == "novelty" else places,
         fitness_name="episode return",
         qd_offset=-5.0,
         emitters=("iso_line", "gradient"),
@@ -68,6 +70,7 @@ def small_archive(
             "mjcf": MJCF,
         },
         normalizer=_normalizer(draw) if normalizer else None,
+        neighbours=3 if kind == "novelty" else None,
         genomes=draw.standard_normal((elites, parameters), np.float32),
     )
 
@@ -80,6 +83,7 @@ def history(generations: int) -> dict[str, np.ndarray]:
         "evaluations": step * 128,
         "env_steps": step * 128 * 250,
         "seconds": step * 0.5,
+        "elites": step * 10,
         "coverage": 1 - np.exp(-step / 10),
         "qd_score": 900 * (1 - np.exp(-step / 10)),
         "max_fitness": 120 - 50 / step,

@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def assert_same(read: StoredArchive, written: StoredArchive) -> None:
-    for name in ("axes", "kind", "shape", "fitness_name", "qd_offset", "emitters", "attributes", "meta"):
+    for name in ("axes", "kind", "shape", "neighbours", "fitness_name", "qd_offset", "emitters", "attributes", "meta"):
         assert getattr(read, name) == getattr(written, name), name
     np.testing.assert_array_equal(read.centroids, written.centroids)
     assert_same_arrays(read.elites, written.elites)
@@ -56,7 +56,7 @@ def assert_same_arrays(read: dict[str, np.ndarray], written: dict[str, np.ndarra
 # Saving and loading
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("grid", (5,)), ("grid", (3, 4)), ("cvt", (20, 3))])
+@pytest.mark.parametrize(("kind", "shape"), [("grid", (5,)), ("grid", (3, 4)), ("cvt", (20, 3)), ("novelty", (9, 2))])
 @pytest.mark.parametrize("normalizer", [True, False])
 def test_an_archive_read_back_is_the_archive_written(
     tmp_path: Path, kind: str, shape: tuple[int, ...], normalizer: bool
@@ -65,7 +65,7 @@ def test_an_archive_read_back_is_the_archive_written(
     write_archive(tmp_path / "a.h5", written)
     assert_same(open_archive(tmp_path / "a.h5"), written)
     assert validate(tmp_path / "a.h5") == []
-    assert file_format(tmp_path / "a.h5") == "qdrl-archive 1.0"
+    assert file_format(tmp_path / "a.h5") == "qdrl-archive 1.1"
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -164,6 +164,28 @@ def test_the_elite_of_an_empty_cell_is_refused_with_the_nearest_occupied_one() -
         archive.row_of(4)
     with pytest.raises(UserError, match="cells run from 0 to 9"):
         archive.row_of(10)
+
+
+def test_an_entry_that_is_not_held_is_refused_with_the_oldest_that_is() -> None:
+    archive = small_archive(kind="novelty", shape=(9, 2), elites=4)
+    assert [archive.row_of(cell) for cell in range(5, 9)] == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="entry 4 is no longer held; the oldest one is 5"):
+        archive.row_of(4)
+    with pytest.raises(UserError, match="cells run from 0 to 8"):
+        archive.row_of(9)
+    with pytest.raises(UserError, match="the archive is empty"):
+        small_archive(kind="novelty", shape=(0, 2), elites=0).row_of(0)
+
+
+def test_a_novelty_archive_knows_how_spread_it_is_and_no_coverage() -> None:
+    archive = small_archive(kind="novelty", shape=(4, 1), elites=4)
+    archive.elites["descriptor"][:] = [[0.0], [1.0], [3.0], [7.0]]  # mean distances to three: 11, 9, 9, 17 thirds
+    assert archive.mean_novelty() == pytest.approx((11 + 9 + 9 + 17) / 12)
+    assert np.isnan(archive.statistics().coverage)
+    assert archive.statistics().elites == 4
+    assert np.isnan(small_archive(kind="novelty", shape=(1, 1), elites=1).mean_novelty())
+    with pytest.raises(ValueError, match="kind 'grid' says nothing about neighbours"):
+        small_archive().mean_novelty()
 
 
 def test_nearness_is_measured_in_units_of_the_bounds() -> None:
@@ -272,7 +294,7 @@ def test_a_later_minor_version_is_read_and_a_later_major_one_is_not(path: Path) 
     assert len(open_archive(path)) == 7
     with damaged(path) as file:
         file.attrs["format_version"] = "2.0"
-    with pytest.raises(UserError, match=r"format_version is 2\.0; this qdrl reads 1\.0"):
+    with pytest.raises(UserError, match=r"format_version is 2\.0; this qdrl reads 1\.1"):
         open_archive(path)
 
 
@@ -302,7 +324,7 @@ DAMAGES = [
     ("/archive/centroids: missing", delete("archive")),
     ("/normalizer/at/mean: missing", delete("normalizer/at/mean")),
     ("/archive: attribute qd_offset missing", lambda file: file["archive"].attrs.__delitem__("qd_offset")),
-    ("/archive: kind is 'hexagons'", attribute("archive", "kind", "hexagons")),
+    ("/archive: kind is 'hexagons', none of grid, cvt, novelty", attribute("archive", "kind", "hexagons")),
     ("/archive: lower, upper and descriptor_units", attribute("archive", "lower", np.zeros(3))),
     ("/archive: lower [2.0, -1.0] must be finite and below", attribute("archive", "lower", np.array([2.0, -1]))),
     ("/archive: shape [20] does not give 20 cells", attribute("archive", "shape", np.array([20]))),
@@ -337,6 +359,33 @@ def test_validate_names_the_place_of_every_damage(path: Path, place: str, damage
         with pytest.raises(UserError) as refusal:
             open_archive(path)
         assert str(refusal.value) == f"{path}: {problems[0]}"
+
+
+NOVELTY_DAMAGES = [
+    ("/archive: attribute neighbours must be 1 or more", lambda file: file["archive"].attrs.__delitem__("neighbours")),
+    ("/archive: attribute neighbours must be 1 or more", attribute("archive", "neighbours", 0)),
+    ("/archive/centroids: shape (9, 2), expected (0, 2)", put("archive/centroids", np.zeros((9, 2)))),
+    ("/archive: shape [3, 3] does not give 9 cells", attribute("archive", "shape", np.array([3, 3]))),
+    ("/elites/cell: must be ascending, each once, within 0..8", overwrite("elites/cell", 6, 9)),
+]
+
+
+@pytest.mark.parametrize(("place", "damage"), NOVELTY_DAMAGES, ids=range(len(NOVELTY_DAMAGES)))
+def test_validate_names_the_damages_of_a_novelty_archive(tmp_path: Path, place: str, damage: Any) -> None:
+    path = tmp_path / "novelty.h5"
+    write_archive(path, small_archive(kind="novelty", shape=(9, 2)))
+    with damaged(path) as file:
+        damage(file)
+    problems = validate(path)
+    assert len(problems) == 1
+    assert problems[0].startswith(place)
+
+
+def test_an_archive_of_format_1_0_is_read_as_it_was(path: Path) -> None:
+    with damaged(path) as file:
+        file.attrs["format_version"] = "1.0"
+    assert_same(open_archive(path), small_archive())
+    assert file_format(path) == "qdrl-archive 1.0"
 
 
 def test_validate_lists_all_problems_of_a_file(path: Path) -> None:

@@ -115,7 +115,9 @@ def test_info_of_an_empty_archive_without_task_prints_null_for_what_is_not_known
     assert call("info", tmp_path / "empty.h5").code == 0
 
 
-def test_info_reads_archives_without_torch(path: Path) -> None:
+@pytest.mark.parametrize("kind", ["grid", "novelty"])
+def test_info_reads_archives_without_torch(path: Path, kind: str) -> None:
+    write_archive(path, small_archive(kind=kind, shape=(9, 2)))
     script = f"""
 import sys
 sys.argv = ["qdrl", "archive", "info", {str(path)!r}]
@@ -276,7 +278,7 @@ def test_a_replay_that_differs_in_the_last_bit_fails_and_shows_it(evolved: Path,
 
 
 def test_validate_praises_a_good_file(path: Path, run_folder: Path) -> None:
-    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.0, 7 elites\n", "")
+    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.1, 7 elites\n", "")
     assert call("validate", run_folder).code == 0
 
 

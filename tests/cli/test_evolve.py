@@ -46,6 +46,10 @@ def test_evolve_prints_what_it_made_and_draws_it(tmp_path: Path) -> None:
         (["--set", 'archive.kind=["grid"]'], "archive.kind"),
         (["--set", "archive.shape=[100000, 100000]"], "at most 10000000 cells"),
         (["--set", "task.parameters=100000", "--set", "archive.shape=[3000, 3000]"], "GiB a rank"),
+        (
+            ["--set", "archive={kind='novelty', capacity=9000000}", "--set", "task.parameters=100000"],
+            "archive.capacity",
+        ),
         (["--set", "task.=3"], "expected table.key=value"),
     ],
 )

@@ -26,6 +26,14 @@ def test_curves_show_coverage_qd_score_and_fitness_over_evaluations() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["best", "mean of the elites"]
 
 
+def test_without_cells_entries_are_counted_instead_of_coverage() -> None:
+    archive = small_archive(kind="novelty", shape=(9, 2), generations=5)
+    archive.history["coverage"][:] = np.nan
+    entries = figure_of_curves(archive).axes[0]
+    assert entries.get_ylabel() == "entries"
+    np.testing.assert_array_equal(entries.lines[0].get_ydata(), archive.history["elites"])
+
+
 def test_a_single_generation_is_a_visible_point() -> None:
     for axes in figure_of_curves(small_archive(generations=1)).axes:
         assert axes.lines[0].get_marker() == "o"

@@ -145,6 +145,36 @@ def test_the_cells_of_one_axis_fill_it() -> None:
     assert sum(bar.get_width() for bar in plot_heatmap(archive).patches) == pytest.approx(1)  # type: ignore[attr-defined]
 
 
+# Entries of a novelty archive
+
+
+def test_entries_are_points_where_they_were_measured_the_best_on_top() -> None:
+    archive = small_archive(kind="novelty", shape=(12, 2), elites=9)
+    archive.elites["descriptor"][0] = [4.0, -3.0]  # beyond the bounds
+    axes = plot_heatmap(archive)
+    (points,) = axes.collections
+    order = np.argsort(archive.elites["fitness"])
+    np.testing.assert_array_equal(points.get_offsets(), archive.elites["descriptor"][order])
+    np.testing.assert_array_equal(points.get_array(), archive.elites["fitness"][order])  # pyright: ignore[reportArgumentType]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert (left, top) == (0, 2)
+    assert right > 4
+    assert bottom < -3
+    assert axes.get_ylabel() == "axis 1 [m]"
+    assert axes.texts[0].get_text().startswith("9 entries   mean novelty ")
+    assert axes.figure.axes[1].get_ylabel() == "episode return"
+
+
+def test_entries_over_one_axis_stand_as_high_as_their_value() -> None:
+    archive = small_archive(kind="novelty", shape=(5, 1), elites=5)
+    axes = plot_heatmap(archive, value="generation")
+    expected = np.column_stack([archive.elites["descriptor"], archive.elites["generation"]])
+    offsets: Any = axes.collections[0].get_offsets()
+    assert sorted(map(tuple, offsets.tolist())) == sorted(map(tuple, expected.tolist()))
+    assert axes.get_ylabel() == "generation"
+    assert len(axes.figure.axes) == 1
+
+
 # Many axes
 
 
@@ -181,6 +211,7 @@ def test_heatmap_and_projections_send_each_other_the_wrong_dimensions() -> None:
     [
         *(("grid", (6, 6, 6, 6)[:d], 3) for d in (1, 2, 3, 4)),
         *(("cvt", (30, d), 20) for d in (1, 2, 4)),
+        *(("novelty", (30, d), elites) for d in (1, 2, 4) for elites in (20, 1)),
         ("grid", (50, 50), 2000),
     ],
 )
@@ -189,9 +220,11 @@ def test_every_dimension_becomes_a_picture(tmp_path: Path, kind: str, shape: tup
     assert save_figure(figure, tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("shape", [(5,), (5, 4), (5, 4, 3)])
-def test_an_empty_archive_can_be_drawn(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    save_figure(figure_of_heatmap(small_archive(shape=shape, elites=0)), tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("kind", "shape"), [*(("grid", (5, 4, 3)[:d]) for d in (1, 2, 3)), *(("novelty", (0, d)) for d in (1, 2, 3))]
+)
+def test_an_empty_archive_can_be_drawn(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    save_figure(figure_of_heatmap(small_archive(kind=kind, shape=shape, elites=0)), tmp_path / "a.png")
 
 
 def test_an_archive_without_a_task_is_named_after_its_file() -> None:

@@ -54,6 +54,7 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
         "fitness_name": stored.fitness_name,
         "qd_offset": stored.qd_offset,
         "statistics": vars(stored.statistics()),
+        "novelty": _novelty(stored),
         "elites_by_emitter": _elites_by_emitter(stored),
         "history": {name: values[-1] for name, values in stored.history.items() if len(values)},
     }
@@ -103,6 +104,17 @@ def _actor(stored: "StoredArchive") -> dict[str, Any] | None:
     return {"parameters": len(stored.actor["genome"]), "aims_at": aims_at}
 
 
+def _novelty(stored: "StoredArchive") -> dict[str, Any] | None:
+    """How spread the entries of a novelty archive are."""
+    if stored.neighbours is None:
+        return None
+    return {
+        "mean_novelty": stored.mean_novelty(),
+        "neighbours": stored.neighbours,
+        "entries_dropped": stored.cells - len(stored),
+    }
+
+
 def _normalizer(stored: "StoredArchive") -> dict[str, Any] | None:
     if stored.normalizer is None:
         return None
@@ -126,13 +138,18 @@ def _print_sections(facts: dict[str, Any]) -> None:
         if facts[name] is not None:
             print_facts(title, _short(facts[name]))
     shape = " x ".join(str(count) for count in facts["shape"])
-    print_facts("Archive", {"kind": facts["kind"], "cells": facts["cells"], "shape": shape})
+    places = {"cells": facts["cells"], "shape": shape} if facts["novelty"] is None else facts["novelty"]
+    print_facts("Archive", {"kind": facts["kind"], **_spaced(places)})
     axes = facts["descriptor"]
     print_table(["descriptor axis", "unit", "lower", "upper"], [list(axis.values()) for axis in axes])
     fitness = {"fitness": facts["fitness_name"], "qd_offset": facts["qd_offset"]}
-    print_facts("Statistics", fitness | {name.replace("_", " "): v for name, v in facts["statistics"].items()})
+    print_facts("Statistics", fitness | _spaced(facts["statistics"]))
     print_facts("Elites by emitter", facts["elites_by_emitter"])
     print_facts("Last generation", facts["history"] or {"history": None})
+
+
+def _spaced(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", " "): value for name, value in facts.items()}
 
 
 def _command_line(command: Any) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from qdrl.errors import UserError
 def command(archive: Path, output: Path | None, value: str, vmin: float | None, vmax: float | None) -> None:
     """Draw the heatmap and the metric curves; figures of an earlier call are replaced.
 
+    Entries of a novelty archive, which has no cells, are drawn as points where they were measured.
+
     ARCHIVE is an archive file or a run folder.
 
     \b

@@ -18,7 +18,7 @@ def command(archive: Path, repeats: int, seed: int, as_json: bool) -> None:
 
     Prints the corrected QD score, the best mean fitness and the descriptor error (mean distance between the descriptor
     asked for and the one reached) of the elites, and of the conditioned actor asked for the elites' descriptors and for
-    their cells' centroids. ARCHIVE is an archive file or a run folder.
+    their cells' centroids where there are cells. ARCHIVE is an archive file or a run folder.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def worth_of(stored: Any, repeats: int, seed: int) -> dict[str, dict[str, float 
         "elites, as stored": {**known, "descriptor_error": None, "failed": None, "env_steps": None},
     }
     if stored.actor is not None and int(stored.actor["dimensions"]):
-        for targets in ("descriptors", "centroids"):
+        for targets in ("descriptors",) if stored.unstructured else ("descriptors", "centroids"):
             found = reevaluate_actor(stored, targets=targets, repeats=repeats, seed=seed)
             facts[f"actor, asked for {targets}"] = measured(found)
     return facts

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def command(context: click.Context, archive: Path, cell: int, with_replay: bool, as_json: bool) -> None:
     """Show the elite of a CELL: its fitness, descriptor, origin and genome.
 
-    ARCHIVE is an archive file or a run folder. With --replay the exit code is 1 when the elite does not do
-    again exactly what the file says.
+    ARCHIVE is an archive file or a run folder. In a novelty archive, CELL is the number of an entry. With --replay the
+    exit code is 1 when the elite does not do again exactly what the file says.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def describe_elite(stored: "StoredArchive", row: int) -> dict[str, Any]:
     return columns | {
         "emitter": stored.emitters[columns["emitter"]],
         "axes": [axis.label for axis in stored.axes],
-        "centroid": stored.centroids[columns["cell"]],
+        "centroid": None if stored.unstructured else stored.centroids[columns["cell"]],
         **_genome(stored, row),
     }
 

@@ -1,0 +1,279 @@
+"""The unstructured archive of novelty search (Lehman and Stanley 2011): no competition, whoever is let in stays.
+
+An entry's cell is its number: the first entry's is 0, the next one's 1, whatever is dropped later.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.archives.admission import All, Rule
+from qdrl.archives.base import FIELDS, Insertion
+from qdrl.archives.batches import check_rows, columns_of, copy_rows, room, taken
+from qdrl.archives.grid import check_bounds
+from qdrl.archives.statistics import Statistics, statistics
+
+_FIRST_ROOM = 64  # entries; doubled whenever it is full
+
+
+class Unstructured:
+    """A descriptor space without cells; see `qdrl.archives.base.Space`.
+
+    Args:
+        lower: lower bound of each axis, in its unit. Bounds are for plots and for critics; entries may lie anywhere.
+        upper: upper bound of each axis.
+        neighbours: the k of novelty.
+        cells: how many entries there have ever been.
+    """
+
+    kind = "novelty"
+
+    def __init__(self, lower: Sequence[float], upper: Sequence[float], neighbours: int, cells: int) -> None:
+        self.lower, self.upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
+        self.neighbours = neighbours
+        self.cells = cells
+        self.shape: tuple[int, ...] = (cells,)
+
+    @property
+    def centroids(self) -> np.ndarray:
+        return np.empty((0, len(self.lower)))
+
+
+class NoveltyArchive:
+    """Entries in order of entry; see `qdrl.archives.base.AnyArchive`.
+
+    Args:
+        lower: lower bound of each axis of the descriptor, in its unit.
+        upper: upper bound of each axis.
+        parameters: length of a genome.
+        k: neighbours that count for novelty.
+        rule: who is let in; everyone when left out.
+        capacity: most entries held at once; the oldest are dropped. Without it the archive grows as long as the run.
+        qd_offset: what the QD score subtracts from every entry's fitness.
+        dtype: of genomes.
+        device: where genomes live. Novelty is computed on the host.
+
+    Raises:
+        UserError: the bounds are impossible.
+        ValueError: k or capacity is below 1.
+    """
+
+    def __init__(
+        self,
+        lower: Sequence[float],
+        upper: Sequence[float],
+        parameters: int,
+        *,
+        k: int = 15,
+        rule: Rule | None = None,
+        capacity: int | None = None,
+        qd_offset: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if k < 1 or (capacity is not None and capacity < 1):
+            raise ValueError(f"k and capacity must be at least 1, got {k} and {capacity}")
+        check_bounds(lower, upper)
+        self._bounds = tuple(lower), tuple(upper)
+        self.parameters = parameters
+        self.k = k
+        self.rule = All() if rule is None else rule
+        self.capacity = capacity
+        self.qd_offset = qd_offset
+        self.device = torch.device(device)
+        self._entered = self._held = 0
+        self._columns = self._room(min(_FIRST_ROOM, capacity or _FIRST_ROOM), dtype)
+
+    def __len__(self) -> int:
+        return self._held
+
+    @property
+    def geometry(self) -> Unstructured:
+        """The space, with as many cells as there have been entries."""
+        return Unstructured(*self._bounds, self.k, self._entered)
+
+    @property
+    def occupied_cells(self) -> Tensor:
+        """Numbers of the entries held, `(entries,)` int64, ascending."""
+        return torch.arange(self._entered - self._held, self._entered, device=self.device)
+
+    @property
+    def fitness(self) -> Tensor:
+        """`(entries,)` float64, in order of entry."""
+        return self._in_order("fitness")
+
+    @property
+    def descriptor(self) -> Tensor:
+        """`(entries, d)` float64, in order of entry."""
+        return self._in_order("descriptor")
+
+    @property
+    def genomes(self) -> Tensor:
+        """`(entries, parameters)`, in order of entry."""
+        return self._in_order("genome")
+
+    @property
+    def fields(self) -> dict[str, Tensor]:
+        """`evaluation_seed`, `generation`, `emitter`, `parent_cell`, each `(entries,)` int64 in order of entry."""
+        return {name: self._in_order(name) for name in FIELDS}
+
+    def statistics(self) -> Statistics:
+        """How the archive stands; coverage is NaN, for there are no cells to cover."""
+        return statistics(self.fitness.cpu().numpy(), None, self.qd_offset)
+
+    def add(
+        self,
+        genomes: Tensor | Callable[[Tensor], Tensor],
+        fitness: Tensor,
+        descriptor: Tensor,
+        *,
+        valid: Tensor | None = None,
+        **fields: Tensor | int,
+    ) -> Insertion:
+        """Let those rows of a batch enter, in row order, that the rule admits; arguments are those of `Archive.add`.
+
+        An algorithm that decides by itself leaves the rule at `All` and passes a mask as `valid`. Of more rows than
+        the capacity only the last enter. A row's status is 2 when it entered, 0 otherwise.
+
+        Raises:
+            ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite. Archive and rule are
+                then as they were before.
+        """
+        fitness = torch.as_tensor(fitness, dtype=torch.float64).to(self.device)
+        descriptor = torch.as_tensor(descriptor, dtype=torch.float64).to(self.device)
+        dimensions = len(self._bounds[0])
+        check_rows(genomes, fitness, descriptor, valid, parameters=self.parameters, dimensions=dimensions)
+        columns = columns_of(fields, len(fitness), self.device)
+        accepted = self._admitted(descriptor, valid)
+        cells = self._entered + torch.arange(len(accepted), device=self.device)
+        if len(accepted):
+            # Genomes are fetched before anything changes: an exchange that fails leaves the archive whole.
+            source, rows = taken(genomes, accepted, self.parameters)
+            self._make_room(len(accepted))
+            places = self._places(cells)
+            copy_rows(source, rows, self._columns["genome"], places)
+            for name, column in {"fitness": fitness, "descriptor": descriptor, **columns}.items():
+                self._columns[name].index_copy_(0, places, column.index_select(0, accepted))
+            self._note_entries(len(accepted))
+        self.rule.count(len(accepted))
+        nowhere = torch.full((len(fitness),), -1, device=self.device)
+        cell = nowhere.index_copy(0, accepted, cells)
+        return Insertion(accepted, cell, 2 * (cell >= 0).long())
+
+    def sample(self, generator: np.random.Generator, count: int) -> Tensor:
+        """Numbers of entries drawn uniformly with replacement, `(count,)` int64.
+
+        Raises:
+            ValueError: the archive is empty.
+        """
+        if len(self) == 0:
+            raise ValueError("cannot sample from an empty archive")
+        drawn = torch.from_numpy(generator.integers(len(self), size=count))
+        return self.occupied_cells.index_select(0, drawn.to(self.device))
+
+    def genomes_of(self, cells: Tensor) -> Tensor:
+        """Copies of entries' genomes, `(count,)` int64 numbers -> `(count, parameters)`.
+
+        Raises:
+            IndexError: a number is of no entry held.
+        """
+        genomes = self._columns["genome"]
+        copies = room(len(cells), self.parameters, genomes.dtype, self.device)
+        return torch.index_select(genomes, 0, self._held_places(cells), out=copies)
+
+    def descriptors_of(self, cells: Tensor) -> Tensor:
+        """Copies of entries' descriptors, `(count,)` int64 numbers -> `(count, d)` float64.
+
+        Raises:
+            IndexError: a number is of no entry held.
+        """
+        return self._columns["descriptor"].index_select(0, self._held_places(cells))
+
+    def replace_genomes(self, cells: Tensor, genomes: Tensor) -> None:
+        """Put other genomes `(count, parameters)` into entries, `(count,)` int64 numbers."""
+        column = self._columns["genome"]
+        column.index_copy_(0, self._held_places(cells), genomes.to(column))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the entries as host arrays, by number, with genomes under `genome`, and the `rule`'s state."""
+        cells = self.occupied_cells
+        places = self._places(cells)
+        columns = {name: column.index_select(0, places) for name, column in self._columns.items()}
+        arrays = {name: column.cpu().numpy() for name, column in {"cell": cells, **columns}.items()}
+        return {**arrays, "rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave. Without a `rule` in it, as from an archive file, the rule stays as it is.
+
+        Raises:
+            ValueError: a shape does not fit this archive, or numbers of entries are missing; it is then as before.
+        """
+        cells = torch.tensor(np.asarray(state["cell"]), dtype=torch.int64, device=self.device)
+        if len(cells) and (int(cells[0]) < 0 or not torch.equal(cells, cells[0] + torch.arange(len(cells)).to(cells))):
+            raise ValueError(f"entries must be numbered one after the other, got {cells.tolist()[:5]} and so on")
+        if self.capacity is not None and len(cells) > self.capacity:
+            raise ValueError(f"{len(cells)} entries do not fit a capacity of {self.capacity}")
+        columns = {name: torch.tensor(np.asarray(state[name])).to(column) for name, column in self._columns.items()}
+        for name, column in columns.items():
+            if column.shape != (expected := (len(cells), *self._columns[name].shape[1:])):
+                raise ValueError(f"{name} must have shape {expected} for this archive, got {tuple(column.shape)}")
+        if "rule" in state:
+            self.rule.load_state_dict(state["rule"])
+        self._held = self._entered = 0
+        self._make_room(len(cells))
+        self._entered = int(cells[-1]) + 1 if len(cells) else 0
+        self._held = len(cells)
+        for name, column in columns.items():
+            self._columns[name].index_copy_(0, self._places(cells), column)
+
+    def _admitted(self, descriptor: Tensor, valid: Tensor | None) -> Tensor:
+        """Rows that enter, ascending."""
+        usable = np.ones(len(descriptor), bool) if valid is None else valid.cpu().numpy()
+        admitted = self.rule.admitted(descriptor.cpu().numpy(), usable, self.descriptor.cpu().numpy(), self.k)
+        rows = np.flatnonzero(admitted)[-self.capacity if self.capacity else 0 :]
+        return torch.from_numpy(rows).to(self.device)
+
+    def _room(self, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Uninitialised columns; rows that hold no entry are never read."""
+        numbers = {name: torch.empty(rows, dtype=torch.int64, device=self.device) for name in FIELDS}
+        return {
+            "fitness": torch.empty(rows, dtype=torch.float64, device=self.device),
+            "descriptor": torch.empty(rows, len(self._bounds[0]), dtype=torch.float64, device=self.device),
+            "genome": room(rows, self.parameters, dtype, self.device),
+            **numbers,
+        }
+
+    def _make_room(self, more: int) -> None:
+        """Grow, at least to double, until so many more entries fit or the capacity is reached."""
+        there, needed = len(self._columns["fitness"]), self._held + more
+        rows = min(max(needed, 2 * there), self.capacity or 2**62)
+        if needed <= there or rows == there:
+            return
+        larger, cells = self._room(rows, self._columns["genome"].dtype), self.occupied_cells
+        for name, column in self._columns.items():
+            copy_rows(column, cells % there, larger[name], cells % rows)
+        self._columns = larger
+
+    def _note_entries(self, count: int) -> None:
+        self._entered += count
+        self._held = min(self._held + count, len(self._columns["fitness"]))
+
+    def _places(self, cells: Tensor) -> Tensor:
+        """Where entries lie: one after the other, and from the beginning again when the capacity is reached."""
+        return cells % len(self._columns["fitness"])
+
+    def _held_places(self, cells: Tensor) -> Tensor:
+        cells = cells.to(self.device)
+        wrong = (cells < self._entered - self._held) | (cells >= self._entered)
+        if bool(wrong.any()):
+            held = f"{self._entered - self._held} to {self._entered - 1}" if self._held else "none"
+            raise IndexError(f"entry {int(cells[wrong][0])} is not held; held are {held}")
+        return self._places(cells)
+
+    def _in_order(self, name: str) -> Tensor:
+        if self._held == self._entered:  # nothing was dropped: as they lie
+            return self._columns[name][: self._held]
+        return self._columns[name].index_select(0, self._places(self.occupied_cells))
