@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
+from torch import Tensor
 
 from qdrl.archives.archive import Archive
 from qdrl.evaluation import Candidates, Evaluation
@@ -80,6 +81,31 @@ def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:
         raise RuntimeError(
             f"tell got {len(evaluation.rows)} of {batch_size} rows: share the evaluation over ranks first"
         )
+
+
+def insert(archive: Archive, emitters: tuple[str, ...], evaluation: Evaluation, valid: Tensor) -> dict[str, float]:
+    """Collective. Let the valid rows compete for their cells; counts of what each emitter added and improved.
+
+    Args:
+        archive: changes.
+        emitters: names of what proposed.
+        evaluation: all rows of a generation.
+        valid: `(rows,)` bool, which of them may enter.
+    """
+    insertion = archive.add(
+        evaluation.take_genomes,
+        evaluation.fitness,
+        evaluation.descriptor,
+        valid=valid,
+        evaluation_seed=evaluation.seeds,
+        generation=evaluation.generation,
+        emitter=evaluation.emitter,
+        parent_cell=evaluation.parent_cell,
+    )
+    accepted = insertion.accepted
+    new = insertion.status[accepted] == 2
+    added = count_by_emitter(emitters, accepted[new], evaluation, "added")
+    return added | count_by_emitter(emitters, accepted[~new], evaluation, "improved")
 
 
 def count_by_emitter(emitters: tuple[str, ...], rows: Any, evaluation: Evaluation, verb: str) -> dict[str, float]:
