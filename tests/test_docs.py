@@ -30,6 +30,17 @@ def test_the_experiment_of_the_readme_is_valid() -> None:
     assert parse_experiment(tomllib.loads(example)).name == "gaits"
 
 
+def test_the_experiment_of_evolution_strategies_is_valid() -> None:
+    import tomllib
+
+    from qdrl.config import parse_experiment
+
+    (example,) = _blocks("docs/evolution_strategies.md", "toml")
+    rest = {"name": "es", "task": {"name": "walker2d_uni"}, "run": {"generations": 1}}
+    settings = parse_experiment(rest | tomllib.loads(example)).algorithm.model_dump()
+    assert settings["searcher"]["optimizer"]["max_speed"] == 0.015
+
+
 def test_the_reading_example_of_the_format_needs_only_h5py() -> None:
     (example,) = _blocks("archives/README.md", "python")
     done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -14,6 +14,7 @@ _ALGORITHMS = {
     "deep_ga": "qdrl.algorithms.deep_ga:DeepGa",
     "openai_es": "qdrl.algorithms.openai_es:OpenAiEs",
     "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
+    "evotorch": "qdrl.algorithms.evotorch:EvoTorch",
 }
 
 
