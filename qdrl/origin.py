@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "h5py", "mpi4py")
+_PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "h5py", "mpi4py", "evotorch")
 ARCHIVE_LICENSE = "CC-BY-4.0"
 
 

@@ -43,6 +43,17 @@ def test_the_examples_of_novelty_archives_run(capsys: pytest.CaptureFixture[str]
     assert 0 < float(novelty) < 100
 
 
+def test_the_experiment_of_evolution_strategies_is_valid() -> None:
+    import tomllib
+
+    from qdrl.config import parse_experiment
+
+    (example,) = _blocks("docs/evolution_strategies.md", "toml")
+    rest = {"name": "es", "task": {"name": "walker2d_uni"}, "run": {"generations": 1}}
+    settings = parse_experiment(rest | tomllib.loads(example)).algorithm.model_dump()
+    assert settings["searcher"]["optimizer"]["max_speed"] == 0.015
+
+
 def test_the_reading_example_of_the_format_needs_only_h5py() -> None:
     (example,) = _blocks("archives/README.md", "python")
     done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -73,5 +84,5 @@ def test_the_readme_names_every_verb() -> None:
     text = (ROOT / "README.md").read_text()
     help_text = subprocess.check_output([sys.executable, "-m", "qdrl", "--help"], text=True)
     verbs = re.findall(r"^  ([a-z]+)  ", help_text.partition("Verbs:")[2], re.MULTILINE)
-    assert len(verbs) == 7
+    assert len(verbs) == 8
     assert all(f"`qdrl {verb}" in text for verb in verbs)

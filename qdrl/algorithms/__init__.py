@@ -12,8 +12,10 @@ _ALGORITHMS = {
     "pga_map_elites": "qdrl.algorithms.pga_map_elites:PgaMapElites",
     "dcg_map_elites": "qdrl.algorithms.dcg_map_elites:DcgMapElites",
     "deep_ga": "qdrl.algorithms.deep_ga:DeepGa",
+    "novelty_es": "qdrl.algorithms.novelty_es:NoveltyEs",
     "openai_es": "qdrl.algorithms.openai_es:OpenAiEs",
     "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
+    "evotorch": "qdrl.algorithms.evotorch:EvoTorch",
 }
 
 

@@ -1,11 +1,14 @@
 """What the engine, a notebook or a user's script asks of an algorithm."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
+from torch import Tensor
 
 from qdrl.archives.base import AnyArchive
+from qdrl.archives.novelty_archive import NoveltyArchive
+from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -83,6 +86,50 @@ def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:
         raise RuntimeError(
             f"tell got {len(evaluation.rows)} of {batch_size} rows: share the evaluation over ranks first"
         )
+
+
+def insert(
+    archive: AnyArchive,
+    emitters: tuple[str, ...],
+    evaluation: Evaluation,
+    valid: Tensor,
+    genomes: Tensor | Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, float]:
+    """Collective. Let the valid rows compete for their cells; counts of what each emitter added and improved.
+
+    Args:
+        archive: changes.
+        emitters: names of what proposed.
+        evaluation: all rows of a generation.
+        valid: `(rows,)` bool, which of them may enter.
+        genomes: of all rows, or of the rows that it is asked for, where every rank has them; what the ranks that
+            evaluated them hold when left out.
+    """
+    insertion = archive.add(
+        evaluation.take_genomes if genomes is None else genomes,
+        evaluation.fitness,
+        evaluation.descriptor,
+        valid=valid,
+        evaluation_seed=evaluation.seeds,
+        generation=evaluation.generation,
+        emitter=evaluation.emitter,
+        parent_cell=evaluation.parent_cell,
+    )
+    accepted = insertion.accepted
+    new = insertion.status[accepted] == 2
+    added = count_by_emitter(emitters, accepted[new], evaluation, "added")
+    return added | count_by_emitter(emitters, accepted[~new], evaluation, "improved")
+
+
+def require_novelty_archive(archive: AnyArchive, algorithm: str) -> NoveltyArchive:
+    """The archive, if it is one of novelty.
+
+    Raises:
+        UserError: it is of cells.
+    """
+    if not isinstance(archive, NoveltyArchive):
+        raise UserError(f"archive.kind: {algorithm} needs 'novelty', not '{archive.geometry.kind}'")
+    return archive
 
 
 def count_by_emitter(emitters: tuple[str, ...], rows: Any, evaluation: Evaluation, verb: str) -> dict[str, float]:

@@ -9,8 +9,12 @@ these alone decides who is the elite, so that a child that was lucky once does n
 the elite are the next parents. The elite is a parent, not a child: all children are mutated, as in the authors' code;
 the paper writes one of them as its copy.
 
+With `objective = "novelty"` it is GA-NS: parents are the children whose behaviour is newest, by their mean distance to
+the nearest neighbours in the archive and among themselves (Lehman and Stanley 2011). The elite is still the fittest,
+but no parent for that.
+
 With no parents it is random search, by the same rules. Every child that was evaluated competes for a cell of the
-archive, which never has a say in who is selected.
+archive, which has no say in who is selected unless the objective is novelty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,46 +24,20 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from qdrl.algorithms.base import check_turn, count_by_emitter
+from qdrl.algorithms.base import check_turn, insert, require_novelty_archive
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.lineages import StoredLineages
+from qdrl.archives.novelty import novelty
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
 from qdrl.genomes.decoding import Decoder, Offspring
+from qdrl.genomes.mutation import MutationPower
 from qdrl.genomes.noise import KeyedNoise, Noise, share_noise
 from qdrl.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 
 _SPARE = 10_000  # nodes that are not worth a pruning
-Power = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class MutationPower(BaseModel):
-    """The power of mutations over generations: from `sigma` to `final_sigma` in `generations`, and then as it is.
-
-    Attributes:
-        sigma: deviation of the noise that a mutation adds.
-        final_sigma: `sigma` itself where left out.
-        generations: children's generations until then.
-        schedule: "linear", or "exponential": by the same factor in each.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sigma: Power = 0.002
-    final_sigma: Power | None = None
-    generations: Annotated[int, Field(ge=1)] = 1000
-    schedule: Literal["linear", "exponential"] = "linear"
-
-    def at(self, generation: int) -> float:
-        """In a generation of children, counted from 0."""
-        if self.final_sigma is None:
-            return self.sigma
-        done = min(1.0, generation / self.generations)
-        if self.schedule == "linear":
-            return self.sigma + done * (self.final_sigma - self.sigma)
-        return self.sigma * (self.final_sigma / self.sigma) ** done
 
 
 class DeepGaSettings(BaseModel):
@@ -67,6 +45,7 @@ class DeepGaSettings(BaseModel):
 
     Attributes:
         name: "deep_ga".
+        objective: what makes parents: "fitness", or "novelty", which needs an archive of that kind.
         batch_size: children a generation.
         parents: how many of the best are parents of the next, the elite among them; 0 for random search.
         mutation: power of mutations.
@@ -80,6 +59,7 @@ class DeepGaSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "deep_ga"
+    objective: Literal["fitness", "novelty"] = "fitness"
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     parents: Annotated[int, Field(ge=0, le=1_000_000)] = 20
     mutation: MutationPower = MutationPower()
@@ -102,6 +82,9 @@ class DeepGa:
         archive: of nodes, filled by `tell`.
         streams: the run's random numbers.
         settings: see `DeepGaSettings`.
+
+    Raises:
+        UserError: the objective is novelty, the archive is of cells.
     """
 
     Settings = DeepGaSettings
@@ -114,6 +97,7 @@ class DeepGa:
         self.parents, self.elite = np.empty(0, np.int64), -1
         self._elite_scores = np.empty(0)
         self._settings, self._streams, self._task = settings, streams, task
+        self._seen = require_novelty_archive(archive, "objective novelty") if settings.objective == "novelty" else None
         self._decoder = Decoder(self.ancestry, task.initial, settings.noise.source())
         self._candidates = np.empty(0, np.int64)  # nodes under comparison; none while children are evaluated
         self._ranked = np.empty(0, np.int64)  # the children's nodes, best first, while candidates are compared
@@ -218,22 +202,33 @@ class DeepGa:
         """After the children: who competes to be the elite, and who is a parent if nobody has to compete."""
         parents, seeds, sigmas, _ = self._plan(range(self.batch_size))
         nodes = self.ancestry.add(parents, seeds, sigmas)
-        counts = self._insert(evaluation, nodes)
+        new, handles = self._novelty(evaluation), torch.from_numpy(nodes)[:, None]
+        counts = insert(self.archive, self.emitters, evaluation, ~evaluation.failed, handles)
         self._births += 1
         fitness = evaluation.fitness.cpu().numpy()
-        order = np.argsort(-fitness, kind="stable")  # NaN of failed rows last
-        self._ranked = nodes[order[np.isfinite(fitness[order])]]
+        fittest = _best_first(fitness)
+        self._ranked = nodes[fittest if new is None else _best_first(new)]
         if not self._settings.candidate_episodes:
-            scores = fitness[order[:1]]
-            if len(self._ranked) and not (len(self._elite_scores) and self._elite_scores.mean() >= scores[0]):
-                self.elite, self._elite_scores = int(self._ranked[0]), scores
+            if len(fittest) and not (len(self._elite_scores) and self._elite_scores.mean() >= fitness[fittest[0]]):
+                self.elite, self._elite_scores = int(nodes[fittest[0]]), fitness[fittest[:1]]
             self._succeed()
             return counts
         wanted = self._settings.candidates - (self.elite >= 0)
         elite = [self.elite] if self.elite >= 0 else []
-        self._candidates = np.array([*elite, *self._ranked[:wanted]], np.int64)
+        self._candidates = np.array([*elite, *nodes[fittest[:wanted]]], np.int64)
         self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
         return counts
+
+    def _novelty(self, evaluation: Evaluation) -> np.ndarray | None:
+        """Of each row `(rows,)`, NaN where it failed; None where it is not asked for."""
+        if self._seen is None:
+            return None
+        descriptor = evaluation.descriptor.cpu().numpy()
+        alive = np.flatnonzero(~evaluation.failed.cpu().numpy())
+        known, found = self._seen.descriptor.cpu().numpy(), np.full(len(descriptor), np.nan)
+        references = np.concatenate([known, descriptor[alive]])
+        found[alive] = novelty(descriptor[alive], references, self._seen.k, own=len(known) + np.arange(len(alive)))
+        return found
 
     def _compare(self, evaluation: Evaluation) -> dict[str, float]:
         """After the candidates' episodes: the elite is who did best on average; failed episodes do not count."""
@@ -252,7 +247,9 @@ class DeepGa:
         count = self._settings.parents
         if count and self.elite >= 0:
             best = self._ranked[:count].tolist()
-            self.parents = np.array(best if self.elite in best else [self.elite, *best[: count - 1]], np.int64)
+            if self._seen is None and self.elite not in best:
+                best = [self.elite, *best[: count - 1]]
+            self.parents = np.array(best, np.int64) if best else self.parents
         self._ranked = np.empty(0, np.int64)
         self._rebase()
         self._decoder.hold(self.parents.tolist())
@@ -263,24 +260,6 @@ class DeepGa:
         shared = None if depth is None else self.ancestry.common_ancestor(self.parents.tolist())
         if depth is not None and shared is not None and len(self.ancestry.path(shared)) > depth:
             self.ancestry.rebase(shared, self._decoder.genome(shared))
-
-    def _insert(self, evaluation: Evaluation, nodes: np.ndarray) -> dict[str, float]:
-        """Let the children compete for cells; counts of what each emitter added and improved."""
-        handles = torch.from_numpy(nodes)[:, None]
-        insertion = self.archive.add(
-            handles,
-            evaluation.fitness,
-            evaluation.descriptor,
-            valid=~evaluation.failed,
-            evaluation_seed=evaluation.seeds,
-            generation=evaluation.generation,
-            emitter=evaluation.emitter,
-        )
-        accepted = insertion.accepted
-        new = insertion.status[accepted] == 2
-        return count_by_emitter(self.emitters, accepted[new], evaluation, "added") | count_by_emitter(
-            self.emitters, accepted[~new], evaluation, "improved"
-        )
 
     def _forget(self) -> None:
         """Drop nodes that nobody needs any more, whenever there are twice as many as were needed last."""
@@ -297,3 +276,9 @@ class DeepGa:
             numbers[nodes] for nodes in (self.parents, self._candidates, self._ranked)
         )
         self._decoder.renumber(numbers)
+
+
+def _best_first(scores: np.ndarray) -> np.ndarray:
+    """Rows by falling score, the lower row first where equal; those that are NaN left out."""
+    order = np.argsort(-scores, kind="stable")
+    return order[~np.isnan(scores[order])]

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from qdrl.algorithms.base import check_turn, count_by_emitter
+from qdrl.algorithms.base import check_turn, insert
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine, Variation
@@ -95,22 +95,9 @@ class MapElites:
 
     def _insert(self, evaluation: Evaluation, valid: Tensor) -> dict[str, float]:
         """End the generation: the valid rows compete; counts of what each emitter added and improved."""
-        insertion = self.archive.add(
-            evaluation.take_genomes,
-            evaluation.fitness,
-            evaluation.descriptor,
-            valid=valid,
-            evaluation_seed=evaluation.seeds,
-            generation=evaluation.generation,
-            emitter=evaluation.emitter,
-            parent_cell=evaluation.parent_cell,
-        )
+        counts = insert(self.archive, self.emitters, evaluation, valid)
         self.generation += 1
-        accepted = insertion.accepted
-        new = insertion.status[accepted] == 2
-        return count_by_emitter(self.emitters, accepted[new], evaluation, "added") | count_by_emitter(
-            self.emitters, accepted[~new], evaluation, "improved"
-        )
+        return counts
 
     def _first_genomes(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         genomes = np.empty((len(rows), self._task.parameters), np.float32)

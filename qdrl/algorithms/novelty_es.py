@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from qdrl.algorithms.base import check_turn
+from qdrl.algorithms.base import check_turn, require_novelty_archive
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.novelty import novelty
-from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise
 from qdrl.ranks import Ranks
@@ -228,14 +227,3 @@ class NoveltyEs:
             chances = np.ones(count)
         generator = self._streams.generator("mean", self.generation)
         return int(generator.choice(count, p=chances / chances.sum()))
-
-
-def require_novelty_archive(archive: AnyArchive, algorithm: str) -> Any:
-    """The archive, if it is one of novelty.
-
-    Raises:
-        UserError: it is of cells.
-    """
-    if archive.geometry.kind != "novelty":
-        raise UserError(f"archive.kind: {algorithm} needs 'novelty', not '{archive.geometry.kind}'")
-    return archive

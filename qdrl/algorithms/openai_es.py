@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.algorithms.base import check_turn, count_by_emitter
+from qdrl.algorithms.base import check_turn, insert
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
@@ -82,21 +82,16 @@ class OpenAiEs:
         own = fitness[self._settings.batch_size :]
         if np.isfinite(own).any():
             self._champion = {"genome": before, "fitness": own[np.isfinite(own)]}
-        insertion = self.archive.add(
+        counts = insert(
+            self.archive,
+            self.emitters,
+            evaluation,
+            ~evaluation.failed,
             lambda accepted: torch.cat([rows[row : row + 1] for row in accepted.tolist()]),
-            evaluation.fitness,
-            evaluation.descriptor,
-            valid=~evaluation.failed,
-            evaluation_seed=evaluation.seeds,
-            generation=evaluation.generation,
-            emitter=evaluation.emitter,
         )
         self.generation += 1
-        accepted = insertion.accepted
-        new = insertion.status[accepted] == 2
         return {
-            **count_by_emitter(self.emitters, accepted[new], evaluation, "added"),
-            **count_by_emitter(self.emitters, accepted[~new], evaluation, "improved"),
+            **counts,
             "champion_fitness": float(np.nanmean(own)) if np.isfinite(own).any() else np.nan,
             "mean_norm": float(np.linalg.norm(before.astype(np.float64))),
         }

@@ -1,6 +1,12 @@
 """`qdrl algorithms`."""
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 
 @click.command()
@@ -23,8 +29,9 @@ def command(name: str | None) -> None:
     kind = algorithm_class(name)
     click.echo(f"{_module_of(kind).strip()}\n\nsettings of [algorithm]:")
     for key, field in kind.Settings.model_fields.items():
-        default = "required" if field.is_required() else _plain(field.default)
-        click.echo(f"  {key:<22}{default}")
+        click.echo(f"  {key:<22}{_default(field)}")
+        for choice in _other_choices(field):
+            click.echo(f"    {'or ' + choice.model_fields['name'].default:<20}{_options(choice)}")
 
 
 def _module_of(kind: type) -> str:
@@ -33,7 +40,20 @@ def _module_of(kind: type) -> str:
     return sys.modules[kind.__module__].__doc__ or kind.__name__
 
 
-def _plain(value: object) -> str:
+def _default(field: "FieldInfo") -> str:
     from pydantic import BaseModel
 
-    return str(value.model_dump()) if isinstance(value, BaseModel) else repr(value)
+    if field.is_required():
+        return "required"
+    return str(field.default.model_dump()) if isinstance(field.default, BaseModel) else repr(field.default)
+
+
+def _other_choices(field: "FieldInfo") -> "list[type[BaseModel]]":
+    """The models besides the default's that a table with a `name` may be."""
+    from typing import get_args
+
+    return [kind for kind in get_args(field.annotation) if field.discriminator and kind is not type(field.default)]
+
+
+def _options(kind: "type[BaseModel]") -> str:
+    return ", ".join(f"{key} {_default(field)}" for key, field in kind.model_fields.items() if key != "name")

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from qdrl.algorithms import deep_ga
-from qdrl.algorithms.deep_ga import DeepGa, DeepGaSettings, MutationPower
+from qdrl.algorithms.deep_ga import DeepGa, DeepGaSettings
+from qdrl.archives.admission import Probability
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
+from qdrl.archives.novelty_archive import NoveltyArchive
+from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, evaluated
+from qdrl.genomes.mutation import MutationPower
 from qdrl.streams import Streams
 from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
@@ -230,3 +234,48 @@ def test_it_climbs_the_sphere() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="greater than"):
         DeepGaSettings(**settings)
+
+
+def novelty_ga(seed: int = 2, **settings: Any) -> tuple[DeepGa, Task]:
+    task = make_task("sphere", parameters=6)
+    rule = Probability(0.1, Streams(seed))
+    archive = NoveltyArchive(task.spec.lower, task.spec.upper, 1, k=5, rule=rule, dtype=torch.int64)
+    options = {**SMALL, "objective": "novelty", "candidate_episodes": 0, **settings}
+    return DeepGa(task, archive, Streams(seed), DeepGaSettings(**options)), task
+
+
+def test_with_novelty_as_objective_the_newest_children_are_parents() -> None:
+    algorithm, task = novelty_ga()
+    for _ in range(5):
+        known = algorithm.archive.state_dict()["descriptor"]
+        children = algorithm.ask().genomes[0:24].numpy()
+        evaluation = task.evaluate(algorithm.ask())
+        places = evaluation.descriptor.numpy()
+        distances = np.linalg.norm(places[:, None] - np.concatenate([known, places])[None], axis=2)
+        distances[np.arange(24), len(known) + np.arange(24)] = np.inf
+        newest = np.argsort(-np.sort(distances, axis=1)[:, :5].mean(1), kind="stable")
+        algorithm.tell(evaluation)
+        assert [genome(algorithm, node).tobytes() for node in algorithm.parents] == [
+            children[row].tobytes() for row in newest[:4]
+        ]
+    assert len(algorithm.archive) > 3
+
+
+def test_the_champion_of_novelty_search_is_the_fittest_and_outlives_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for spare in (10**9, 0):
+        monkeypatch.setattr(deep_ga, "_SPARE", spare)
+        algorithm, task = novelty_ga()
+        best = -np.inf
+        for _ in range(12):
+            evaluation = task.evaluate(algorithm.ask())
+            best = max(best, float(evaluation.fitness.max()))
+            assert algorithm.tell(evaluation)["champion_fitness"] == best
+        nodes = algorithm.archive.state_dict()["genome"][:, 0]
+        runs.append([genome(algorithm, node).tobytes() for node in [*nodes, algorithm.elite]])
+    assert runs[0] == runs[1]
+
+
+def test_novelty_as_objective_needs_an_archive_of_that_kind() -> None:
+    with pytest.raises(UserError, match="objective novelty needs 'novelty', not 'grid'"):
+        started(objective="novelty")

@@ -150,6 +150,9 @@ def test_tasks_lists_every_task_with_what_the_issue_of_fairness_needs() -> None:
 def test_algorithms_lists_settings_with_their_defaults() -> None:
     assert "map_elites" in qdrl("algorithms").stdout
     assert "batch_size" in qdrl("algorithms", "map_elites").stdout
+    described = qdrl("algorithms", "evotorch").stdout
+    assert "'clipup', 'max_speed': 0.15" in described
+    assert re.search("or cmaes +initial_stdev required, separable False, active True", described)
 
 
 def test_doctor_names_every_part_of_the_machine() -> None:

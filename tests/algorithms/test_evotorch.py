@@ -1,0 +1,397 @@
+"""EvoTorch's searchers from a notebook, beside EvoTorch run by itself, and what would trip them."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from qdrl.algorithms import algorithm_class
+from qdrl.algorithms.evotorch import EvoTorch, EvoTorchSettings
+from qdrl.archives.archive import Archive
+from qdrl.archives.grid import Grid
+from qdrl.archives.hdf5 import read_checkpoint, write_checkpoint
+from qdrl.config import parse_experiment
+from qdrl.errors import RankLost, UserError
+from qdrl.evaluation import Evaluation
+from qdrl.run import build
+from qdrl.streams import Streams
+from qdrl.tasks import make_task
+from tests.archives.builders import small_archive
+from tests.tasks.builders import candidates
+
+BATCH, LENGTH = 40, 10
+SEARCHERS: dict[str, dict[str, Any]] = {
+    "pgpe": {"name": "pgpe", "optimizer": {"name": "clipup", "max_speed": 0.6}},
+    "pgpe, normalized": {"name": "pgpe", "optimizer": {"name": "clipup", "max_speed": 0.6}, "ranking": "normalized"},
+    "pgpe, adam": {"name": "pgpe", "optimizer": {"name": "adam", "learning_rate": 0.2}, "initial_stdev": 1.0},
+    "pgpe, one-sided": {"name": "pgpe", "initial_radius": 6.0, "symmetric": False, "ranking": "nes"},
+    "snes": {"name": "snes", "initial_stdev": 2.0},
+    "xnes": {"name": "xnes", "initial_stdev": 2.0},
+    "cem": {"name": "cem", "initial_stdev": 2.0, "parenthood_ratio": 0.25},
+    "cmaes": {"name": "cmaes", "initial_stdev": 2.0},
+    "cmaes, separable": {"name": "cmaes", "initial_stdev": 2.0, "separable": True, "active": False},
+}
+every_searcher = pytest.mark.parametrize("searcher", SEARCHERS)
+
+
+def started(searcher: str = "snes", *, task: str = "sphere", seed: int = 3, **settings: Any) -> EvoTorch:
+    made = make_task(task, parameters=LENGTH)
+    archive = Archive(Grid(made.spec.lower, made.spec.upper, (8, 8)), LENGTH)
+    settings = {"batch_size": BATCH, "searcher": SEARCHERS[searcher]} | settings
+    return EvoTorch(made, archive, Streams(seed), EvoTorchSettings(**settings))
+
+
+def evaluated(algorithm: EvoTorch, task: str = "sphere") -> Evaluation:
+    return make_task(task, parameters=LENGTH).evaluate(algorithm.ask())
+
+
+def advance(algorithm: EvoTorch, generations: int, task: str = "sphere") -> float:
+    """Run some generations; how many left the searcher as it was."""
+    return sum(algorithm.tell(evaluated(algorithm, task))["skipped_updates"] for _ in range(generations))
+
+
+def fitness_of_mean(algorithm: EvoTorch, task: str = "sphere") -> float:
+    row = torch.from_numpy(algorithm.mean)[None]
+    return make_task(task, parameters=LENGTH).evaluate(candidates(row)).fitness.item()
+
+
+def told(algorithm: EvoTorch, fitness: Tensor | list[float], failed: Tensor | None = None) -> dict[str, float]:
+    """Tell a generation with this fitness."""
+    evaluation = evaluated(algorithm)
+    failed = evaluation.failed if failed is None else failed
+    fitness = torch.as_tensor(fitness, dtype=torch.float64).masked_fill(failed, torch.nan)
+    return algorithm.tell(replace(evaluation, fitness=fitness, failed=failed))
+
+
+def assert_same_state(one: Any, other: Any) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_same_state(value, other[name])
+        else:
+            np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+@every_searcher
+def test_it_climbs_the_sphere_and_gets_better_on_rastrigin(searcher: str) -> None:
+    algorithm = started(searcher)
+    before = fitness_of_mean(algorithm)
+    assert advance(algorithm, 60) == 0
+    assert before < 70
+    assert fitness_of_mean(algorithm) > 95
+    algorithm = started(searcher, task="rastrigin")
+    before = fitness_of_mean(algorithm, "rastrigin")
+    advance(algorithm, 60, "rastrigin")
+    assert fitness_of_mean(algorithm, "rastrigin") > before + 20
+    assert algorithm.archive.statistics().max_fitness > 85
+
+
+@every_searcher
+@pytest.mark.parametrize("generations", [0, 2])
+def test_rows_asked_for_in_parts_and_again_are_the_rows_asked_for_at_once(searcher: str, generations: int) -> None:
+    algorithm = started(searcher)
+    advance(algorithm, generations)
+    other = started(searcher)
+    advance(other, generations)
+    tail, head, nothing = other.ask(range(13, BATCH)), other.ask(range(13)), other.ask(range(5, 5))
+    whole = algorithm.ask()
+    for name in ("genomes", "seeds", "emitter", "parent_cell"):
+        parts = torch.cat([getattr(head, name), getattr(tail, name)])
+        assert torch.equal(parts, getattr(whole, name)), name
+    assert len(nothing.genomes) == 0
+    assert torch.equal(algorithm.ask().genomes[:], whole.genomes[:])
+    assert whole.genomes[:].dtype == torch.float32
+    assert whole.genomes[:].shape == (BATCH, LENGTH)
+    assert len(set(whole.seeds.tolist())) == BATCH
+    assert not torch.equal(started(searcher, seed=2).ask().genomes[:], started(searcher).ask().genomes[:])
+
+
+@pytest.mark.parametrize("initial", ["random", "zeros"])
+def test_the_search_begins_where_the_settings_say(initial: str) -> None:
+    expected = make_task("sphere", parameters=LENGTH).initial(Streams(3).generator("initial"))
+    algorithm = started(initial=initial)
+    np.testing.assert_array_equal(algorithm.mean, expected if initial == "random" else np.zeros(LENGTH))
+    assert np.abs(algorithm.ask().genomes[:].numpy().mean(0) - algorithm.mean).max() < 5 * 2.0 / np.sqrt(BATCH)
+
+
+def test_every_valid_row_competes_for_its_cell_and_no_failed_one_enters() -> None:
+    algorithm = started()
+    evaluation = evaluated(algorithm)
+    failed = torch.arange(BATCH) % 3 == 0
+    counts = algorithm.tell(replace(evaluation, failed=failed))
+    kept = algorithm.archive.state_dict()
+    assert set(kept["evaluation_seed"]) <= set(evaluation.seeds[~failed].tolist())
+    assert kept["fitness"].max() == evaluation.fitness[~failed].max()
+    assert counts["added_sample"] == len(algorithm.archive) > 1
+    assert counts["improved_sample"] == 0
+    assert algorithm.emitters == ("sample",)
+    assert counts["stdev"] == pytest.approx(float(algorithm._searcher.stdev.mean()))
+
+
+# EvoTorch by itself
+
+
+@pytest.fixture
+def evotorch() -> Iterator[Any]:
+    """The package, whose own use of numpy and torch warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import evotorch
+
+        yield evotorch
+
+
+def native(evotorch: Any, searcher: str, first: EvoTorch, generations: int) -> list[np.ndarray]:
+    """Means of EvoTorch's own searcher, stepped by itself with the same seeds; the first generation's first."""
+    exact = torch.float64 if searcher in ("xnes", "cmaes") else torch.float32
+    task = make_task("sphere", parameters=LENGTH)
+    problem = evotorch.Problem(
+        "max",
+        lambda rows: task.evaluate(candidates(rows.as_subclass(Tensor).float())).fitness,
+        solution_length=LENGTH,
+        initial_bounds=(-1, 1),
+        dtype=exact,
+        vectorized=True,
+        seed=0,
+    )
+    options = {"popsize": BATCH, "center_init": first.mean, "stdev_init": 2.0}
+    if searcher == "pgpe":
+        options |= {"stdev_init": None, "radius_init": 9.0, "center_learning_rate": 0.3, "stdev_learning_rate": 0.1}
+    if searcher == "cem":
+        options["parenthood_ratio"] = 0.25
+    search = getattr(evotorch.algorithms, searcher.upper())(problem, **options)
+    means = []
+    for generation in range(generations):
+        problem.manual_seed(int(Streams(3).seeds("searcher", generation, [0])[0]))
+        search.step()
+        means.append(np.array(search.status["center"]))
+    # CMA-ES moves at the end of a step, the others at the beginning of the next
+    return [first.mean, *means[:-1]] if searcher == "cmaes" else means
+
+
+def fill_in_pairs(distribution: Any, out: Tensor, *, generator: Any) -> None:
+    """The same population for PGPE: EvoTorch draws its pairs in an order that takes four times as long."""
+    noise = distribution.sigma * torch.empty(BATCH // 2, LENGTH).normal_(generator=generator.generator)
+    out[0::2], out[1::2] = distribution.mu + noise, distribution.mu - noise
+
+
+@pytest.mark.parametrize("searcher", ["pgpe", "snes", "xnes", "cem", "cmaes"])
+def test_the_means_are_those_of_evotorch_run_by_itself(
+    evotorch: Any, searcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm = started(searcher)
+    monkeypatch.setattr(evotorch.distributions.SymmetricSeparableGaussian, "_fill", fill_in_pairs)
+    expected = native(evotorch, searcher, algorithm, 25)
+    assert not np.allclose(expected[0], expected[-1])
+    for mean in expected:
+        np.testing.assert_allclose(algorithm.mean, mean, rtol=1e-5, atol=1e-6)
+        advance(algorithm, 1)
+
+
+# What would trip a searcher
+
+
+@every_searcher
+def test_failed_rows_count_as_the_worst_that_did_not_fail(searcher: str) -> None:
+    one, other = started(searcher), started(searcher)
+    fitness, failed = torch.linspace(-3, 5, BATCH).double(), torch.arange(BATCH) % 4 == 1
+    assert told(one, fitness, failed)["skipped_updates"] == 0
+    told(other, fitness.masked_fill(failed, float(fitness[~failed].min())))
+    assert_same_state(one.state_dict(), other.state_dict())
+
+
+@every_searcher
+@pytest.mark.parametrize("what", ["all failed", "all but one failed", "all equal"])
+def test_a_generation_that_tells_no_row_from_another_leaves_the_searcher_as_it_was(searcher: str, what: str) -> None:
+    algorithm = started(searcher)
+    advance(algorithm, 2)
+    before, rows = algorithm.state_dict()["searcher"], algorithm.ask().genomes
+    failed = torch.arange(BATCH) >= {"all failed": 0, "all but one failed": 1, "all equal": BATCH}[what]
+    assert told(algorithm, torch.full((BATCH,), 7.0), failed)["skipped_updates"] == 1
+    assert_same_state(algorithm.state_dict()["searcher"], before)
+    assert algorithm.generation == 3
+    assert not torch.equal(algorithm.ask().genomes[:], rows[:])
+    assert advance(algorithm, 1) == 0
+
+
+def test_clipup_is_not_asked_to_follow_a_gradient_of_zero(evotorch: Any) -> None:
+    from evotorch.algorithms.functional import clipup, clipup_tell
+
+    state = clipup_tell(clipup(center_init=torch.ones(3), max_speed=0.1), follow_grad=torch.zeros(3))
+    assert state.center.isnan().all()  # what it would do
+    algorithm = started("pgpe, normalized", batch_size=4)
+    before = algorithm.state_dict()["searcher"]
+    assert told(algorithm, [1.0, 1.0, 2.0, 2.0])["skipped_updates"] == 1  # both sides of each pair alike
+    assert_same_state(algorithm.state_dict()["searcher"], before)
+    assert told(algorithm, [1.0, 1.5, 2.0, 3.0])["skipped_updates"] == 0
+    assert np.isfinite(algorithm.mean).all()
+
+
+@pytest.mark.parametrize("searcher", ["cmaes", "snes"])
+def test_an_update_that_breaks_is_undone_and_counted(searcher: str) -> None:
+    algorithm = started(searcher)
+    advance(algorithm, 2)
+    state = algorithm.state_dict()
+    if searcher == "cmaes":
+        state["searcher"]["C"] = -state["searcher"]["C"]  # no Cholesky factor
+    else:
+        state["searcher"]["sigma"] = np.full(LENGTH, 3e38, np.float32)
+    algorithm.load_state_dict(state)
+    assert told(algorithm, torch.linspace(0, 1, BATCH))["skipped_updates"] == 1
+    assert_same_state(algorithm.state_dict()["searcher"], state["searcher"])
+    assert algorithm.generation == 3
+
+
+@every_searcher
+def test_only_differences_of_fitness_matter_however_small_beside_it(searcher: str) -> None:
+    one, other = started(searcher), started(searcher)
+    fitness = torch.rand(BATCH, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    told(one, fitness)
+    told(other, 1e6 + 2.0**-20 * fitness)  # all one number in float32
+    np.testing.assert_allclose(other.mean, one.mean, rtol=1e-4)
+
+
+# State
+
+
+@every_searcher
+def test_a_restored_search_goes_on_with_the_same_bits(searcher: str, tmp_path: Path) -> None:
+    algorithm, restored = started(searcher), started(searcher)
+    advance(algorithm, 5)
+    restored.ask()  # what was drawn before is forgotten
+    write_checkpoint(tmp_path / "checkpoint.h5", small_archive(), {"algorithm": algorithm.state_dict()})
+    restored.load_state_dict(read_checkpoint(tmp_path / "checkpoint.h5")[1]["algorithm"])
+    assert_same_state(restored.state_dict(), algorithm.state_dict())
+    for each in (algorithm, restored):
+        assert advance(each, 20) == 0
+    assert_same_state(restored.state_dict(), algorithm.state_dict())
+    assert torch.equal(restored.ask().genomes[:], algorithm.ask().genomes[:])
+
+
+def test_a_rank_that_is_lost_before_genomes_have_crossed_leaves_the_generation_to_be_done_again() -> None:
+    algorithm, other = started(), started()
+    evaluation = evaluated(algorithm)
+
+    def lost(_: Tensor) -> Tensor:
+        raise RankLost("1 of 2 ranks died")
+
+    with pytest.raises(RankLost):
+        algorithm.tell(replace(evaluation, take_genomes=lost))
+    assert len(algorithm.archive) == 0
+    for each in (algorithm, other):
+        advance(each, 3)
+    assert_same_state(algorithm.state_dict(), other.state_dict())
+    assert_same_state(algorithm.archive.state_dict(), other.archive.state_dict())
+
+
+def test_tell_guards_its_turn() -> None:
+    algorithm = started()
+    evaluation = evaluated(algorithm)
+    algorithm.tell(evaluation)
+    before = algorithm.state_dict()
+    with pytest.raises(RuntimeError, match="generation 0, expected 1"):
+        algorithm.tell(evaluation)
+    assert_same_state(algorithm.state_dict(), before)
+
+
+# Settings
+
+
+def experiment(**algorithm: Any) -> dict[str, Any]:
+    return {
+        "name": "es",
+        "task": {"name": "sphere", "parameters": 100_000},
+        "archive": {"kind": "grid", "shape": [4, 4]},
+        "algorithm": {"name": "evotorch", **algorithm},
+        "run": {"generations": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"bounds": [-1, 1]}, "unknown key 'algorithm.bounds'"),
+        (
+            {"searcher": {"name": "snes", "initial_stdev": 1.0, "bounds": 2}},
+            "unknown key 'algorithm.searcher.snes.bounds'",
+        ),
+        ({"searcher": {"name": "snes"}}, "initial_stdev is missing"),
+        ({"searcher": {"name": "ga"}}, "algorithm.searcher"),
+        ({"batch_size": 5}, r"batch_size \(5\) must be even"),
+        ({"batch_size": 1}, "algorithm.batch_size"),
+        ({"searcher": {"name": "cem", "initial_stdev": 1.0}, "batch_size": 19}, "must leave 2 parents"),
+        ({"searcher": {"name": "pgpe", "initial_stdev": 1.0, "initial_radius": 1.0}}, "set one of them"),
+        ({"searcher": {"name": "pgpe", "optimizer": {"name": "adam"}}}, "with adam, set"),
+        (
+            {"searcher": {"name": "pgpe", "optimizer": {"name": "clipup", "max_sped": 1.0}}},
+            "max_sped'; did you mean 'max_speed'",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(algorithm: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        parse_experiment(experiment(**algorithm))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("searcher", ["xnes", "cmaes"])
+def test_a_covariance_matrix_beyond_all_memory_is_refused(searcher: str) -> None:
+    settings = experiment(searcher=SEARCHERS[searcher], batch_size=100)
+    with pytest.raises(UserError, match=r"100000 parameters and 100 rows needs .* GiB a rank"):
+        build(parse_experiment(settings))
+    build(parse_experiment(experiment(searcher=SEARCHERS["cmaes, separable"], batch_size=100)))
+
+
+def test_the_published_settings_of_pgpe_with_clipup_are_the_defaults() -> None:
+    algorithm = EvoTorch(make_task("sphere"), Archive(Grid([0, 0], [1, 1], (2, 2)), 20), Streams(0), EvoTorchSettings())
+    state: Any = algorithm._searcher._state  # pyright: ignore[reportAttributeAccessIssue]
+    assert float(state.optimizer_state.max_speed) == pytest.approx(0.15)
+    assert float(state.optimizer_state.center_learning_rate) == pytest.approx(0.15 / 2)
+    assert float(state.optimizer_state.momentum) == pytest.approx(0.9)
+    assert float(state.stdev.norm()) == pytest.approx(15 * 0.15)
+    assert float(state.stdev_learning_rate) == pytest.approx(0.1)
+    assert float(state.stdev_max_change[0]) == pytest.approx(0.2)
+    assert (state.ranking_method, state.symmetric, state.maximize) == ("centered", True, True)
+
+
+# Importing
+
+
+def test_evotorch_is_imported_only_for_its_own_algorithm_and_changes_nothing_else() -> None:
+    code = """
+import os, sys
+from qdrl.algorithms import algorithm_class, algorithm_names
+from qdrl.config import parse_experiment
+from qdrl.run import build
+
+arm = {"name": "a", "task": {"name": "arm"}, "archive": {"kind": "grid", "shape": [4, 4]}, "run": {"generations": 1}}
+experiments = {name: parse_experiment(arm | {"algorithm": {"name": name}}) for name in algorithm_names()}
+build(experiments["map_elites"])
+before = sys.excepthook, sys.path.copy(), os.environ.get("EVOTORCH_VERBOSE_LEVEL")
+print(sorted({"evotorch", "ray", "cma", "pandas"} & set(sys.modules)))
+parts = build(experiments["evotorch"])
+parts.algorithm.tell(parts.task.evaluate(parts.algorithm.ask()))
+print("evotorch" in sys.modules, before == (sys.excepthook, sys.path, os.environ.get("EVOTORCH_VERBOSE_LEVEL")))
+"""
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\nTrue True\n"  # nor does EvoTorch speak
+    assert done.stderr == ""
+
+
+def test_without_evotorch_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "evotorch", None)
+    monkeypatch.delitem(sys.modules, "qdrl.algorithms.searchers", raising=False)
+    assert algorithm_class("evotorch") is EvoTorch  # listing it needs nothing
+    with pytest.raises(UserError, match=r"algorithm\.name: evotorch needs EvoTorch: .*; pip install evotorch") as error:
+        started()
+    assert "\n" not in str(error.value)
