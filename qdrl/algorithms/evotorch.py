@@ -36,7 +36,8 @@ class EvoTorchSettings(BaseModel):
 
     Attributes:
         name: "evotorch", or the `package.module:Class` of a subclass.
-        batch_size: evaluations a generation: the population.
+        batch_size: rows a generation that the searcher draws: the population.
+        mean_rows: episodes of the searcher's mean, besides `batch_size`. They say what the run has found, and count.
         initial: the first mean: a "random" genome of the task, or "zeros", as Toklu et al. 2020 have it for linear
             policies.
         searcher: which one, and its options. There are no bounds: rows may lie anywhere.
@@ -46,6 +47,7 @@ class EvoTorchSettings(BaseModel):
 
     name: str = "evotorch"
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 256
+    mean_rows: Annotated[int, Field(ge=0, le=10_000)] = 1
     initial: Literal["random", "zeros"] = "random"
     searcher: Annotated[SearcherSettings, Field(discriminator="name")] = Pgpe()
 
@@ -75,12 +77,14 @@ class EvoTorch:
     """
 
     Settings = EvoTorchSettings
-    emitters = ("sample",)
+    emitters = ("sample", "mean")
 
     def __init__(self, task: Task, archive: Archive, streams: Streams, settings: EvoTorchSettings) -> None:
         self.archive = archive
-        self.batch_size = settings.batch_size
+        self.batch_size = settings.batch_size + settings.mean_rows
         self.generation = 0
+        self._population = settings.batch_size
+        self._champion: dict[str, np.ndarray] | None = None
         self._streams = streams
         _refuse_too_large(settings, task.parameters)
         first = np.zeros(task.parameters, np.float32)
@@ -88,6 +92,11 @@ class EvoTorch:
             first = task.initial(streams.generator("initial"))
         self._searcher = _make_searcher(settings, torch.from_numpy(first))
         self._drawn: Tensor | None = None  # the rows of this generation, once somebody asked
+
+    @property
+    def champion(self) -> dict[str, np.ndarray] | None:
+        """The mean that was evaluated last, as `StoredArchive.champion` keeps it; None where none ever was."""
+        return self._champion
 
     @property
     def mean(self) -> np.ndarray:
@@ -101,7 +110,7 @@ class EvoTorch:
             rows=rows,
             genomes=self._rows()[rows.start : rows.stop].float().to(self.archive.device),
             seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
-            emitter=torch.zeros(len(rows), dtype=torch.int64),
+            emitter=torch.tensor([int(row >= self._population) for row in rows], dtype=torch.int64),
             parent_cell=torch.full((len(rows),), -1),
         )
 
@@ -115,24 +124,34 @@ class EvoTorch:
         check_turn(self.generation, evaluation, self.batch_size)
         # First, for it is collective: should a rank be lost, nothing was learned and the generation is done again.
         counts = insert(self.archive, self.emitters, evaluation, ~evaluation.failed)
-        fitness = _to_unit_range(evaluation.fitness.cpu(), evaluation.failed.cpu())
-        learned = fitness is not None and self._learn(fitness)
+        fitness, failed = evaluation.fitness.cpu(), evaluation.failed.cpu()
+        own = fitness[self._population :][~failed[self._population :]].numpy()
+        if len(own):
+            self._champion = {"genome": self.mean, "fitness": own}
+        ranked = _to_unit_range(fitness[: self._population], failed[: self._population])
+        learned = ranked is not None and self._learn(ranked)
         self.generation += 1
         self._drawn = None
-        return {**counts, "stdev": float(self._searcher.stdev.mean()), "skipped_updates": float(not learned)}
+        return {
+            **counts,
+            "champion_fitness": float(own.mean()) if len(own) else np.nan,
+            "stdev": float(self._searcher.stdev.mean()),
+            "skipped_updates": float(not learned),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         searcher = {name: value.numpy().copy() for name, value in self._searcher.state().items()}
-        return {"generation": self.generation, "searcher": searcher}
+        return {"generation": self.generation, "searcher": searcher, "champion": self._champion or {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         now, stored = self._searcher.state(), state["searcher"]
         self._searcher.restore({name: torch.tensor(np.asarray(stored[name])).to(now[name]) for name in now})
         self.generation = int(state["generation"])
+        self._champion = {name: np.asarray(values) for name, values in state["champion"].items()} or None
         self._drawn = None
 
     def _rows(self) -> Tensor:
-        """All rows of this generation."""
+        """All rows of this generation, those of the mean last."""
         if self._drawn is None:
             # The last bits of a product depend on how its matrices lie in memory: always as a checkpoint gives them.
             state = self._searcher.state()
@@ -140,7 +159,8 @@ class EvoTorch:
                 {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
             )
             (seed,) = self._streams.seeds("searcher", self.generation, [0])
-            self._drawn = self._searcher.ask(int(seed))
+            drawn, mean = self._searcher.ask(int(seed)), self._searcher.mean
+            self._drawn = torch.cat([drawn, mean.expand(self.batch_size - self._population, -1)])
         return self._drawn
 
     def _learn(self, fitness: Tensor) -> bool:

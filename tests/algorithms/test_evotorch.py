@@ -45,7 +45,7 @@ every_searcher = pytest.mark.parametrize("searcher", SEARCHERS)
 def started(searcher: str = "snes", *, task: str = "sphere", seed: int = 3, **settings: Any) -> EvoTorch:
     made = make_task(task, parameters=LENGTH)
     archive = Archive(Grid(made.spec.lower, made.spec.upper, (8, 8)), LENGTH)
-    settings = {"batch_size": BATCH, "searcher": SEARCHERS[searcher]} | settings
+    settings = {"batch_size": BATCH, "mean_rows": 0, "searcher": SEARCHERS[searcher]} | settings
     return EvoTorch(made, archive, Streams(seed), EvoTorchSettings(**settings))
 
 
@@ -132,8 +132,30 @@ def test_every_valid_row_competes_for_its_cell_and_no_failed_one_enters() -> Non
     assert kept["fitness"].max() == evaluation.fitness[~failed].max()
     assert counts["added_sample"] == len(algorithm.archive) > 1
     assert counts["improved_sample"] == 0
-    assert algorithm.emitters == ("sample",)
     assert counts["stdev"] == pytest.approx(float(algorithm._searcher.stdev.mean()))
+
+
+@every_searcher
+def test_the_mean_is_evaluated_besides_and_is_the_champion(searcher: str, tmp_path: Path) -> None:
+    algorithm, without, restored = started(searcher, mean_rows=3), started(searcher), started(searcher, mean_rows=3)
+    assert algorithm.champion is None
+    for _ in range(3):
+        candidates, mean = algorithm.ask(), algorithm.mean
+        assert (candidates.genomes[BATCH:] == torch.from_numpy(mean)).all()
+        assert torch.equal(candidates.genomes[:BATCH], without.ask().genomes[:])
+        assert candidates.emitter.tolist() == [0] * BATCH + [1] * 3
+        evaluation = evaluated(algorithm)
+        counts = algorithm.tell(replace(evaluation, failed=torch.arange(BATCH + 3) == BATCH + 1))
+        champion = algorithm.champion
+        assert champion is not None
+        np.testing.assert_array_equal(champion["genome"], mean)
+        np.testing.assert_array_equal(champion["fitness"], evaluation.fitness[[BATCH, BATCH + 2]].numpy())
+        assert counts["champion_fitness"] == champion["fitness"].mean()
+        advance(without, 1)
+    assert_same_state(algorithm.state_dict()["searcher"], without.state_dict()["searcher"])
+    write_checkpoint(tmp_path / "checkpoint.h5", small_archive(), {"algorithm": algorithm.state_dict()})
+    restored.load_state_dict(read_checkpoint(tmp_path / "checkpoint.h5")[1]["algorithm"])
+    assert_same_state(restored.champion, algorithm.champion)
 
 
 # EvoTorch by itself
