@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qdrl.algorithms.base import check_turn, insert
 from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings, Xnes
-from qdrl.archives.archive import Archive
+from qdrl.archives.base import AnyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.streams import Streams
@@ -79,7 +79,7 @@ class EvoTorch:
     Settings = EvoTorchSettings
     emitters = ("sample", "mean")
 
-    def __init__(self, task: Task, archive: Archive, streams: Streams, settings: EvoTorchSettings) -> None:
+    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: EvoTorchSettings) -> None:
         self.archive = archive
         self.batch_size = settings.batch_size + settings.mean_rows
         self.generation = 0
