@@ -1,0 +1,196 @@
+"""NS-ES, NSR-ES and NSRA-ES from a notebook: which mean moves, and towards what."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qdrl.algorithms.evolution_strategy import centred_ranks
+from qdrl.algorithms.novelty_es import NoveltyEs, NoveltyEsSettings
+from qdrl.archives.archive import Archive
+from qdrl.archives.grid import Grid
+from qdrl.archives.novelty_archive import NoveltyArchive
+from qdrl.errors import UserError
+from qdrl.evaluation import Evaluation
+from qdrl.streams import Streams
+from qdrl.tasks import make_task
+from qdrl.tasks.base import Task
+
+SMALL = {
+    "batch_size": 16,
+    "means": 3,
+    "mean_rows": 2,
+    "sigma": 0.1,
+    "learning_rate": 0.1,
+    "weight_decay": 0.0,
+    "optimizer": "momentum",
+}
+K = 4
+
+
+def started(seed: int = 2, capacity: int | None = None, **settings: Any) -> tuple[NoveltyEs, Task]:
+    task = make_task("sphere", parameters=6)
+    archive = NoveltyArchive(task.spec.lower, task.spec.upper, 6, k=K, capacity=capacity)
+    return NoveltyEs(task, archive, Streams(seed), NoveltyEsSettings(**{**SMALL, **settings})), task
+
+
+def advance(algorithm: NoveltyEs, task: Task, generations: int = 1) -> dict[str, float]:
+    for _ in range(generations):
+        counts = algorithm.tell(task.evaluate(algorithm.ask()))
+    return counts  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def means_of(algorithm: NoveltyEs) -> list[np.ndarray]:
+    return [mean.genome.numpy().copy() for mean in algorithm.means]
+
+
+def by_hand(places: np.ndarray, known: np.ndarray) -> np.ndarray:
+    distances = np.linalg.norm(places[:, None] - known[None], axis=2)
+    return np.sort(distances, axis=1)[:, :K].mean(1)
+
+
+def test_all_means_are_evaluated_first_and_then_whichever_has_moved() -> None:
+    algorithm, task = started()
+    assert algorithm.batch_size == 3 * 2
+    assert np.array_equal(algorithm.ask().genomes[0:6].numpy(), np.repeat(means_of(algorithm), 2, axis=0))
+    advance(algorithm, task)
+    for round_ in range(4):
+        assert len(algorithm.archive) == 3 + round_
+        assert algorithm.batch_size == 16
+        before, moving = means_of(algorithm), algorithm._moving
+        advance(algorithm, task)
+        moved = [not np.array_equal(one, other) for one, other in zip(before, means_of(algorithm), strict=True)]
+        assert moved == [index == moving for index in range(3)]
+        assert algorithm.batch_size == 2
+        assert np.array_equal(algorithm.ask().genomes[0:1][0].numpy(), means_of(algorithm)[moving])
+        advance(algorithm, task)
+
+
+def test_the_archive_holds_what_means_did() -> None:
+    algorithm, task = started()
+    evaluation = task.evaluate(algorithm.ask())
+    algorithm.tell(evaluation)
+    stored = algorithm.archive.state_dict()
+    assert np.array_equal(stored["genome"], means_of(algorithm))
+    np.testing.assert_allclose(stored["descriptor"], evaluation.descriptor.numpy().reshape(3, 2, 2).mean(1))
+    np.testing.assert_allclose(stored["fitness"], evaluation.fitness.numpy().reshape(3, 2).mean(1))
+
+
+@pytest.mark.parametrize("objective", ["ns", "nsr", "nsra"])
+def test_a_mean_climbs_the_ranks_that_its_objective_says(objective: str) -> None:
+    algorithm, task = started(objective=objective, reward_weight=0.25)
+    advance(algorithm, task)
+    for _ in range(3):
+        moving, share = algorithm._moving, {"ns": 0.0, "nsr": 0.5, "nsra": algorithm.reward_weight}[objective]
+        candidates = algorithm.ask()
+        evaluation = task.evaluate(candidates)
+        far = by_hand(evaluation.descriptor.numpy(), algorithm.archive.state_dict()["descriptor"])
+        fit = centred_ranks(evaluation.fitness.numpy())
+        weights = share * fit + (1 - share) * centred_ranks(far)
+        before = means_of(algorithm)[moving]
+        noise = (candidates.genomes[0:16].numpy() - before) / 0.1
+        uphill = (weights[:, None] * noise).sum(0) / 16
+        velocity = algorithm.means[moving].state_dict()["optimizer"]["velocity"]
+        algorithm.tell(evaluation)
+        expected = before - 0.1 * (0.9 * velocity - 0.1 * uphill)
+        np.testing.assert_allclose(means_of(algorithm)[moving], expected, atol=1e-5)
+        advance(algorithm, task)
+
+
+def test_a_mean_moves_with_a_chance_proportional_to_its_novelty() -> None:
+    algorithm, task = started(means=2)
+    advance(algorithm, task)
+    algorithm._behaviour = np.array([[0.0, 0.0], [10.0, 0.0]])
+    archive: Any = algorithm.archive
+    archive.add(torch.zeros(20, 6), torch.zeros(20), torch.full((20, 2), 1.0))
+    chances = by_hand(algorithm._behaviour, archive.state_dict()["descriptor"])
+    drawn = []
+    for generation in range(600):
+        algorithm.generation = generation
+        drawn.append(algorithm._next())
+    assert np.mean(drawn) == pytest.approx(chances[1] / chances.sum(), abs=0.06)
+
+
+def test_means_may_move_in_turns() -> None:
+    algorithm, task = started(selection="turns")
+    moved = []
+    for _ in range(6):
+        advance(algorithm, task)
+        moved.append(algorithm._moving)
+        advance(algorithm, task)
+    assert moved == [1, 2, 0, 1, 2, 0]
+
+
+def test_the_weight_of_fitness_grows_with_progress_and_shrinks_without() -> None:
+    algorithm, task = started(objective="nsra", means=1, reward_weight=0.5, weight_step=0.1, patience=2)
+
+    def told(fitness: float) -> float:
+        evaluation = task.evaluate(algorithm.ask())
+        evaluation.fitness.fill_(fitness)
+        counts = algorithm.tell(evaluation)
+        advance(algorithm, task)
+        return counts["reward_weight"]
+
+    assert told(1.0) == pytest.approx(0.6)  # the first is the fittest so far
+    assert [told(fitness) for fitness in (0.5, 0.5, 0.5, 2.0, 1.0)] == pytest.approx([0.6, 0.5, 0.5, 0.6, 0.6])
+    assert algorithm.champion is not None
+    assert algorithm.champion["fitness"].tolist() == [2.0, 2.0]
+
+
+def failing(evaluation: Evaluation) -> Evaluation:
+    evaluation.fitness.fill_(torch.nan)
+    evaluation.descriptor.fill_(torch.nan)
+    evaluation.failed.fill_(True)
+    return evaluation
+
+
+def test_generations_that_fail_move_nothing_and_end_nothing() -> None:
+    algorithm, task = started()
+    counts = algorithm.tell(failing(task.evaluate(algorithm.ask())))
+    assert counts["added_mean"] == 0
+    assert np.isnan(counts["champion_fitness"])
+    before = means_of(algorithm)
+    algorithm.tell(failing(task.evaluate(algorithm.ask())))
+    assert all(np.array_equal(one, other) for one, other in zip(before, means_of(algorithm), strict=True))
+    advance(algorithm, task, 4)
+    assert len(algorithm.archive) > 0
+
+
+@pytest.mark.parametrize("rounds", [3, 4])
+@pytest.mark.parametrize("capacity", [None, 3])
+def test_a_restored_algorithm_goes_on_with_the_same_bits(rounds: int, capacity: int | None) -> None:
+    (algorithm, task), (other, _) = started(capacity=capacity), started(capacity=capacity)
+    advance(algorithm, task, rounds)
+    other.load_state_dict(algorithm.state_dict())
+    other.archive.load_state_dict(algorithm.archive.state_dict())
+    for _ in range(6):
+        assert advance(algorithm, task) == advance(other, task)
+    for one, two in zip(means_of(algorithm), means_of(other), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once() -> None:
+    algorithm, task = started()
+    for _ in range(2):
+        count, whole = algorithm.batch_size, algorithm.ask()
+        parts = [algorithm.ask(range(1)), algorithm.ask(range(1, 1)), algorithm.ask(range(1, count))]
+        rows = [part.genomes[0 : len(part.rows)] for part in parts if len(part.rows)]
+        assert torch.equal(torch.cat(rows), whole.genomes[0:count])
+        advance(algorithm, task)
+
+
+def test_it_spreads_over_the_plane() -> None:
+    algorithm, task = started(objective="ns", optimizer="adam", learning_rate=0.2, initial="zeros")
+    advance(algorithm, task)
+    first = algorithm.archive.state_dict()["descriptor"]
+    advance(algorithm, task, 80)
+    places = algorithm.archive.state_dict()["descriptor"]
+    assert np.ptp(first, axis=0).max() == 0  # all means begin at zero
+    assert np.ptp(places, axis=0).min() > 4
+
+
+def test_an_archive_of_cells_is_refused() -> None:
+    task = make_task("sphere", parameters=6)
+    with pytest.raises(UserError, match="novelty_es needs 'novelty', not 'grid'"):
+        NoveltyEs(task, Archive(Grid([0, 0], [1, 1], (2, 2)), 6), Streams(0), NoveltyEsSettings())
