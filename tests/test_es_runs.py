@@ -36,6 +36,29 @@ worlds = 8
 """
 
 
+NOVELTY = """
+[archive]
+kind = "novelty"
+rule = "all"
+[algorithm]
+name = "novelty_es"
+batch_size = 10
+means = 2
+mean_rows = 3
+"""
+
+
+@pytest.mark.mpi
+def test_means_that_search_for_novelty_are_the_same_on_two_ranks(tmp_path: Path) -> None:
+    head, tail = CONFIG.split("[archive]")[0], "[run]" + CONFIG.split("[run]")[1]
+    config = tmp_path / "config.toml"
+    config.write_text(head + NOVELTY + tail)
+    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(tmp_path / "alone")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert validate(tmp_path / "alone" / "archive.h5") == []
+    _same_on(2, (config, content_digest(tmp_path / "alone" / "archive.h5")), tmp_path)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An experiment file and the digest of its archive, made by one process without MPI."""

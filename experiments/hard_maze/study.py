@@ -1,7 +1,7 @@
 """Novelty search against the objective on the hard maze; README.md says what it shows.
 
-Runs go on where they were cut off and are not run again where they have finished. Then `results/hard_maze.md` and the figure
-of where agents end are drawn.
+Runs go on where they were cut off and are not run again where they have finished. Then `results/hard_maze.md` and the
+figure of where agents end are drawn.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def report(seeds: int, runs: Path) -> None:
     lines = [
         f"{seeds} seeds; evaluations until an agent ended within {SUCCESS:g} units of the goal, at most 200,000.",
         "",
-        "| parents are chosen by | solved | evaluations: median [least, most] | nearest to the goal: median [least, most] |",
+        "| parents are chosen by | solved | evaluations: median [least, most] | from the goal: median [least, most] |",
         "|---|---|---|---|",
     ]
     for name, words in OBJECTIVES.items():
