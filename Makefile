@@ -49,6 +49,7 @@ benchmarks: env ## print `name value unit` lines; takes half an hour, use an idl
 	$(BIN)/python experiments/benchmarks/evaluation.py
 	$(BIN)/python experiments/benchmarks/training.py
 	$(BIN)/python experiments/benchmarks/generation.py
+	$(BIN)/python experiments/benchmarks/neuroevolution.py
 
 reference: env ## make archives/reference/walker2d_uni.h5 again, into runs/
 	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/reference/config.toml

@@ -1,0 +1,217 @@
+"""Deep neuroevolution: `python experiments/benchmarks/neuroevolution.py`. One thread.
+
+- hard_maze: whole episodes of 400 steps, 256 worlds, networks of 16 units, through `task.evaluate`.
+- deep_ga_4m: a lineage of 139 mutations of the 4,052,658 weights of Such et al. 2017: bytes of its weights over its
+  own, seconds to decode it from nothing, and of a child whose parent is held; `_table`: with a table of 25 million.
+- es_hopper: wall time of EvoTorch's own PGPE with ClipUp on its own GymNE over that of ours, for the same number of
+  control steps of Hopper-v5, linear policies, observations normalised; `openai_es` and EvoTorch's PGPE through our
+  evaluator (`pgpe`). What the mean policies of each are worth afterwards is measured by the same 20 episodes.
+- frostbite: game frames a second, each network playing for itself, 4-million-parameter policies of a first generation.
+"""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import argparse
+import statistics
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import line, seconds
+
+from qdrl.archives.hdf5 import open_archive
+from qdrl.config import parse_experiment
+from qdrl.decoding import champion_of
+from qdrl.evaluation import Candidates
+from qdrl.genomes.ancestry import NO_PARENT, Ancestry
+from qdrl.genomes.decoding import Decoder, Offspring
+from qdrl.genomes.noise import KeyedNoise, TableNoise
+from qdrl.policies.conv import Conv, ConvSettings
+from qdrl.ranks import OneProcess
+from qdrl.run import start
+from qdrl.tasks import make_task
+
+MUTATIONS, SIGMA = 139, 0.002
+HOPPER = {"hidden_sizes": [], "normalize_observations": True, "output": "clip"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--hopper-steps", type=int, default=200_000, help="control steps of each side")
+    parser.add_argument("--seeds", type=int, default=1, help="of the comparison on Hopper")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in arguments.only:
+        PARTS[name](arguments)
+
+
+def hard_maze(arguments: argparse.Namespace) -> None:
+    task = make_task("hard_maze", policy={"hidden_sizes": (16,), "activation": "tanh"}, worlds=256)
+    count = 1024
+    genomes = torch.from_numpy(np.stack([task.initial(np.random.default_rng(row)) for row in range(count)]))
+    candidates = _candidates(genomes)
+    task.evaluate(candidates)
+    speeds = [count / seconds(lambda: task.evaluate(candidates)) for _ in range(arguments.repeats)]
+    line("hard_maze.episodes_per_second", statistics.median(speeds), "1/s")
+
+
+def deep_ga_4m(arguments: argparse.Namespace) -> None:
+    policy = Conv((4, 84, 84), 18, ConvSettings(kind="conv"))
+    for suffix, noise in (("", KeyedNoise()), ("_table", TableNoise(size=25_000_000))):
+        ancestry, source, draw = Ancestry(), noise.source(), np.random.default_rng(0)
+        ancestry.add([NO_PARENT], [int(draw.integers(2**32))], [0.0])
+        for node in range(MUTATIONS):
+            ancestry.add([node], [source.draw(draw, policy.parameters)], [SIGMA])
+        decoder = Decoder(ancestry, policy.initial, source)
+        if not suffix:
+            lineage = ancestry.lineage(MUTATIONS)
+            line("deep_ga_4m.lineage_bytes", lineage.nbytes, "B")
+            line("deep_ga_4m.compression", 4 * policy.parameters / lineage.nbytes, "x")
+        decoder.genome(0)  # fills the table
+        cold = [seconds(lambda decoder=decoder: decoder.genome(MUTATIONS)) for _ in range(arguments.repeats)]
+        line(f"deep_ga_4m{suffix}.cold_decode_seconds", statistics.median(cold), "s")
+        decoder.hold([MUTATIONS])
+        child = Offspring(decoder, [MUTATIONS], [source.draw(draw, policy.parameters)], [SIGMA])
+        warm = [seconds(lambda child=child: child[0:1]) for _ in range(4 * arguments.repeats)]
+        line(f"deep_ga_4m{suffix}.child_seconds", statistics.median(warm), "s")
+
+
+def es_hopper(arguments: argparse.Namespace) -> None:
+    ours = {
+        "es": {"name": "openai_es", "batch_size": 40, "learning_rate": 0.02, "initial": "zeros", "mean_rows": 0},
+        "pgpe": {"name": "evotorch", "batch_size": 40, "initial": "zeros", "mean_rows": 0},
+    }
+    spent: dict[str, list[float]] = {name: [] for name in (*ours, "evotorch")}
+    worth: dict[str, list[float]] = {name: [] for name in spent}
+    for seed in range(arguments.seeds):
+        took, fitness = _evotorchs_own(arguments.hopper_steps, seed)
+        spent["evotorch"].append(took)
+        worth["evotorch"].append(fitness)
+        for name, algorithm in ours.items():
+            took, fitness = _ours(algorithm, arguments.hopper_steps, seed)
+            spent[name].append(took)
+            worth[name].append(fitness)
+    for name, times in spent.items():
+        line(f"{name}_hopper.seconds", statistics.median(times), "s")
+        line(f"{name}_hopper.fitness", statistics.median(worth[name]), "1")
+    for name in ours:
+        ratios = [peer / own for peer, own in zip(spent["evotorch"], spent[name], strict=True)]
+        line(f"{name}_hopper.times_evotorch", statistics.median(ratios), "x")
+
+
+def _ours(algorithm: dict[str, Any], steps: int, seed: int) -> tuple[float, float]:
+    """Wall time of a run, and what its mean is worth over 20 episodes."""
+    algorithm = {**algorithm, "mean_rows": 1}
+    experiment = parse_experiment(
+        {
+            "name": "hopper",
+            "seed": seed,
+            "task": {"name": "hopper_uni"},
+            "policy": HOPPER,
+            "archive": {"cells": 1, "samples": 10},
+            "algorithm": algorithm,
+            "run": {"env_steps": steps, "checkpoint_seconds": 1e6},
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        took = seconds(lambda: start(experiment, OneProcess(), folder=run, progress=False))
+        archive = open_archive(run / "archive.h5")
+        genome, normalizer = champion_of(archive), archive.normalizer
+    assert normalizer is not None
+    return took, _worth(genome, normalizer["mean"], np.sqrt(normalizer["var"]))
+
+
+def _evotorchs_own(steps: int, seed: int) -> tuple[float, float]:
+    """The same in EvoTorch alone: GymNE, observation normalisation, PGPE with ClipUp (its example's settings)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from evotorch.algorithms import PGPE
+        from evotorch.neuroevolution import GymNE
+
+        torch.manual_seed(seed)
+        problem: Any = GymNE(
+            env="Hopper-v5",
+            network="Linear(obs_length, act_length)",
+            observation_normalization=True,
+            num_actors=0,
+        )
+        searcher = PGPE(
+            problem,
+            popsize=40,
+            center_learning_rate=0.0075,
+            stdev_learning_rate=0.1,
+            optimizer="clipup",
+            optimizer_config={"max_speed": 0.015},
+            radius_init=0.225,
+            center_init=0.0,
+            ranking_method="centered",
+        )
+
+        def train() -> None:
+            while (problem.status.get("total_interaction_count") or 0) < steps:
+                searcher.step()
+
+        took = seconds(train)
+        weight, bias = _linear_of(problem.parameterize_net(searcher.status["center"]))
+        stats = problem.get_observation_stats()
+        mean, deviation = np.asarray(stats.mean), np.asarray(stats.stdev)
+    return took, _worth(np.concatenate([weight.T.ravel(), bias]).astype(np.float32), mean, deviation)
+
+
+def _linear_of(network: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of the only linear layer."""
+    tensors = [parameter.detach().numpy() for parameter in network.parameters()]
+    weight = next(tensor for tensor in tensors if tensor.ndim == 2)
+    return weight, next(tensor for tensor in tensors if tensor.ndim == 1)
+
+
+def _worth(genome: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
+    """Mean return of a linear policy over 20 episodes of Hopper-v5."""
+    import gymnasium
+
+    environment = gymnasium.make("Hopper-v5")
+    kernel, bias = genome[:33].reshape(11, 3), genome[33:]
+    returns = []
+    for episode in range(20):
+        observation, over, total = environment.reset(seed=1000 + episode)[0], False, 0.0
+        while not over:
+            seen = np.clip((observation - mean) / np.maximum(deviation, 1e-2), -10, 10)
+            observation, reward, terminated, truncated, _ = environment.step(np.clip(seen @ kernel + bias, -1, 1))
+            over, total = terminated or truncated, total + float(reward)
+        returns.append(total)
+    return statistics.mean(returns)
+
+
+def frostbite(arguments: argparse.Namespace) -> None:
+    policy = {"kind": "conv", "output": "linear"}
+    task: Any = make_task("atari:frostbite", policy=policy, worlds=8, episode_length=200)
+    genomes = torch.from_numpy(np.stack([task.initial(np.random.default_rng(row)) for row in range(8)]))
+    candidates = _candidates(genomes)
+    task.evaluate(candidates)
+    speeds = []
+    for _ in range(arguments.repeats):
+        found: list[Any] = []
+        took = seconds(lambda found=found: found.append(task.evaluate(candidates)))
+        speeds.append(4 * int(found[0].steps.sum()) / took)
+    line("frostbite.frames_per_second", statistics.median(speeds), "1/s")
+
+
+def _candidates(genomes: torch.Tensor) -> Candidates:
+    none = torch.zeros(len(genomes), dtype=torch.int64)
+    return Candidates(0, range(len(genomes)), genomes, torch.arange(len(genomes)), none, none - 1)
+
+
+PARTS = {"hard_maze": hard_maze, "deep_ga_4m": deep_ga_4m, "es_hopper": es_hopper, "frostbite": frostbite}
+
+
+if __name__ == "__main__":
+    main()
