@@ -7,6 +7,7 @@ float32.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import mujoco
@@ -45,6 +46,8 @@ class LocomotionSettings(BaseModel):
         episode_length: most control steps an episode; the task's published length when left out.
         initial_noise: scale of the initial state's noise; Gymnasium's when left out, 0 for one fixed state.
         time_in_observation: show policies the fraction of the episode left; on in omni tasks when left out.
+        healthy_reward: reward a step while healthy; Gymnasium's when left out. 0 keeps evolution strategies from
+            learning to stand (Toklu et al. 2020 subtract it in training); fitness is then the return without it.
         reach: omni tasks: half the width of the square of final positions, in m.
     """
 
@@ -63,22 +66,27 @@ class LocomotionSettings(BaseModel):
     episode_length: Annotated[int, Field(ge=1, le=100_000)] | None = None
     initial_noise: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
     time_in_observation: bool | None = None
+    healthy_reward: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
     reach: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _check_reach(self) -> "LocomotionSettings":
         if self.reach is not None and "reach" not in _DEFAULTS[self.name]:
             raise ValueError(f"reach belongs to omni tasks, not to {self.name}")
+        if self.healthy_reward is not None and ROBOTS[_DEFAULTS[self.name]["robot"]].healthy is None:
+            raise ValueError(f"{self.name} knows no health: leave healthy_reward out")
         return self
 
     def resolved(self) -> "LocomotionSettings":
         """The same with every default filled in."""
         defaults = _DEFAULTS[self.name]
-        omni = "reach" in defaults
+        omni, robot = "reach" in defaults, ROBOTS[defaults["robot"]]
+        usual = None if robot.healthy is None else robot.healthy_reward
         return LocomotionSettings(
             name=self.name,
             episode_length=self.episode_length or defaults["length"],
-            initial_noise=ROBOTS[defaults["robot"]].noise if self.initial_noise is None else self.initial_noise,
+            initial_noise=robot.noise if self.initial_noise is None else self.initial_noise,
+            healthy_reward=usual if self.healthy_reward is None else self.healthy_reward,
             time_in_observation=omni if self.time_in_observation is None else self.time_in_observation,
             reach=(self.reach or defaults["reach"]) if omni else None,
         )
@@ -207,8 +215,9 @@ def make_locomotion_task(
     """The task that the settings describe."""
     settings = settings.resolved()
     defaults = _DEFAULTS[settings.name]
-    robot = ROBOTS[defaults["robot"]]
-    uni = settings.reach is None
+    robot, uni = ROBOTS[defaults["robot"]], settings.reach is None
+    if settings.healthy_reward is not None:
+        robot = replace(robot, healthy_reward=settings.healthy_reward)
     model, mjcf = build_model(robot, touch=uni, trap=defaults.get("trap", False))
 
     def make_worlds(count: int) -> LocomotionWorlds:
@@ -243,7 +252,11 @@ def _uni_goal(robot: Robot, settings: LocomotionSettings) -> dict[str, Any]:
         "reward_offset": robot.reward_offset,
         "gymnasium": {
             "id": robot.gymnasium_id,
-            "kwargs": {"reset_noise_scale": settings.initial_noise, **robot.gymnasium_options},
+            "kwargs": {
+                "reset_noise_scale": settings.initial_noise,
+                **robot.gymnasium_options,
+                **({"healthy_reward": settings.healthy_reward} if robot.healthy is not None else {}),
+            },
         },
     }
 

@@ -75,9 +75,9 @@ def pressed(twin: Any, probe: Any, control: np.ndarray, feet: tuple[str, ...]) -
     return found
 
 
-@pytest.mark.parametrize("name", UNI)
-def test_a_thousand_random_actions_do_exactly_what_gymnasium_does(name: str) -> None:
-    task, draw = locomotion(name), np.random.default_rng(0)
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in UNI), ("hopper_uni", {"healthy_reward": 0.0})])
+def test_a_thousand_random_actions_do_exactly_what_gymnasium_does(name: str, options: dict[str, float]) -> None:
+    task, draw = locomotion(name, **options), np.random.default_rng(0)
     worlds = worlds_of(task)
     for tensor in worlds.physics.state.values():
         tensor.fill_(torch.nan)
@@ -269,6 +269,15 @@ def test_making_a_task_writes_nothing_and_warns_of_nothing(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_robots_that_cannot_fall_have_no_reward_for_health() -> None:
+    with pytest.raises(UserError, match="halfcheetah_uni knows no health"):
+        make_task("halfcheetah_uni", healthy_reward=0.0)
+    without, usual = locomotion("walker2d_uni", healthy_reward=0.0), locomotion("walker2d_uni")
+    assert without.spec.gymnasium is not None
+    assert without.spec.gymnasium["kwargs"]["healthy_reward"] == 0.0
+    assert usual.spec.options["healthy_reward"] == 1.0
 
 
 def test_a_reach_for_a_task_without_one_is_refused() -> None:
