@@ -38,6 +38,7 @@ from qdrl.run import start
 from qdrl.tasks import make_task
 
 MUTATIONS, SIGMA = 139, 0.002
+PGPE_CLIPUP = {"name": "pgpe", "optimizer": {"name": "clipup", "max_speed": 0.015}}
 HOPPER = {"hidden_sizes": [], "normalize_observations": True, "output": "clip"}
 
 
@@ -86,8 +87,8 @@ def deep_ga_4m(arguments: argparse.Namespace) -> None:
 
 def es_hopper(arguments: argparse.Namespace) -> None:
     ours = {
-        "es": {"name": "openai_es", "batch_size": 40, "learning_rate": 0.02, "initial": "zeros", "mean_rows": 0},
-        "pgpe": {"name": "evotorch", "batch_size": 40, "initial": "zeros", "mean_rows": 0},
+        "es": {"name": "openai_es", "batch_size": 40, "learning_rate": 0.02, "initial": "zeros"},
+        "pgpe": {"name": "evotorch", "batch_size": 40, "initial": "zeros", "searcher": PGPE_CLIPUP},
     }
     spent: dict[str, list[float]] = {name: [] for name in (*ours, "evotorch")}
     worth: dict[str, list[float]] = {name: [] for name in spent}
@@ -109,7 +110,6 @@ def es_hopper(arguments: argparse.Namespace) -> None:
 
 def _ours(algorithm: dict[str, Any], steps: int, seed: int) -> tuple[float, float]:
     """Wall time of a run, and what its mean is worth over 20 episodes."""
-    algorithm = {**algorithm, "mean_rows": 1}
     experiment = parse_experiment(
         {
             "name": "hopper",
