@@ -17,7 +17,7 @@ def task_names() -> tuple[str, ...]:
     """The names of the built-in tasks; `gym:<id>` names any Gymnasium environment besides."""
     from qdrl.tasks.locomotion import LOCOMOTION_NAMES
 
-    return (*LOCOMOTION_NAMES, *_MAZE_NAMES, "point_omni", *_FUNCTION_NAMES)
+    return (*LOCOMOTION_NAMES, *_MAZE_NAMES, "image_hard_maze", "point_omni", *_FUNCTION_NAMES)
 
 
 def settings_class(name: str) -> type[BaseModel]:
@@ -29,6 +29,7 @@ def settings_class(name: str) -> type[BaseModel]:
     from qdrl.tasks.atari import AtariSettings
     from qdrl.tasks.functions import FunctionSettings
     from qdrl.tasks.gym import GymSettings
+    from qdrl.tasks.image_maze import ImageMazeSettings
     from qdrl.tasks.locomotion import LOCOMOTION_NAMES, LocomotionSettings
     from qdrl.tasks.maze import MazeSettings
     from qdrl.tasks.point import PointSettings
@@ -39,6 +40,8 @@ def settings_class(name: str) -> type[BaseModel]:
         return AtariSettings
     if name in LOCOMOTION_NAMES:
         return LocomotionSettings
+    if name == "image_hard_maze":
+        return ImageMazeSettings
     if name in _MAZE_NAMES:
         return MazeSettings
     if name == "point_omni":
@@ -53,6 +56,7 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
     from qdrl.tasks.atari import AtariSettings, make_atari_task
     from qdrl.tasks.functions import FunctionSettings, make_function_task
     from qdrl.tasks.gym import GymSettings, make_gym_task
+    from qdrl.tasks.image_maze import ImageMazeSettings, make_image_maze_task
     from qdrl.tasks.locomotion import LocomotionSettings, make_locomotion_task
     from qdrl.tasks.maze import MazeSettings, make_maze_task
     from qdrl.tasks.point import PointSettings, make_point_task
@@ -66,6 +70,8 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
             return make_point_task(settings, policy=policy, worlds=worlds)
         case AtariSettings():
             return make_atari_task(settings, policy=policy, worlds=worlds)
+        case ImageMazeSettings():
+            return make_image_maze_task(settings, policy=policy, worlds=worlds)
         case GymSettings():
             return make_gym_task(settings, policy=policy, worlds=worlds)
         case LocomotionSettings():

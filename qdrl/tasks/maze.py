@@ -19,7 +19,7 @@ Published programs differ; docs/decisions.md tells in what. This is the conventi
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -37,7 +37,8 @@ from qdrl.tasks.episodic import EpisodicTask
 SUCCESS = 10.0
 """A robot that ends nearer to the goal than this, in units of the maze, has solved it: its fitness is above -10."""
 
-_RADIUS = 8.0
+RADIUS = 8.0
+"""Of the robot, in units of the maze."""
 _RANGE = 100.0
 _FASTEST = 3.0  # units, and degrees, a step
 _CHANGE = 0.2  # of either, a step
@@ -210,7 +211,7 @@ class _Body:
         x, y = place[:, None] - self._middle
         across = y * self._cosine - x * self._sine
         beyond = np.maximum(np.abs(x * self._cosine + y * self._sine) - self._half, 0.0)  # one of its ends
-        return np.minimum.reduce(across * across + beyond * beyond, axis=0) < _RADIUS**2
+        return np.minimum.reduce(across * across + beyond * beyond, axis=0) < RADIUS**2
 
 
 class _Eyes:
@@ -284,12 +285,19 @@ def _clip(values: np.ndarray, bound: float) -> np.ndarray:
 
 def make_maze_task(settings: MazeSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
     """The task that the settings describe."""
-    maze, length, unit = MAZES[settings.name], settings.episode_length, "unit of the maze"
+    maze, length = MAZES[settings.name], settings.episode_length
+    spec = replace(maze_spec(settings.name, length), options=settings.model_dump())
+    return EpisodicTask(spec, lambda count: MazeWorlds(maze, count, length), policy=policy, worlds=worlds)
+
+
+def maze_spec(name: str, length: int) -> TaskSpec:
+    """What a maze is, whatever is seen of it."""
+    maze, unit = MAZES[name], "unit of the maze"
     corners = np.concatenate(_ends(maze), axis=1)
     (left, low), (right, high) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()
     furthest = np.hypot(*(corners - np.array([maze.goal]).T)).max()  # no place inside is further than every corner
-    spec = TaskSpec(
-        name=settings.name,
+    return TaskSpec(
+        name=name,
         summary="Find the goal of a maze; the way there leads away from it first, and fitness deceives.",
         axes=(Axis("final x", unit, left, right), Axis("final y", unit, low, high)),
         fitness_name=f"minus the final distance to the goal [{unit}]; solved above {-SUCCESS:g}",
@@ -300,6 +308,4 @@ def make_maze_task(settings: MazeSettings, *, policy: PolicySettings, worlds: in
         observation_size=11,
         action_size=2,
         initial_noise=f"none: at x = {maze.start[0]:g}, y = {maze.start[1]:g}, at rest, heading along +x",
-        options=settings.model_dump(),
     )
-    return EpisodicTask(spec, lambda count: MazeWorlds(maze, count, length), policy=policy, worlds=worlds)

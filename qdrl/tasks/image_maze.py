@@ -1,0 +1,114 @@
+"""image_hard_maze: the hard maze, seen from above (Such et al. 2017, "Image Hard Maze").
+
+Physics, reward and descriptor are those of `hard_maze`. Policies see the last four pictures of the maze, 84 x 84
+points, as channels, the latest last: walls and the robot's front half are 1, the goal is 0.75, the robot's rear half
+0.5. Before the first step all four are the same. The paper does not say how its pictures were drawn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from qdrl.policies.base import PolicySettings
+from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.maze import MAZES, RADIUS, Maze, MazeWorlds, maze_spec, walls
+
+_SIDE, _STACK = 84, 4
+_WALL, _GOAL, _FRONT, _REAR = 1.0, 0.75, 1.0, 0.5
+
+
+class ImageMazeSettings(BaseModel):
+    """Options of `image_hard_maze`.
+
+    Attributes:
+        name: the task.
+        episode_length: control steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["image_hard_maze"]
+    episode_length: Annotated[int, Field(ge=1, le=100_000)] = 400
+
+
+class ImageMazeWorlds(MazeWorlds):
+    """Robots in a maze and pictures of them; see `qdrl.tasks.rollout.EpisodeWorlds`."""
+
+    def __init__(self, maze: Maze, lines: np.ndarray, count: int, episode_length: int) -> None:
+        super().__init__(maze, count, episode_length)
+        low, high = lines.reshape(-1, 2).min(axis=0), lines.reshape(-1, 2).max(axis=0)
+        self._low, self._scale = low[:, None], (_SIDE - 1) / (high - low).max()
+        self._background = self._drawn(maze, lines)
+        self._pictures = np.zeros((count, _STACK, _SIDE, _SIDE), np.float32)
+        reach = int(np.ceil(RADIUS * self._scale)) + 1
+        self._patch = np.arange(-reach, reach + 1)
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        super().reset(slots, seeds)
+        index = list(slots)
+        self._pictures[index] = self._picture(index)[:, None]
+
+    def observe(self, ages: Tensor) -> Tensor:
+        return torch.from_numpy(self._pictures[: len(ages)].reshape(len(ages), -1).copy())
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        result, count = super().step(actions), len(actions)
+        self._pictures[:count, :-1] = self._pictures[:count, 1:]
+        self._pictures[:count, -1] = self._picture(list(range(count)))
+        return result
+
+    def move(self, source: int, target: int) -> None:
+        super().move(source, target)
+        self._pictures[target] = self._pictures[source]
+
+    def _picture(self, slots: list[int]) -> np.ndarray:
+        """`(slots, side, side)` float32 of the worlds as they are; a broken one has no robot in it."""
+        pictures = np.repeat(self._background[None], len(slots), axis=0)
+        whole = [index for index, slot in enumerate(slots) if not self.failed(slot)]
+        state = self._state[:, [slots[index] for index in whole]]
+        x, y = (state[:2] - self._low) * self._scale
+        columns, rows = (np.rint(place).astype(int)[:, None] + self._patch for place in (x, y))
+        across, along = (columns - x[:, None])[:, None, :], (rows - y[:, None])[:, :, None]
+        inside = across**2 + along**2 <= (RADIUS * self._scale) ** 2
+        inside &= ((columns >= 0) & (columns < _SIDE))[:, None, :] & ((rows >= 0) & (rows < _SIDE))[:, :, None]
+        ahead = across * state[2][:, None, None] + along * state[3][:, None, None] > 0
+        world, row, column = np.nonzero(inside)
+        value = np.where(ahead[world, row, column], _FRONT, _REAR)
+        pictures[np.array(whole, int)[world], rows[world, row], columns[world, column]] = value
+        return pictures
+
+    def _drawn(self, maze: Maze, lines: np.ndarray) -> np.ndarray:
+        """The maze without a robot, `(side, side)` float32, rows along y."""
+        picture = np.zeros((_SIDE, _SIDE), np.float32)
+        row, column = np.mgrid[:_SIDE, :_SIDE]
+        points = np.stack([column, row]).astype(np.float64)
+        goal = (np.array(maze.goal)[:, None] - self._low) * self._scale
+        picture[((points - goal[..., None]) ** 2).sum(axis=0) <= (RADIUS * self._scale / 2) ** 2] = _GOAL
+        for x1, y1, x2, y2 in lines:
+            first, second = ((np.array([[x], [y]]) - self._low) * self._scale for x, y in ((x1, y1), (x2, y2)))
+            along = second - first
+            share = ((points - first[..., None]) * along[..., None]).sum(axis=0) / (along**2).sum()
+            nearest = first[..., None] + np.clip(share, 0, 1) * along[..., None]
+            picture[((points - nearest) ** 2).sum(axis=0) <= 0.5] = _WALL
+        return picture
+
+
+def make_image_maze_task(settings: ImageMazeSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+    """The task that the settings describe."""
+    maze, length = MAZES["hard_maze"], settings.episode_length
+    spec = replace(
+        maze_spec("hard_maze", length),
+        name=settings.name,
+        summary="The hard maze, seen from above.",
+        observation=f"the last {_STACK} pictures of the maze, {_SIDE} x {_SIDE}",
+        observation_size=_STACK * _SIDE * _SIDE,
+        image=(_STACK, _SIDE, _SIDE),
+        options=settings.model_dump(),
+    )
+    lines = walls("hard_maze")
+    return EpisodicTask(spec, lambda count: ImageMazeWorlds(maze, lines, count, length), policy=policy, worlds=worlds)
