@@ -59,6 +59,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return config, content_digest(folder / "alone" / "archive.h5")
 
 
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
 @pytest.fixture(scope="module")
 def archive(run: tuple[Path, str]) -> Path:
     return run[0].parent / "alone" / "archive.h5"
@@ -116,7 +121,7 @@ def test_export_decodes_the_champion_and_elites(archive: Path, tmp_path: Path) -
     ):
         done = CliRunner().invoke(qdrl, ["export", str(archive), str(tmp_path / "w.npz"), *options])
         assert done.exit_code == 0, done.output
-        weights = np.load(tmp_path / "w.npz")
+        weights = arrays_of(tmp_path / "w.npz")
         assert np.array_equal(weights["genome"], genome)
         assert weights["kernel_0"].shape == (11, 8)
         assert weights["mean"].shape == weights["deviation"].shape == (11,)
@@ -171,7 +176,7 @@ def test_an_archive_without_a_champion_exports_its_best_elite(tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     stored = open_archive(reference)
     best = int(stored.elites["fitness"].argmax())
-    assert np.array_equal(np.load(tmp_path / "w.npz")["genome"], stored.genome(best))
+    assert np.array_equal(arrays_of(tmp_path / "w.npz")["genome"], stored.genome(best))
     assert task_of(stored).parameters == stored.parameters
     with pytest.raises(UserError, match="holds no champion"):
         champion_of(stored)

@@ -25,7 +25,10 @@ def test_blocks_are_even_and_leave_nothing_out(count: int, blocks: int) -> None:
 def test_a_group_has_the_bits_of_one_process_that_holds_all_shards(tmp_path: Path, ranks: int) -> None:
     done = mpirun(ranks, ["-m", "tests.ranks_programs", "learn", tmp_path])
     assert done.returncode == 0, done.stderr
-    seen = [np.load(tmp_path / f"{rank}.npz") for rank in range(ranks)]
+    seen = []
+    for rank in range(ranks):
+        with np.load(tmp_path / f"{rank}.npz") as file:
+            seen.append(dict(file))
     for count in SHARDS:
         assert np.concatenate([one[f"{count}/held"] for one in seen]).tolist() == list(range(count))
         assert all(len(one[f"{count}/held"]) for one in seen)
