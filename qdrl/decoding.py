@@ -77,7 +77,7 @@ def genomes_of(archive: StoredArchive) -> Tensor | Offspring:
     if archive.lineages is None:
         return torch.from_numpy(np.array(archive.all_genomes()))
     decoder, ancestry = _decoder(archive, archive.lineages)
-    nodes = [ancestry.insert(Lineage(*archive.lineages.of(row))) for row in range(len(archive))]
+    nodes = ancestry.insert_all(archive.lineages.offsets, archive.lineages.seeds, archive.lineages.sigmas).tolist()
     return Offspring(decoder, nodes, [0] * len(nodes), [0.0] * len(nodes))
 
 

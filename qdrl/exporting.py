@@ -55,10 +55,10 @@ def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
 
 
 def _normalizer(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
-    """Statistics that an elite was evaluated with; the latest for the champion."""
+    """Statistics that an elite, or the champion, was evaluated with."""
     if archive.normalizer is None:
         return {}
-    latest = archive.normalizer["mean"], archive.normalizer["var"]
-    known = None if row is None else normalization_of(archive, int(archive.elites["generation"][row]))
-    mean, var = known or latest
+    champion = archive.champion or {}
+    generation = champion["generation"][0] if row is None else archive.elites["generation"][row]
+    mean, var = normalization_of(archive, int(generation)) or (archive.normalizer["mean"], archive.normalizer["var"])
     return {"mean": mean.astype(np.float32), "deviation": deviation_of(var).numpy()}

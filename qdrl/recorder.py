@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +62,7 @@ class Recorder:
         self._parts = parts
         self._ranks = ranks
         self._folder = folder
-        self._stop_asked = self._target_reached = False
+        self._stop_asked = False
         self._saved = 0  # the generation that the last checkpoint goes on with
         self._started = self._last_checkpoint = time.monotonic()
         self._seconds_before = 0.0
@@ -106,7 +107,7 @@ class Recorder:
         ended = self._ranks.any(out_of_time)
         self.finished = (
             ended
-            or self._target_reached
+            or (budget.target_fitness is not None and self._best(np.empty(0)) >= budget.target_fitness)
             or (budget.generations is not None and algorithm.generation >= budget.generations)
             or (budget.evaluations is not None and self._latest("evaluations") >= budget.evaluations)
             or (budget.env_steps is not None and self._latest("env_steps") >= budget.env_steps)
@@ -125,8 +126,6 @@ class Recorder:
         if "actor_evaluations" in row:  # they feed a critic and never enter the archive
             row["evaluations"] -= row["actor_evaluations"]
             row["actor_evaluations"] += self._latest("actor_evaluations")
-        target, fitness = self._parts.experiment.run.target_fitness, evaluation.fitness[~evaluation.failed]
-        self._target_reached = target is not None and bool((fitness >= target).any())
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
         if self._log_file is None:
@@ -148,7 +147,8 @@ class Recorder:
         lineages = lineages_of(parts.algorithm, genomes)
         elites.pop("rule", None)  # only resuming needs it
         spec, geometry = parts.task.spec, parts.archive.geometry
-        normalizer = parts.task.state_dict(np.unique(elites["generation"]))
+        champion = getattr(parts.algorithm, "champion", None)
+        normalizer = parts.task.state_dict(_generations(elites, champion))
         if normalizer is not None:
             normalizer.pop("deviation")  # only resuming needs it
         attributes, meta = origin(parts.experiment.seed, self.created_utc, ranks=self._ranks.size)
@@ -163,7 +163,7 @@ class Recorder:
             elites=elites,
             genomes=None if lineages else genomes,
             lineages=lineages,
-            champion=getattr(parts.algorithm, "champion", None),
+            champion=champion,
             history={name: np.array(values) for name, values in self.history.items()},
             attributes=attributes,
             meta={
@@ -197,9 +197,15 @@ class Recorder:
             "qd_score": statistics.qd_score,
             "max_fitness": statistics.max_fitness,
             "mean_fitness": statistics.mean_fitness,
+            "best_evaluated": self._best(evaluation.fitness[inside].cpu().numpy()),
             "failed": self._latest("failed") + int(evaluation.failed.sum()),
             "clipped": self._latest("clipped") + int(outside.sum()),
         }
+
+    def _best(self, fitness: np.ndarray) -> float:
+        """The highest fitness that any evaluation ever gave, kept or not; NaN before the first."""
+        before = self.history.get("best_evaluated", [np.nan])[-1]
+        return float(np.fmax.reduce(fitness, initial=before))
 
     def _latest(self, name: str) -> float:
         values = self.history.get(name)
@@ -219,7 +225,7 @@ class Recorder:
         state: dict[str, Any] = {"algorithm": parts.algorithm.state_dict()}
         if (rule := getattr(parts.archive, "rule", None)) is not None:
             state["archive"] = {"rule": rule.state_dict()}
-        if (task := parts.task.state_dict(stored.elites["generation"])) is not None:
+        if (task := parts.task.state_dict(_generations(stored.elites, stored.champion))) is not None:
             state["task"] = task
         # The archive follows the checkpoint: killed between the two, it is older, never ahead of what resumes.
         write_checkpoint(self._folder / "checkpoint.h5", stored, state)
@@ -265,3 +271,9 @@ class Recorder:
         if self._stop_asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._stop_asked = True
+
+
+def _generations(elites: Mapping[str, Any], champion: Mapping[str, Any] | None) -> np.ndarray:
+    """Those whose observation statistics somebody in the file acts with."""
+    own = [] if champion is None else champion["generation"]
+    return np.unique(np.concatenate([elites["generation"], own]).astype(np.int64))

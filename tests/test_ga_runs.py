@@ -166,8 +166,34 @@ def test_lineages_that_cannot_be_decoded_here_are_refused(archive: Path, tmp_pat
         keyframes = file["elites/lineage/keyframes"][()][:, 1:]
         del file["elites/lineage/keyframes"]
         file["elites/lineage/keyframes"] = keyframes
-    with pytest.raises(UserError, match=r"keyframe \d+ has .* weights, the policies have"):
+    with pytest.raises(UserError, match=r"genomes have \d+ parameters but task 'hopper_uni' now needs"):
         champion_of(open_archive(bad))
+
+
+def test_a_damaged_champion_is_named(archive: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.h5"
+    for name, values, message in (
+        ("fitness", np.array([np.nan]), "/champion/fitness: not finite"),
+        ("generation", None, "expected fitness, generation and a genome or lineage"),
+    ):
+        bad.write_bytes(archive.read_bytes())
+        with damaged(bad) as file:
+            del file[f"champion/{name}"]
+            if values is not None:
+                file[f"champion/{name}"] = values
+        assert any(message in problem for problem in validate(bad)), name
+
+
+def test_lineages_of_what_is_no_policy_are_shown_and_exported(tmp_path: Path) -> None:
+    run, config = tmp_path / "run", tmp_path / "arm.toml"
+    config.write_text(
+        '[task]\nname = "arm"\n[algorithm]\nname = "deep_ga"\nbatch_size = 20\nparents = 3\ncandidate_episodes = 0\n'
+        '[archive]\nkind = "grid"\nshape = [4, 4]\n[run]\ngenerations = 3\n'
+    )
+    commands = (["evolve", config, "--output", run], ["archive", "info", run], ["export", run, tmp_path / "w.npz"])
+    for command in commands:
+        subprocess.run([sys.executable, "-m", "qdrl", *map(str, command)], check=True, capture_output=True)
+    assert arrays_of(tmp_path / "w.npz").keys() == {"genome"}
 
 
 def test_an_archive_without_a_champion_exports_its_best_elite(tmp_path: Path) -> None:

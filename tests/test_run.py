@@ -114,6 +114,9 @@ def test_a_run_ends_with_the_generation_that_reaches_its_target(tmp_path: Path) 
     assert len(best) < 50
     assert (best[:-1] < -0.7).all()
     assert best[-1] >= -0.7
+    digest = content_digest(outcome.archive)
+    resume(outcome.folder, OneProcess(), progress=False)
+    assert content_digest(outcome.archive) == digest  # it has ended
 
 
 def test_a_run_can_be_looked_at_where_it_stands(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -70,6 +71,17 @@ def is_of_lineages(algorithm: Any) -> bool:
 def lineages_of(algorithm: Any, genomes: Any) -> Any:
     """`StoredLineages` of an archive's genomes, None where they are weights."""
     return algorithm.lineages(genomes) if is_of_lineages(algorithm) else None
+
+
+def champion_of(fitness: np.ndarray, generation: int, **genome: np.ndarray) -> dict[str, np.ndarray]:
+    """A champion as `StoredArchive.champion` keeps it.
+
+    Args:
+        fitness: `(episodes,)` that chose it.
+        generation: the one in which they were played.
+        genome: `genome`, or `seeds` and `sigmas` of its lineage.
+    """
+    return {**genome, "fitness": fitness, "generation": np.array([generation])}
 
 
 def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:

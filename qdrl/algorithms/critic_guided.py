@@ -111,6 +111,10 @@ class CriticGuided(MapElites):
         self.emitters = ("random", *(name for name, count in counts.items() if count))
         self._dealt = deal(counts, self.emitters)
         self.batch_size = len(self._dealt)
+        if settings.learners > self.batch_size:
+            raise UserError(
+                f"algorithm.learners: {settings.learners} learners, but {self.batch_size} rows a generation"
+            )
         self.dimensions = len(task.spec.axes) if self.conditioned else 0
         self.learner = Learner(self._policy, self.dimensions, settings, streams)
         self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient)

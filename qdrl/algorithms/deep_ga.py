@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from qdrl.algorithms.base import check_turn, insert, require_novelty_archive
+from qdrl.algorithms.base import champion_of, check_turn, insert, require_novelty_archive
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty import novelty
@@ -68,6 +68,12 @@ class DeepGaSettings(BaseModel):
     noise: Noise = KeyedNoise()
     rebase_depth: Annotated[int, Field(ge=1)] | None = None
 
+    @model_validator(mode="after")
+    def _compares(self) -> "DeepGaSettings":
+        if self.candidate_episodes and self.candidates < 2:
+            raise ValueError("candidates must be at least 2, the elite so far and who may follow it")
+        return self
+
 
 class DeepGa:
     """See `qdrl.algorithms.base.Algorithm`.
@@ -95,7 +101,7 @@ class DeepGa:
         self.archive, self.generation = archive, 0
         self.ancestry = Ancestry()
         self.parents, self.elite = np.empty(0, np.int64), -1
-        self._elite_scores = np.empty(0)
+        self._elite_scores, self._elite_of = np.empty(0), -1  # what it got, and in which generation
         self._settings, self._streams, self._task = settings, streams, task
         self._seen = require_novelty_archive(archive, "objective novelty") if settings.objective == "novelty" else None
         self._decoder = Decoder(self.ancestry, task.initial, settings.noise.source())
@@ -146,7 +152,7 @@ class DeepGa:
         if self.elite < 0:
             return None
         lineage = self.ancestry.lineage(self.elite)
-        return {"seeds": lineage.seeds, "sigmas": lineage.sigmas, "fitness": self._elite_scores}
+        return champion_of(self._elite_scores, self._elite_of, seeds=lineage.seeds, sigmas=lineage.sigmas)
 
     def lineages(self, nodes: np.ndarray) -> StoredLineages:
         """The lineages of the archive's genomes, `(n, 1)` nodes, as a file keeps them."""
@@ -170,6 +176,7 @@ class DeepGa:
             "pruned": self._pruned,
             "elite": self.elite,
             "elite_scores": self._elite_scores,
+            "elite_of": self._elite_of,
             "parents": self.parents,
             "candidates": self._candidates,
             "ranked": self._ranked,
@@ -179,7 +186,8 @@ class DeepGa:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generation, self._births, self._pruned = (int(state[name]) for name in ("generation", "births", "pruned"))
-        self.elite, self._elite_scores = int(state["elite"]), np.asarray(state["elite_scores"], np.float64)
+        self.elite, self._elite_of = int(state["elite"]), int(state["elite_of"])
+        self._elite_scores = np.asarray(state["elite_scores"], np.float64)
         self.parents, self._candidates, self._ranked = (
             np.asarray(state[name], np.int64) for name in ("parents", "candidates", "ranked")
         )
@@ -211,6 +219,7 @@ class DeepGa:
         if not self._settings.candidate_episodes:
             if len(fittest) and not (len(self._elite_scores) and self._elite_scores.mean() >= fitness[fittest[0]]):
                 self.elite, self._elite_scores = int(nodes[fittest[0]]), fitness[fittest[:1]]
+                self._elite_of = evaluation.generation
             self._succeed()
             return counts
         wanted = self._settings.candidates - (self.elite >= 0)
@@ -238,6 +247,7 @@ class DeepGa:
         means[~known.any(1)] = -np.inf
         best = int(means.argmax())  # of equal ones the first: the elite so far
         self.elite, self._elite_scores = int(self._candidates[best]), scores[best][known[best]]
+        self._elite_of = evaluation.generation
         self._candidates = np.empty(0, np.int64)
         self._succeed()
         return dict.fromkeys((f"{verb}_{name}" for verb in ("added", "improved") for name in self.emitters), 0.0)

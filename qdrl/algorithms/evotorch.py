@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from qdrl.algorithms.base import check_turn, insert
+from qdrl.algorithms.base import champion_of, check_turn, insert
 from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings, Xnes
 from qdrl.archives.base import AnyArchive
 from qdrl.errors import UserError
@@ -127,7 +127,7 @@ class EvoTorch:
         fitness, failed = evaluation.fitness.cpu(), evaluation.failed.cpu()
         own = fitness[self._population :][~failed[self._population :]].numpy()
         if len(own):
-            self._champion = {"genome": self.mean, "fitness": own}
+            self._champion = champion_of(own, evaluation.generation, genome=self.mean)
         ranked = _to_unit_range(fitness[: self._population], failed[: self._population])
         learned = ranked is not None and self._learn(ranked)
         self.generation += 1

@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from qdrl.algorithms.base import check_turn, require_novelty_archive
+from qdrl.algorithms.base import champion_of, check_turn, require_novelty_archive
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
+from qdrl.archives.admission import All
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.novelty import novelty
+from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise
 from qdrl.ranks import Ranks
@@ -79,6 +81,8 @@ class NoveltyEs:
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: NoveltyEsSettings) -> None:
         self.archive, self.generation = require_novelty_archive(archive, settings.name), 0
+        if not isinstance(self.archive.rule, All):
+            raise UserError(f"archive.rule: {settings.name} needs 'all': its archive holds what every mean did")
         self._settings, self._streams = settings, streams
         self._noise = settings.noise.source()
         firsts = [task.initial(streams.generator("initial", 0, index)) for index in range(settings.means)]
@@ -111,7 +115,7 @@ class NoveltyEs:
         rows = range(self.batch_size) if rows is None else rows
         if self._due:
             whole = [self.means[mean].genome for mean in self._due]
-            genomes: Any = torch.stack([whole[row // self._settings.mean_rows] for row in rows] or [whole[0][:0]])
+            genomes: Any = torch.stack([whole[row // self._settings.mean_rows] for row in rows] or whole)[: len(rows)]
         else:
             genomes = self.means[self._moving].perturbed(self.generation, rows)
         return Candidates(
@@ -141,8 +145,8 @@ class NoveltyEs:
             "reward_weight": self.reward_weight,
             "due": np.array(self._due, np.int64),
             "moving": self._moving,
-            "behaviour": self._behaviour,
-            "entry": self._entry,
+            "behaviour": self._behaviour.copy(),
+            "entry": self._entry.copy(),
             "entries": self._entries,
             "best": self._best,
             "waited": self._waited,
@@ -194,17 +198,17 @@ class NoveltyEs:
             self._entry[mean] = self._entries
             self._entries += 1
             added += 1
-            self._note(self.means[mean], scores[alive])
+            self._note(self.means[mean], scores[alive], evaluation.generation)
         self._due = []
         self._moving = self._next()
         return added
 
-    def _note(self, mean: Mean, scores: np.ndarray) -> None:
+    def _note(self, mean: Mean, scores: np.ndarray, generation: int) -> None:
         """A mean was evaluated: is it the fittest, and what does that say of the weight of fitness?"""
         step = self._settings.weight_step
         if scores.mean() > self._best:
             self._best, self._waited = float(scores.mean()), 0
-            self._champion = {"genome": mean.genome.numpy().copy(), "fitness": scores}
+            self._champion = champion_of(scores, generation, genome=mean.genome.numpy().copy())
             self.reward_weight = min(1.0, self.reward_weight + step)
             return
         self._waited += 1

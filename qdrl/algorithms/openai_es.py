@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.algorithms.base import check_turn, insert
+from qdrl.algorithms.base import champion_of, check_turn, insert
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
@@ -81,7 +81,7 @@ class OpenAiEs:
         self.mean.improve(evaluation, centred_ranks(fitness[: self._settings.batch_size]))
         own = fitness[self._settings.batch_size :]
         if np.isfinite(own).any():
-            self._champion = {"genome": before, "fitness": own[np.isfinite(own)]}
+            self._champion = champion_of(own[np.isfinite(own)], evaluation.generation, genome=before)
         counts = insert(
             self.archive,
             self.emitters,

@@ -129,7 +129,7 @@ def _problems_of_lineages(group: Any, count: int) -> list[str]:
         return [f"{place}: a power is not finite, or a keyframe is missing"]
     if group["keyframes"].ndim != 2 or len(group["keyframes"]) != len(numbers):
         return [f"{place}/keyframes: shape {group['keyframes'].shape}, expected {len(numbers)} rows"]
-    return []
+    return _unreadable(group["keyframes"], "lineage/keyframes")
 
 
 def _problems_of_the_rest(file: Any) -> list[str]:
@@ -154,7 +154,21 @@ def _problems_of_the_rest(file: Any) -> list[str]:
         for name, shape in {"var": width, "at/mean": states + width, "at/var": states + width}.items():
             if group[name].shape != shape:
                 problems.append(f"/normalizer/{name}: shape {group[name].shape}, expected {shape}")
+    if "champion" in file and not problems:
+        problems += _problems_of_the_champion(file["champion"])
     return problems + (_problems_of_the_actor(file) if "actor" in file and not problems else [])
+
+
+def _problems_of_the_champion(champion: Any) -> list[str]:
+    names = set(champion)
+    if not names >= {"fitness", "generation"} or not (names >= {"seeds", "sigmas"} or "genome" in names):
+        return [f"/champion: has {', '.join(sorted(names))}; expected fitness, generation and a genome or lineage"]
+    for name in sorted(names):
+        if damage := _unreadable(champion[name], name, "champion"):
+            return damage
+        if name != "sigmas" and not np.isfinite(champion[name][:]).all():
+            return [f"/champion/{name}: not finite"]
+    return []
 
 
 def _problems_of_the_actor(file: Any) -> list[str]:

@@ -38,7 +38,7 @@ class StoredArchive:
         actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first takes
             `dimensions` more inputs at its end, the descriptor normalised to [-1, 1].
         champion: of runs that are after one genome, the best they have: `fitness` `(episodes,)` that it was chosen for,
-            and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
+            `generation` `(1,)` of these, and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
         lineages: what the genomes are, where they are lineages; `qdrl.decoding` makes them weights.
         neighbours: of a novelty archive: how many count for novelty.
         genomes: `(n, parameters)` float32 when held in memory.
@@ -124,7 +124,7 @@ class StoredArchive:
     def parameters(self) -> int:
         """Length of a genome's weights."""
         if self.lineages is not None:
-            return int(self.meta["policy"]["parameters"])
+            return int(self.lineages.keyframes.shape[1])
         with self._stored_genomes() as genomes:
             return int(genomes.shape[1])
 

@@ -49,7 +49,7 @@ class Learner:
         capacity = settings.replay_capacity // settings.learners
         try:  # memory that no learner here fills is never touched, and costs nothing
             self.shards = [Replay(capacity, policy.sizes[0], policy.sizes[-1], dimensions) for _ in range(self._count)]
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise UserError(
                 f"algorithm.replay_capacity: {settings.replay_capacity} transitions do not fit into memory"
             ) from error

@@ -68,7 +68,7 @@ class Replay:
         widths |= {"action": action_size, "descriptor": dimensions, "target_descriptor": dimensions}
         ends = accumulate((widths[name] for name in NAMES), initial=0)
         self._columns = dict(zip(NAMES, pairwise(ends), strict=True))
-        self._table = torch.zeros(capacity, sum(widths.values()), device=device)
+        self._table = _zeros(capacity, sum(widths.values()), torch.device(device))
         self._size = self._next = 0
 
     def __len__(self) -> int:
@@ -173,3 +173,10 @@ class Replay:
     @staticmethod
     def _is_number(name: str) -> bool:
         return name in ("reward", "terminated", "truncated")
+
+
+def _zeros(rows: int, width: int, device: torch.device) -> Tensor:
+    """Zeros; on the host numpy's, which take no memory until they are written: many ranks never fill a replay."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros((rows, width), np.float32))
+    return torch.zeros(rows, width, device=device)

@@ -94,6 +94,14 @@ class Ancestry:
         parents = [NO_PARENT if lineage.keyframe is None else KEYFRAME, *range(first, first + len(lineage) - 1)]
         return int(self.add(parents, lineage.seeds, np.nan_to_num(lineage.sigmas))[-1])  # pyright: ignore[reportArgumentType]
 
+    def insert_all(self, offsets: np.ndarray, seeds: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+        """Many lineages, the i-th being `seeds[offsets[i]:offsets[i + 1]]`; the numbers of their last nodes."""
+        first, starts = len(self), offsets[:-1]
+        parents = np.arange(first - 1, first + len(seeds) - 1)
+        parents[starts] = np.where(np.isnan(sigmas[starts]), KEYFRAME, NO_PARENT)
+        self.add(parents, seeds, np.nan_to_num(sigmas))  # pyright: ignore[reportArgumentType]
+        return first + offsets[1:] - 1
+
     def common_ancestor(self, nodes: Iterable[int]) -> int | None:
         """The last node that all of these descend from or are; None where there is none."""
         shared: list[int] | None = None
@@ -130,10 +138,11 @@ class Ancestry:
     def state_dict(self) -> dict[str, Any]:
         """The tree as arrays."""
         keyframes = {str(number): genome for number, genome in self.keyframes.items()}
-        return {"parent": self.parent, "seed": self.seed, "sigma": self.sigma, "keyframes": keyframes}
+        copies = {name: getattr(self, name).copy() for name in ("parent", "seed", "sigma")}
+        return copies | {"keyframes": keyframes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self.parent = np.asarray(state["parent"], np.int64)
-        self.seed, self.sigma = np.asarray(state["seed"], np.uint32), np.asarray(state["sigma"], np.float32)
+        self.parent = np.array(state["parent"], np.int64)
+        self.seed, self.sigma = np.array(state["seed"], np.uint32), np.array(state["sigma"], np.float32)
         self.keyframes = {int(number): np.asarray(genome) for number, genome in state["keyframes"].items()}

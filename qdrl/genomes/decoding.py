@@ -47,7 +47,8 @@ class Decoder:
 
     def hold(self, nodes: Iterable[int]) -> None:
         """Hold the genomes of these nodes, and of no others."""
-        self._held = {int(node): self.genome(int(node)) for node in nodes}
+        before = self._held
+        self._held = {int(n): before[int(n)] if int(n) in before else self.genome(int(n)) for n in nodes}
 
     def renumber(self, numbers: np.ndarray) -> None:
         """The tree was pruned: new numbers by old ones."""
@@ -82,7 +83,10 @@ class Offspring:
         return len(self._rows)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        return torch.from_numpy(np.stack([self._row(*row) for row in self._rows[rows]]))
+        some = self._rows[rows]
+        if not some:
+            return torch.empty(0, len(self._decoder.first(0)))
+        return torch.from_numpy(np.stack([self._row(*row) for row in some]))
 
     def _row(self, parent: int, seed: int, sigma: float) -> np.ndarray:
         if parent < 0:

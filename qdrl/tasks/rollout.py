@@ -164,7 +164,9 @@ class Rollout:
 
     def _start(self, slots: Sequence[int], rows: range, genomes: Tensor | Genomes, seeds: Sequence[int]) -> None:
         self._worlds.reset(slots, [int(seeds[row]) for row in rows])
-        self._population.load(slots, genomes[rows.start : rows.stop])
+        # One at a time: genomes that are made on demand may be large.
+        for slot, row in zip(slots, rows, strict=True):
+            self._population.load([slot], genomes[row : row + 1])
         index = list(slots)
         self._rows[index] = rows
         for array in self._slot_arrays:

@@ -221,6 +221,19 @@ def test_forgetting_and_rebasing_change_no_genome(monkeypatch: pytest.MonkeyPatc
     assert runs[1][0] < runs[0][0]
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_a_rank_without_rows_evaluates_nothing(rounds: int) -> None:
+    algorithm, _ = started()
+    task = make_task("sphere", parameters=6)
+    advance(algorithm, task, rounds) if rounds else None
+    assert len(task.evaluate(algorithm.ask(range(1, 1))).fitness) == 0
+
+
+def test_one_candidate_is_no_comparison() -> None:
+    with pytest.raises(ValueError, match="candidates must be at least 2"):
+        DeepGaSettings(candidates=1)
+
+
 def test_it_climbs_the_sphere() -> None:
     algorithm, task = started(batch_size=100, parents=10, mutation={"sigma": 0.5}, candidate_episodes=0)
     first = advance(algorithm, task)["champion_fitness"]

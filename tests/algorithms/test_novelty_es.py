@@ -8,6 +8,7 @@ import torch
 
 from qdrl.algorithms.evolution_strategy import centred_ranks
 from qdrl.algorithms.novelty_es import NoveltyEs, NoveltyEsSettings
+from qdrl.archives.admission import Probability
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
 from qdrl.archives.novelty_archive import NoveltyArchive
@@ -193,3 +194,13 @@ def test_an_archive_of_cells_is_refused() -> None:
     task = make_task("sphere", parameters=6)
     with pytest.raises(UserError, match="novelty_es needs 'novelty', not 'grid'"):
         NoveltyEs(task, Archive(Grid([0, 0], [1, 1], (2, 2)), 6), Streams(0), NoveltyEsSettings())
+    picky = NoveltyArchive([0, 0], [1, 1], 6, rule=Probability(0.01, Streams(0)))
+    with pytest.raises(UserError, match="novelty_es needs 'all': its archive holds what every mean did"):
+        NoveltyEs(task, picky, Streams(0), NoveltyEsSettings())
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_a_rank_without_rows_evaluates_nothing(rounds: int) -> None:
+    algorithm, task = started()
+    advance(algorithm, task, rounds) if rounds else None
+    assert len(task.evaluate(algorithm.ask(range(1, 1))).fitness) == 0
