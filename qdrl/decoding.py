@@ -32,7 +32,9 @@ def policy_of(archive: StoredArchive) -> Mlp | Conv:
         settings = policy_settings(policy)(**_shape(policy))
         image = tuple(policy["image"]) if "image" in policy else None
         return make_policy(settings, policy["layers"][0], policy["layers"][-1], image)
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError("the archive does not say how to make its policies") from error
 
 

@@ -51,6 +51,16 @@ def launched_rank() -> int | None:
     return None
 
 
+def launched_size() -> int | None:
+    """How many ranks the launcher says it started, without starting MPI; None when it does not say."""
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if name in os.environ:
+            return int(os.environ[name])
+    # srun's own ranks say it; under mpirun in an allocation it would be the number of the batch script's tasks.
+    by_srun = os.environ.get("SLURM_PROCID") == os.environ.get("PMIX_RANK", "none")
+    return int(os.environ["SLURM_STEP_NUM_TASKS"]) if by_srun and "SLURM_STEP_NUM_TASKS" in os.environ else None
+
+
 class Ranks(Protocol):
     """The processes that run the loop together."""
 
@@ -133,11 +143,11 @@ def connect() -> Ranks:
     from qdrl.mpi import MpiRanks
 
     ranks = MpiRanks()
-    launched = int(os.environ.get("OMPI_COMM_WORLD_SIZE", ranks.size))
-    if launched != ranks.size:
+    launched = launched_size() or ranks.size
+    if launched != ranks.size or (launched_rank() or 0) >= ranks.size:
         raise UserError(
-            f"mpirun launched {launched} ranks but mpi4py's MPI sees {ranks.size}: it is bound to another MPI"
-            " than this mpirun's; `qdrl doctor` names it"
+            f"{launched} ranks were launched but mpi4py's MPI sees {ranks.size}: it is bound to another MPI"
+            " than the launcher's; `qdrl doctor` names it"
         )
     return ranks
 

@@ -31,7 +31,7 @@ from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
 from qdrl.engine import evolve
-from qdrl.errors import UserError
+from qdrl.errors import RankLost, UserError
 from qdrl.ranks import Ranks
 from qdrl.recorder import Parts, Recorder
 from qdrl.streams import Streams
@@ -128,9 +128,7 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
         stored = _restore(parts, folder / "checkpoint.h5")
         recorder.history = {name: values.tolist() for name, values in stored.history.items()}
         recorder.created_utc = stored.attributes["created_utc"]
-    if ranks.first and overrides:
-        write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
-    return _run(parts, ranks, folder, recorder)
+    return _run(parts, ranks, folder, recorder, rewrites_config=bool(overrides))
 
 
 def _rebuilt(folder: Path, overrides: Sequence[str] = ()) -> Parts:
@@ -153,11 +151,23 @@ def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
     return stored
 
 
-def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder) -> Outcome:
+def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder, *, rewrites_config: bool = False) -> Outcome:
     with _only_writer(folder, ranks), recorder:
-        getattr(parts.algorithm, "share_memory", lambda ranks: None)(ranks)  # noqa: ARG005
+        if ranks.first and rewrites_config:
+            write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
+        _share_memory(parts, ranks)
         evolve(parts.algorithm, parts.task, recorder, ranks)
     return Outcome(folder, recorder.finished)
+
+
+def _share_memory(parts: Parts, ranks: Ranks) -> None:
+    """Collective. Let the algorithm make the tables that a node's ranks have in common."""
+    share = getattr(parts.algorithm, "share_memory", None)
+    try:
+        if share is not None:
+            share(ranks)
+    except RankLost as loss:
+        raise UserError(f"{loss} before the run had begun: start it again") from loss
 
 
 @contextmanager

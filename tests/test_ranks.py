@@ -1,6 +1,7 @@
 """Ranks: one process, and real MPI jobs."""
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdrl.ranks import THREAD_VARIABLES, OneProcess, connect, launched_rank, limit_threads
+from qdrl.ranks import THREAD_VARIABLES, OneProcess, connect, launched_rank, launched_size, limit_threads
 from tests.mpi import mpirun
 from tests.ranks_programs import COUNTS, PARAMETERS, asked_rows, evaluation_of
 
@@ -41,6 +42,36 @@ def test_the_launcher_tells_the_rank(name: str, no_launcher: None, monkeypatch: 
     assert launched_rank() is None
     monkeypatch.setenv(name, "3")
     assert launched_rank() == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, 4),
+        ({"PMI_SIZE": "3"}, 3),
+        ({"PMIX_RANK": "2", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "8"}, 8),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),  # a batch script, not a rank
+    ],
+)
+def test_the_launcher_tells_how_many_ranks_there_are(
+    environment: dict[str, str], expected: int | None, no_launcher: None, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched_size() == expected
+
+
+@pytest.mark.mpi
+def test_ranks_that_are_each_alone_are_refused(no_launcher: None, monkeypatch: pytest.MonkeyPatch):
+    program = "from qdrl.ranks import connect; connect()"
+    environment = {"PMI_RANK": "1", "PMI_SIZE": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    assert "2 ranks were launched but mpi4py's MPI sees 1" in done.stderr
 
 
 def test_every_numeric_library_gets_one_thread():
