@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def mpirun(
                 job.kill()
             raise
     return subprocess.CompletedProcess(job.args, job.returncode, stdout, stderr)
+
+
+def run_until_killed(command: Sequence[str], run: Path, rows: int) -> None:
+    """Start a run, or go on with one, and SIGKILL it once its metrics.csv has that many lines, the header included."""
+    metrics, deadline = run / "metrics.csv", time.monotonic() + 60
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
+        while job.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and len(metrics.read_text().splitlines()) >= rows:
+                break
+            time.sleep(0.005)
+        job.send_signal(signal.SIGKILL)
 
 
 def start_mpirun(ranks: int, arguments: Sequence[str | Path], options: Sequence[str] = ()) -> "subprocess.Popen[str]":

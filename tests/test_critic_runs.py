@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
-from tests.mpi import mpirun, start_mpirun
+from tests.mpi import mpirun, run_until_killed, start_mpirun
 
 NAMES = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites")
 CONFIG = """
@@ -73,15 +73,8 @@ def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(run: tuple[Path
     config, digest = run
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
-    for rows in (2, 4):  # header and generations in metrics.csv when the kill falls
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
-            deadline = time.monotonic() + 60
-            metrics = folder / "metrics.csv"
-            while job.poll() is None and time.monotonic() < deadline:
-                if metrics.exists() and len(metrics.read_text().splitlines()) >= rows:
-                    break
-                time.sleep(0.005)
-            job.send_signal(signal.SIGKILL)
+    for rows in (2, 4):
+        run_until_killed(command, folder, rows)
         command = [sys.executable, "-m", "qdrl", "resume", str(folder)]
     with start_mpirun(2, ["-m", "qdrl", "resume", folder]) as job:  # stopped when asked to, on other ranks
         time.sleep(2)

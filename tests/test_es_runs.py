@@ -1,16 +1,14 @@
 """Runs of evolution strategies under real MPI: the same archive on any number of ranks, and after kills."""
 
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.decoding import champion_of
-from tests.mpi import mpirun
+from tests.mpi import mpirun, run_until_killed
 
 CONFIG = """
 name = "es"
@@ -95,15 +93,8 @@ def _same_on(ranks: int, run: tuple[Path, str], tmp_path: Path) -> None:
 
 @pytest.mark.mpi
 def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(run: tuple[Path, str], tmp_path: Path) -> None:
-    folder, metrics = tmp_path / "run", tmp_path / "run" / "metrics.csv"
-    command = [sys.executable, "-m", "qdrl", "evolve", str(run[0]), "--output", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
-        deadline = time.monotonic() + 60
-        while job.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and len(metrics.read_text().splitlines()) >= 3:
-                break
-            time.sleep(0.005)
-        job.send_signal(signal.SIGKILL)
+    folder = tmp_path / "run"
+    run_until_killed([sys.executable, "-m", "qdrl", "evolve", str(run[0]), "--output", str(folder)], folder, 3)
     job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
     assert job.returncode == 0, job.stderr
     assert content_digest(folder / "archive.h5") == run[1]

@@ -1,10 +1,8 @@
 """Runs of Deep GA under real MPI: the same lineages on any number of ranks and after kills; what the file gives."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from qdrl.decoding import champion_of, genomes_of, task_of
 from qdrl.errors import UserError
 from qdrl.replays import replay
 from tests.archives.builders import damaged
-from tests.mpi import mpirun
+from tests.mpi import mpirun, run_until_killed
 
 CONFIG = """
 name = "ga"
@@ -79,16 +77,10 @@ def test_lineages_are_the_same_for_any_number_of_ranks(run: tuple[Path, str], tm
 
 @pytest.mark.mpi
 def test_a_killed_run_resumes_on_other_ranks_to_the_same_lineages(run: tuple[Path, str], tmp_path: Path) -> None:
-    folder, metrics = tmp_path / "run", tmp_path / "run" / "metrics.csv"
+    folder = tmp_path / "run"
     command = [sys.executable, "-m", "qdrl", "evolve", str(run[0]), "--output", str(folder)]
-    for rows in (3, 6):  # header and generations in metrics.csv when the kill falls
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
-            deadline = time.monotonic() + 60
-            while job.poll() is None and time.monotonic() < deadline:
-                if metrics.exists() and len(metrics.read_text().splitlines()) >= rows:
-                    break
-                time.sleep(0.005)
-            job.send_signal(signal.SIGKILL)
+    for rows in (3, 6):
+        run_until_killed(command, folder, rows)
         command = [sys.executable, "-m", "qdrl", "resume", str(folder)]
     job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
     assert job.returncode == 0, job.stderr

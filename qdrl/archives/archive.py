@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.base import FIELDS, Geometry, Insertion
-from qdrl.archives.batches import check_rows, columns_of, copy_rows, room, taken
+from qdrl.archives.batches import check_rows, columns_of, copy_rows, drawn_from, room, taken
 from qdrl.archives.statistics import Statistics, statistics
 
 
@@ -120,10 +120,7 @@ class Archive:
         Raises:
             ValueError: the archive is empty.
         """
-        if len(self) == 0:
-            raise ValueError("cannot sample from an empty archive")
-        drawn = torch.from_numpy(generator.integers(len(self), size=count))
-        return self.occupied_cells.index_select(0, drawn.to(self.device))
+        return drawn_from(self.occupied_cells, generator, count)
 
     def genomes_of(self, cells: Tensor) -> Tensor:
         """Copies of the genomes of occupied cells, `(count,)` int64 -> `(count, parameters)` float32.

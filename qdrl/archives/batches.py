@@ -104,3 +104,14 @@ def copy_rows(source: Tensor, rows: Tensor, target: Tensor, places: Tensor) -> N
     block = max(1, _BLOCK_BYTES // max(1, target[:1].nbytes))
     for some_rows, some_places in zip(rows.split(block), places.split(block), strict=True):
         target.numpy()[some_places.numpy()] = source.numpy()[some_rows.numpy()]
+
+
+def drawn_from(cells: Tensor, generator: np.random.Generator, count: int) -> Tensor:
+    """Some of the occupied cells, uniformly with replacement, `(count,)` int64.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if len(cells) == 0:
+        raise ValueError("cannot sample from an empty archive")
+    return cells.index_select(0, torch.from_numpy(generator.integers(len(cells), size=count)).to(cells.device))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qdrl.archives.admission import All, Rule
 from qdrl.archives.base import FIELDS, Insertion
-from qdrl.archives.batches import check_rows, columns_of, copy_rows, room, taken
+from qdrl.archives.batches import check_rows, columns_of, copy_rows, drawn_from, room, taken
 from qdrl.archives.grid import check_bounds
 from qdrl.archives.statistics import Statistics, statistics
 
@@ -169,10 +169,7 @@ class NoveltyArchive:
         Raises:
             ValueError: the archive is empty.
         """
-        if len(self) == 0:
-            raise ValueError("cannot sample from an empty archive")
-        drawn = torch.from_numpy(generator.integers(len(self), size=count))
-        return self.occupied_cells.index_select(0, drawn.to(self.device))
+        return drawn_from(self.occupied_cells, generator, count)
 
     def genomes_of(self, cells: Tensor) -> Tensor:
         """Copies of entries' genomes, `(count,)` int64 numbers -> `(count, parameters)`.
