@@ -27,6 +27,7 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
+from qdrl.lock import FolderLock
 from qdrl.origin import origin
 from qdrl.progress import Progress
 from qdrl.ranks import THREAD_VARIABLES, Ranks
@@ -59,6 +60,7 @@ class Recorder:
         self.history: dict[str, list[float]] = {}
         self.created_utc = datetime.now(UTC).isoformat(timespec="seconds")
         self.finished = False
+        self.lock = FolderLock(folder)
         self._parts = parts
         self._ranks = ranks
         self._folder = folder
@@ -235,6 +237,7 @@ class Recorder:
         """Begin to write files on the first rank: at the start, or when the rank that wrote them was lost."""
         if not self._ranks.first or self._log_file is not None:
             return
+        self.lock.take()
         try:
             self._log_file = logging.FileHandler(self._folder / "log.txt")
         except OSError as error:

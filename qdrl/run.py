@@ -4,15 +4,14 @@
 A folder that exists is never touched by a start.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import tomli_w
@@ -152,7 +151,7 @@ def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
 
 
 def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder, *, rewrites_config: bool = False) -> Outcome:
-    with _only_writer(folder, ranks), recorder:
+    with _only_writer(recorder, ranks), recorder:
         if ranks.first and rewrites_config:
             write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
         _share_memory(parts, ranks)
@@ -171,25 +170,20 @@ def _share_memory(parts: Parts, ranks: Ranks) -> None:
 
 
 @contextmanager
-def _only_writer(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Collective. Hold the run folder against a second job; the lock goes with the process, however it ends."""
-    with (folder / ".lock").open("w") if ranks.first else nullcontext() as lock:
-        busy = lock is not None and not _lock(lock)
-        if ranks.from_first(busy):
-            raise UserError(f"{folder} is being written by another job; wait for it or stop it first")
-        yield
-        if lock is not None:
-            Path(lock.name).unlink(missing_ok=True)
-
-
-def _lock(file: TextIO) -> bool:
+def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
+    """Collective. Hold the run folder against a second job; a rank that writes in place of a lost one takes it over."""
+    busy = None
+    if ranks.first:
+        try:
+            recorder.lock.take()
+        except UserError as error:
+            busy = str(error)
+    if (busy := ranks.from_first(busy)) is not None:
+        raise UserError(busy)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: go on without
-        return True
-    return True
+        yield
+    finally:
+        recorder.lock.release()
 
 
 def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -> None:

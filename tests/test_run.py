@@ -16,6 +16,7 @@ from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
+from qdrl.recorder import Recorder
 from qdrl.run import load, resume, start
 from tests.mpi import mpirun, start_mpirun
 
@@ -239,6 +240,23 @@ def test_a_folder_that_another_job_writes_is_refused(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another job"):
             resume(tmp_path / "run", OneProcess(), overrides=["run.generations=20"])
+
+
+def test_a_rank_that_writes_in_place_of_a_lost_one_holds_the_folder_too(tmp_path: Path) -> None:
+    class Second(OneProcess):
+        first = False
+
+    start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
+    ranks, parts = Second(), load(tmp_path / "run")
+    with Recorder(parts, ranks, tmp_path / "run", progress=False) as recorder:
+        with (tmp_path / "run" / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it
+        ranks.first = True
+        recorder.warn("the first rank was lost")
+        with pytest.raises(UserError, match="another job"):
+            resume(tmp_path / "run", OneProcess(), overrides=["run.generations=20"])
+        recorder.lock.release()
+    resume(tmp_path / "run", OneProcess(), overrides=["run.generations=20"])
 
 
 @pytest.mark.mpi

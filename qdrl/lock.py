@@ -1,0 +1,45 @@
+"""A run folder's lock against a second job."""
+
+import fcntl
+from pathlib import Path
+from typing import TextIO
+
+from qdrl.errors import UserError
+
+
+class FolderLock:
+    """Held by the rank that writes a run folder; it goes with the process, however that ends.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ".lock"
+        self._file: TextIO | None = None
+
+    def take(self) -> None:
+        """Take the lock, or keep it.
+
+        Raises:
+            UserError: another job has it.
+        """
+        if self._file is not None:
+            return
+        file = self._path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            folder = self._path.parent
+            raise UserError(f"{folder} is being written by another job; wait for it or stop it first") from None
+        except OSError:  # a file system without locks: go on without
+            pass
+        self._file = file
+
+    def release(self) -> None:
+        """Give it back, if it is held."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
