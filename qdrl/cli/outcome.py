@@ -23,6 +23,7 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
         **_filling(archive),
         "QD score": f"{statistics.qd_score:.6g} (offset {archive.qd_offset:g})",
         "best fitness": f"{statistics.max_fitness:.6g}",
+        **_champion(archive),
     }
     if failed := int(archive.history["failed"][-1]) if len(archive.history.get("failed", ())) else 0:
         lines["failed"] = f"{failed} of {int(archive.history['evaluations'][-1])} evaluations; see log.txt"
@@ -36,6 +37,14 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
         click.echo(f"{name:<13}{value}")
     if not outcome.finished:
         click.echo(f"stopped before its budget; go on with: qdrl resume {outcome.folder}")
+
+
+def _champion(archive: StoredArchive) -> dict[str, str]:
+    """The one genome that some runs are after."""
+    if archive.champion is None:
+        return {}
+    scores, generation = archive.champion["fitness"], int(archive.champion["generation"][0])
+    return {"champion": f"{scores.mean():.6g} (mean of {len(scores)} evaluations, generation {generation})"}
 
 
 def _filling(archive: StoredArchive) -> dict[str, str]:

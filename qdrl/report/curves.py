@@ -1,4 +1,4 @@
-"""Curves: how an archive came to be, over evaluations."""
+"""Curves: how an archive came to be, over evaluations, or frames where the task counts these."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,11 +15,15 @@ _COLORS = {
     "qd_score": "#3b528b",
     "max_fitness": "#440154",
     "mean_fitness": "#b8b4c4",
+    "champion_fitness": "#e07b39",
 }
+_LINES = {"max_fitness": "best", "mean_fitness": "mean of the elites", "champion_fitness": "champion, evaluated again"}
 
 
 def figure_of_curves(archive: StoredArchive) -> Figure:
-    """Coverage (entries where there are no cells), QD score and best fitness over evaluations, side by side.
+    """Coverage (entries where there are no cells), QD score and fitness side by side.
+
+    Of fitness there is the best, the mean and, of runs that are after one genome, the champion's.
 
     Raises:
         UserError: the archive holds no history.
@@ -34,18 +38,18 @@ def figure_of_curves(archive: StoredArchive) -> Figure:
     filling.set_ylim(bottom=0)
     plot_curve(archive, "qd_score", qd_score, label="QD score")
     qd_score.yaxis.set_major_formatter(EngFormatter(sep=""))
-    plot_curve(archive, "max_fitness", fitness, label=archive.fitness_name)
-    if "mean_fitness" in archive.history:
-        plot_curve(archive, "mean_fitness", fitness, label=archive.fitness_name)
-        _name_line(fitness, 0, "best")
-        _name_line(fitness, 1, "mean of the elites")
+    drawn = [metric for metric in _LINES if metric in archive.history or metric == "max_fitness"]
+    for metric in drawn:
+        plot_curve(archive, metric, fitness, label=archive.fitness_name)
+        fitness.lines[-1].set_label(_LINES[metric])
+    if len(drawn) > 1:
         fitness.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="best")
     figure.suptitle(name_of(archive), x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
     return figure
 
 
 def plot_curve(archive: StoredArchive, metric: str, axes: Axes, *, label: str | None = None) -> Axes:
-    """Draw one metric of the history over evaluations.
+    """Draw one metric of the history over evaluations, or frames where the task counts these.
 
     Args:
         archive: with a history.
@@ -57,20 +61,17 @@ def plot_curve(archive: StoredArchive, metric: str, axes: Axes, *, label: str | 
         UserError: the history is empty, or has no such metric.
     """
     history = archive.history
-    missing = [name for name in ("evaluations", metric) if len(history.get(name, ())) == 0]
+    over = "frames" if "frames" in history else "evaluations"
+    missing = [name for name in (over, metric) if len(history.get(name, ())) == 0]
     if missing:
         raise UserError(f"the archive's history holds no {' and no '.join(missing)}; there is no curve to draw")
-    evaluations = history["evaluations"]
-    marker = "o" if len(evaluations) == 1 else None
+    spent = history[over]
+    marker = "o" if len(spent) == 1 else None
     color = _COLORS.get(metric, INK)
-    axes.plot(evaluations, history[metric], color=color, linewidth=1.4, marker=marker, markersize=4)
-    axes.set(xlabel="evaluations", ylabel=label or metric.replace("_", " "))
+    axes.plot(spent, history[metric], color=color, linewidth=1.4, marker=marker, markersize=4)
+    axes.set(xlabel=over, ylabel=label or metric.replace("_", " "))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlim(left=0, right=float(np.max(evaluations)) * 1.02)
+    axes.set_xlim(left=0, right=float(np.max(spent)) * 1.02)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
     return quiet(axes)
-
-
-def _name_line(axes: Axes, index: int, name: str) -> None:
-    axes.lines[index].set_label(name)

@@ -26,6 +26,17 @@ def test_curves_show_coverage_qd_score_and_fitness_over_evaluations() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["best", "mean of the elites"]
 
 
+def test_a_champion_is_drawn_and_frames_are_counted_where_there_are_any() -> None:
+    archive = small_archive(generations=5)
+    archive.history["champion_fitness"] = np.array([np.nan, 1.0, 1.0, 2.0, 2.0])
+    archive.history["frames"] = 4000.0 * np.arange(1, 6)
+    coverage, _, fitness = figure_of_curves(archive).axes
+    np.testing.assert_array_equal(fitness.lines[2].get_ydata(), archive.history["champion_fitness"])
+    assert fitness.lines[2].get_label() == "champion, evaluated again"
+    assert coverage.get_xlabel() == "frames"
+    np.testing.assert_array_equal(coverage.lines[0].get_xdata(), archive.history["frames"])
+
+
 def test_without_cells_entries_are_counted_instead_of_coverage() -> None:
     archive = small_archive(kind="novelty", shape=(9, 2), generations=5)
     archive.history["coverage"][:] = np.nan
