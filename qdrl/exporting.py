@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from qdrl.archives.files import replacing
 from qdrl.archives.stored import StoredArchive
-from qdrl.decoding import champion_of, genomes_of, normalization_of, policy_of
+from qdrl.decoding import champion_of, genomes_of, normalization_of, policy_of, task_of
 from qdrl.errors import UserError
 from qdrl.policies.normalizer import deviation_of
+from qdrl.tasks.episodic import EpisodicTask
 
 
 def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, dict[str, np.ndarray]]:
@@ -16,8 +18,8 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
 
     Returns:
         who that is, in words; `genome` `(parameters,)`, and for policies `kernel_<i>` and `bias_<i>` of each layer, its
-        `scale_<i>` and `offset_<i>` where it is normalised, and `mean` and `deviation` `(observation,)` where policies
-        normalise what they see.
+        `scale_<i>` and `offset_<i>` where it is normalised over a batch, and that `reference` batch `(n, observation)`;
+        `mean` and `deviation` `(observation,)` where policies normalise what they see.
 
     Raises:
         UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here.
@@ -35,7 +37,7 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
     for layer, parts in enumerate(policy_of(archive).split(torch.from_numpy(genome)[None])):
         pairs = zip(("kernel", "bias", "scale", "offset"), parts, strict=False)
         weights |= {f"{name}_{layer}": part[0].numpy() for name, part in pairs}
-    return chosen, weights | _normalizer(archive, row)
+    return chosen, weights | _reference(archive) | _normalizer(archive, row)
 
 
 def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
@@ -44,14 +46,19 @@ def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
     Raises:
         UserError: it cannot be written there.
     """
-    temporary = path.with_name(f".{path.name}.tmp.npz")
     try:
-        np.savez(temporary, allow_pickle=False, **weights)
-        temporary.replace(path)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **weights)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _reference(archive: StoredArchive) -> dict[str, np.ndarray]:
+    """Observations that virtual batch normalisation is over."""
+    if not (archive.meta["policy"] or {}).get("virtual_batch_norm"):
+        return {}
+    task = task_of(archive)
+    return {"reference": task.reference().numpy()} if isinstance(task, EpisodicTask) else {}
 
 
 def _normalizer(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:

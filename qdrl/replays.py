@@ -43,14 +43,15 @@ class Replay:
         fitness: return.
         descriptor: `(d,)`.
         steps: control steps.
-        same: whether fitness and descriptor are the stored ones, bit for bit.
+        same: whether fitness and descriptor are the stored ones, bit for bit; None where those are means over several
+            evaluations, of which this is the first.
         track: states and controls, for tasks on MuJoCo.
     """
 
     fitness: float
     descriptor: np.ndarray
     steps: int
-    same: bool
+    same: bool | None
     track: Track | None
 
 
@@ -79,6 +80,8 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
     same = bool(
         fitness[0] == archive.elites["fitness"][row] and np.array_equal(reached, archive.elites["descriptor"][row])
     )
+    if archive.elites["n_evaluations"][row] > 1:
+        same = None
     return Replay(float(fitness[0]), reached, int(steps[0]), same, track)
 
 

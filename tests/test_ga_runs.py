@@ -7,13 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate, write_archive
 from qdrl.cli import qdrl
+from qdrl.config import parse_experiment
 from qdrl.decoding import champion_of, genomes_of, task_of
 from qdrl.errors import UserError
+from qdrl.exporting import weights_of
+from qdrl.ranks import OneProcess
 from qdrl.replays import replay
+from qdrl.run import start
+from qdrl.tasks.episodic import EpisodicTask
 from tests.archives.builders import damaged
 from tests.mpi import mpirun, run_until_killed
 
@@ -186,6 +192,52 @@ def test_lineages_of_what_is_no_policy_are_shown_and_exported(tmp_path: Path) ->
     for command in commands:
         subprocess.run([sys.executable, "-m", "qdrl", *map(str, command)], check=True, capture_output=True)
     assert arrays_of(tmp_path / "w.npz").keys() == {"genome"}
+
+
+def test_a_network_with_virtual_batch_norm_is_exported_with_its_reference_batch(tmp_path: Path) -> None:
+    config = {
+        "name": "maze",
+        "task": {"name": "image_hard_maze", "episode_length": 20},
+        "policy": {
+            "kind": "conv",
+            "convolutions": [{"filters": 2, "size": 8, "stride": 8}],
+            "hidden_sizes": [4],
+            "virtual_batch_norm": 5,
+        },
+        "archive": {"kind": "grid", "shape": [3, 3]},
+        "algorithm": {"name": "deep_ga", "batch_size": 4, "parents": 2, "candidate_episodes": 0},
+        "run": {"generations": 2},
+        "compute": {"worlds": 4},
+    }
+    run = start(parse_experiment(config), OneProcess(), folder=tmp_path / "run", progress=False)
+    stored = open_archive(run.archive)
+    _, weights = weights_of(stored)
+    assert weights["reference"].shape == (5, 4 * 84 * 84)
+    task = task_of(stored)
+    assert isinstance(task, EpisodicTask)
+    network = task.rollout()._population
+    network.load([0], torch.from_numpy(weights["genome"])[None])
+    seen = torch.rand(1, 4 * 84 * 84, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(network.act(seen), acted(weights, seen))
+
+
+def acted(weights: dict[str, np.ndarray], seen: torch.Tensor) -> torch.Tensor:
+    """What exported weights do, by the words of archives/README.md."""
+    parts = {name: torch.from_numpy(values) for name, values in weights.items()}
+    values = torch.cat([parts["reference"], seen]).view(-1, 4, 84, 84)
+    for layer in range(3):
+        kernel, bias = parts[f"kernel_{layer}"], parts[f"bias_{layer}"]
+        if layer == 0:
+            values = torch.nn.functional.conv2d(torch.nn.functional.pad(values, (2, 2, 2, 2)), kernel, bias, stride=8)
+        else:
+            values = values.flatten(1) @ kernel + bias
+        if layer < 2:
+            axes, shape = ((0, 2, 3), (-1, 1, 1)) if layer == 0 else ((0,), (-1,))
+            mean, variance = values[:-1].mean(axes), values[:-1].var(axes, unbiased=False)
+            factor = parts[f"scale_{layer}"] / (variance + 0.001).sqrt()
+            values = (values - mean.view(shape)) * factor.view(shape) + parts[f"offset_{layer}"].view(shape)
+            values = values.relu()
+    return values[-1:].tanh()
 
 
 def test_an_archive_without_a_champion_exports_its_best_elite(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import argparse
 import statistics
+import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +94,11 @@ def es_hopper(arguments: argparse.Namespace) -> None:
     }
     spent: dict[str, list[float]] = {name: [] for name in (*ours, "evotorch")}
     worth: dict[str, list[float]] = {name: [] for name in spent}
+    runs = {"evotorch": _evotorchs_own, **{name: partial(_ours, algorithm) for name, algorithm in ours.items()}}
     for seed in range(arguments.seeds):
-        took, fitness = _evotorchs_own(arguments.hopper_steps, seed)
-        spent["evotorch"].append(took)
-        worth["evotorch"].append(fitness)
-        for name, algorithm in ours.items():
-            took, fitness = _ours(algorithm, arguments.hopper_steps, seed)
+        for name, run in runs.items():
+            took, fitness = run(arguments.hopper_steps, seed)
+            print(f"# {name}, seed {seed}: {took:.1f} s, fitness {fitness:.1f}", file=sys.stderr, flush=True)
             spent[name].append(took)
             worth[name].append(fitness)
     for name, times in spent.items():

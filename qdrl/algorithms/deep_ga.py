@@ -32,7 +32,7 @@ from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
 from qdrl.genomes.decoding import Decoder, Offspring
 from qdrl.genomes.mutation import MutationPower
-from qdrl.genomes.noise import KeyedNoise, Noise, share_noise
+from qdrl.genomes.noise import KeyedNoise, Noise, share_noise, source_for
 from qdrl.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -90,7 +90,7 @@ class DeepGa:
         settings: see `DeepGaSettings`.
 
     Raises:
-        UserError: the objective is novelty, the archive is of cells.
+        UserError: the objective is novelty, the archive is of cells; or a noise table is shorter than a genome.
     """
 
     Settings = DeepGaSettings
@@ -104,7 +104,7 @@ class DeepGa:
         self._elite_scores, self._elite_of = np.empty(0), -1  # what it got, and in which generation
         self._settings, self._streams, self._task = settings, streams, task
         self._seen = require_novelty_archive(archive, "objective novelty") if settings.objective == "novelty" else None
-        self._decoder = Decoder(self.ancestry, task.initial, settings.noise.source())
+        self._decoder = Decoder(self.ancestry, task.initial, source_for(settings.noise, task.parameters))
         self._candidates = np.empty(0, np.int64)  # nodes under comparison; none while children are evaluated
         self._ranked = np.empty(0, np.int64)  # the children's nodes, best first, while candidates are compared
         self._births = 0  # generations of children so far

@@ -27,7 +27,7 @@ from qdrl.archives.base import AnyArchive
 from qdrl.archives.novelty import novelty
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.genomes.noise import share_noise
+from qdrl.genomes.noise import share_noise, source_for
 from qdrl.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -84,7 +84,7 @@ class NoveltyEs:
         if not isinstance(self.archive.rule, All):
             raise UserError(f"archive.rule: {settings.name} needs 'all': its archive holds what every mean did")
         self._settings, self._streams = settings, streams
-        self._noise = settings.noise.source()
+        self._noise = source_for(settings.noise, task.parameters)
         firsts = [task.initial(streams.generator("initial", 0, index)) for index in range(settings.means)]
         scale = np.float32(settings.initial == "random")
         self.means = [Mean(first * scale, settings, streams, self._noise) for first in firsts]
@@ -194,6 +194,9 @@ class NoveltyEs:
                 evaluation_seed=seed[None],
                 generation=evaluation.generation,
                 emitter=self.emitters.index("mean"),
+                n_evaluations=int(alive.sum()),
+                fitness_std=torch.from_numpy(_spread(scores[alive])[None]),
+                descriptor_std=torch.from_numpy(_spread(places[alive])[None]),
             )
             self._entry[mean] = self._entries
             self._entries += 1
@@ -231,3 +234,8 @@ class NoveltyEs:
             chances = np.ones(count)
         generator = self._streams.generator("mean", self.generation)
         return int(generator.choice(count, p=chances / chances.sum()))
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over rows; NaN of a single one."""
+    return np.asarray(values.std(axis=0)) if len(values) > 1 else np.full(values.shape[1:], np.nan)

@@ -17,7 +17,7 @@ from qdrl.algorithms.base import champion_of, check_turn, insert
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.genomes.noise import share_noise
+from qdrl.genomes.noise import share_noise, source_for
 from qdrl.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -53,7 +53,7 @@ class OpenAiEs:
         self.archive, self.generation = archive, 0
         self.batch_size = settings.batch_size + settings.mean_rows
         self._settings, self._streams = settings, streams
-        self._noise = settings.noise.source()
+        self._noise = source_for(settings.noise, task.parameters)
         first = task.initial(streams.generator("initial")) * (settings.initial == "random")
         self.mean = Mean(first, settings, streams, self._noise)
         self._champion: dict[str, np.ndarray] | None = None

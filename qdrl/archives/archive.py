@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.archives.base import FIELDS, Geometry, Insertion
+from qdrl.archives.base import FIELDS, Geometry, Insertion, width_of
 from qdrl.archives.batches import check_rows, columns_of, copy_rows, drawn_from, room, taken
 from qdrl.archives.statistics import Statistics, statistics
 
@@ -49,7 +49,10 @@ class Archive:
         self.fitness = torch.full((cells,), -torch.inf, dtype=torch.float64, device=self.device)
         self.descriptor = torch.zeros(cells, dimensions, dtype=torch.float64, device=self.device)
         self.genomes = room(cells, parameters, dtype, self.device)  # rows of empty cells are never read
-        self.fields = {name: torch.zeros(cells, dtype=torch.int64, device=self.device) for name in FIELDS}
+        self.fields = {
+            name: torch.full((cells, *width_of(name, dimensions)), unknown, dtype=dtype, device=self.device)
+            for name, (dtype, unknown) in FIELDS.items()
+        }
         self._occupied: Tensor | None = None
 
     def __len__(self) -> int:
@@ -87,8 +90,8 @@ class Archive:
             fitness: `(rows,)`.
             descriptor: `(rows, d)`.
             valid: `(rows,)` bool; rows that may compete. All of them when left out.
-            fields: any of `evaluation_seed`, `generation`, `emitter`, `parent_cell`: `(rows,)` integers or one. A
-                new elite's fields that are left out become 0, `parent_cell` -1: never those of the elite before.
+            fields: any of `qdrl.archives.base.FIELDS`: `(rows,)` numbers or one, of `descriptor_std` `(rows, d)`. A
+                new elite's fields that are left out are as unknown as `FIELDS` says: never those of the elite before.
 
         Raises:
             ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite. The archive is then
@@ -98,7 +101,7 @@ class Archive:
         descriptor = torch.as_tensor(descriptor, dtype=torch.float64).to(self.device)
         dimensions = self.descriptor.shape[1]
         check_rows(genomes, fitness, descriptor, valid, parameters=self.parameters, dimensions=dimensions)
-        columns = columns_of(fields, len(fitness), self.device)
+        columns = columns_of(fields, len(fitness), dimensions, self.device)
         insertion = self._compete(fitness, descriptor, valid)
         accepted = insertion.accepted
         if len(accepted) == 0:

@@ -1,5 +1,6 @@
 """What algorithms, the recorder and tools ask of an archive, whatever its space looks like."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +11,21 @@ from torch import Tensor
 
 from qdrl.archives.statistics import Statistics
 
-FIELDS = ("evaluation_seed", "generation", "emitter", "parent_cell")
+FIELDS: dict[str, tuple[torch.dtype, float]] = {
+    "evaluation_seed": (torch.int64, 0),
+    "generation": (torch.int64, 0),
+    "emitter": (torch.int64, 0),
+    "parent_cell": (torch.int64, -1),
+    "n_evaluations": (torch.int64, 1),
+    "fitness_std": (torch.float64, math.nan),
+    "descriptor_std": (torch.float64, math.nan),
+}
+"""Columns of elites besides fitness, descriptor and genome, with what they are where nobody says."""
+
+
+def width_of(field: str, dimensions: int) -> tuple[int, ...]:
+    """Shape of a field's value of one row."""
+    return (dimensions,) if field == "descriptor_std" else ()
 
 
 class Space(Protocol):

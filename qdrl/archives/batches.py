@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.archives.base import FIELDS
+from qdrl.archives.base import FIELDS, width_of
 
 _BLOCK_BYTES = 1 << 20
 
@@ -51,8 +51,10 @@ def check_rows(
         raise ValueError(f"row {row} has a fitness or descriptor that is not finite; mark it as not valid")
 
 
-def columns_of(fields: Mapping[str, Tensor | int], rows: int, device: torch.device) -> dict[str, Tensor]:
-    """Every field as a `(rows,)` int64 column; those left out are 0, `parent_cell` -1.
+def columns_of(
+    fields: Mapping[str, Tensor | int], rows: int, dimensions: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Every field as a column, `(rows,)` or, of `descriptor_std`, `(rows, dimensions)`; see `FIELDS`.
 
     Raises:
         ValueError: a field is unknown or of another length.
@@ -60,12 +62,12 @@ def columns_of(fields: Mapping[str, Tensor | int], rows: int, device: torch.devi
     if unknown := set(fields) - set(FIELDS):
         raise ValueError(f"unknown fields {sorted(unknown)}; known: {', '.join(FIELDS)}")
     columns = {}
-    for name in FIELDS:
-        value = fields.get(name, -1 if name == "parent_cell" else 0)
-        column = torch.as_tensor(value, dtype=torch.int64, device=device)
-        if column.shape not in ((), (rows,)):
-            raise ValueError(f"{name} must be one integer or ({rows},) of them, got {tuple(column.shape)}")
-        columns[name] = column.expand(rows)
+    for name, (dtype, unknown) in FIELDS.items():
+        column = torch.as_tensor(fields.get(name, unknown), dtype=dtype, device=device)
+        shape = (rows, *width_of(name, dimensions))
+        if column.shape not in ((), shape):
+            raise ValueError(f"{name} must be one number or {shape} of them, got {tuple(column.shape)}")
+        columns[name] = column.expand(shape)
     return columns
 
 

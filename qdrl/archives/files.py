@@ -39,26 +39,30 @@ def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable
     Raises:
         ValueError: the first problem found in what was written.
     """
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        write(file)
+        if problems := find_problems(file):
+            raise ValueError(f"{path} is not written: {problems[0]}")
+        file.flush()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in the same way."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, newline="")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; without an error what lies there is flushed to disk and renamed to the path."""
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves behind, the next write clears
     try:
-        with h5py.File(temporary, "w") as file:
-            write(file)
-            if problems := find_problems(file):
-                raise ValueError(f"{path} is not written: {problems[0]}")
-            file.flush()
+        yield temporary
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in the same way."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, newline="")
-    _sync(temporary)
-    temporary.replace(path)
 
 
 class StoredArray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.admission import All, Rule
-from qdrl.archives.base import FIELDS, Insertion
+from qdrl.archives.base import FIELDS, Insertion, width_of
 from qdrl.archives.batches import check_rows, columns_of, copy_rows, drawn_from, room, taken
 from qdrl.archives.grid import check_bounds
 from qdrl.archives.statistics import Statistics, statistics
@@ -117,7 +117,7 @@ class NoveltyArchive:
 
     @property
     def fields(self) -> dict[str, Tensor]:
-        """`evaluation_seed`, `generation`, `emitter`, `parent_cell`, each `(entries,)` int64 in order of entry."""
+        """The columns of `qdrl.archives.base.FIELDS`, `(entries, ...)` in order of entry."""
         return {name: self._in_order(name) for name in FIELDS}
 
     def statistics(self) -> Statistics:
@@ -146,7 +146,7 @@ class NoveltyArchive:
         descriptor = torch.as_tensor(descriptor, dtype=torch.float64).to(self.device)
         dimensions = len(self._bounds[0])
         check_rows(genomes, fitness, descriptor, valid, parameters=self.parameters, dimensions=dimensions)
-        columns = columns_of(fields, len(fitness), self.device)
+        columns = columns_of(fields, len(fitness), dimensions, self.device)
         accepted = self._admitted(descriptor, valid)
         cells = self._entered + torch.arange(len(accepted), device=self.device)
         if len(accepted):
@@ -235,12 +235,16 @@ class NoveltyArchive:
 
     def _room(self, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """Uninitialised columns; rows that hold no entry are never read."""
-        numbers = {name: torch.empty(rows, dtype=torch.int64, device=self.device) for name in FIELDS}
+        dimensions = len(self._bounds[0])
+        fields = {
+            name: torch.empty(rows, *width_of(name, dimensions), dtype=kind, device=self.device)
+            for name, (kind, _) in FIELDS.items()
+        }
         return {
             "fitness": torch.empty(rows, dtype=torch.float64, device=self.device),
-            "descriptor": torch.empty(rows, len(self._bounds[0]), dtype=torch.float64, device=self.device),
+            "descriptor": torch.empty(rows, dimensions, dtype=torch.float64, device=self.device),
             "genome": room(rows, self.parameters, dtype, self.device),
-            **numbers,
+            **fields,
         }
 
     def _make_room(self, more: int) -> None:

@@ -27,6 +27,14 @@ class NoiseSource(Protocol):
         """A number that stands for noise of so many parameters; at most 32 bits."""
         ...
 
+    def check(self, parameters: int) -> None:
+        """Refuse genomes of so many parameters if there is not noise enough for them.
+
+        Raises:
+            UserError: there is not.
+        """
+        ...
+
     def add(self, genome: np.ndarray, number: int, sigma: float) -> None:
         """`genome += sigma * noise`, `(parameters,)` float32 in place: the same bits on every CPU."""
         ...
@@ -49,6 +57,9 @@ class KeyedNoise(BaseModel):
 
     def draw(self, generator: np.random.Generator, parameters: int) -> int:  # noqa: ARG002
         return int(generator.integers(2**32))
+
+    def check(self, parameters: int) -> None:
+        """There always is."""
 
     def add(self, genome: np.ndarray, number: int, sigma: float) -> None:
         generator = np.random.Generator(np.random.SFC64(number))
@@ -115,19 +126,32 @@ class NoiseTable:
             generator.standard_normal(dtype=np.float32, out=table[start : start + _BLOCK])
 
     def draw(self, generator: np.random.Generator, parameters: int) -> int:
-        self._check(parameters)
+        self.check(parameters)
         return int(generator.integers(self._size - parameters + 1))
 
     def add(self, genome: np.ndarray, number: int, sigma: float) -> None:
-        self._check(number + len(genome))
+        self.check(number + len(genome))
         scale, noise = np.float32(sigma), self._table[number : number + len(genome)]
         for start in range(0, len(genome), _BLOCK):
             part = slice(start, start + _BLOCK)
             genome[part] += scale * noise[part]
 
-    def _check(self, end: int) -> None:
-        if end > self._size:
-            raise UserError(f"a noise table of {self._size} numbers is too short for {end}: set algorithm.noise.size")
+    def check(self, parameters: int) -> None:
+        if parameters > self._size:
+            raise UserError(
+                f"a noise table of {self._size} numbers is too short for {parameters}: set algorithm.noise.size"
+            )
+
+
+def source_for(noise: KeyedNoise | TableNoise, parameters: int) -> NoiseSource:
+    """The source that settings describe, for genomes of so many parameters.
+
+    Raises:
+        UserError: a table is too short for one genome.
+    """
+    source = noise.source()
+    source.check(parameters)
+    return source
 
 
 def share_noise(noise: NoiseSource, ranks: Ranks) -> None:

@@ -83,12 +83,16 @@ class EpisodicTask:
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
         """A rollout of this task's policies and episodes in worlds of the caller's."""
         rollout = Rollout(worlds, self.policy, len(self.spec.axes), self.spec.episode_length)
-        if isinstance(self.policy, Conv) and (count := self.policy.settings.virtual_batch_norm):
-            rollout.refer_to(self._reference(count))
+        if isinstance(self.policy, Conv) and self.policy.settings.virtual_batch_norm:
+            rollout.refer_to(self.reference())
         return rollout
 
-    def _reference(self, count: int) -> Tensor:
-        """What random actions show, `(count, observation)`: every `_APART`-th step of an episode after another."""
+    def reference(self) -> Tensor:
+        """What virtual batch normalisation is over, `(n, observation)`: a policy's `virtual_batch_norm` observations.
+
+        They are what random actions show: every eighth step of one episode after another.
+        """
+        count = self.policy.settings.virtual_batch_norm if isinstance(self.policy, Conv) else 0
         worlds, generator, seen, age = self.make_worlds(1), np.random.default_rng(0), [], 0
         while len(seen) < count:
             if age % self.spec.episode_length == 0:
@@ -98,7 +102,7 @@ class EpisodicTask:
             age = 0 if over[0] else age + 1
             if age % _APART == 0:
                 seen.append(worlds.observe(torch.tensor([age]))[0].clone())
-        return torch.stack(seen)
+        return torch.stack(seen) if seen else torch.empty(0, self.spec.observation_size)
 
     def describe_policy(self) -> dict[str, Any] | None:
         return self.policy.describe()

@@ -47,8 +47,8 @@ def assert_same_candidates(ours: Candidates, theirs: Candidates) -> None:
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 
 
-def elites(algorithm: MapElites) -> list[list]:
-    return [column.tolist() for _, column in sorted(algorithm.archive.state_dict().items())]
+def elites(algorithm: MapElites) -> list[bytes]:
+    return [column.tobytes() for _, column in sorted(algorithm.archive.state_dict().items())]
 
 
 @pytest.mark.parametrize("generations", [0, 3])

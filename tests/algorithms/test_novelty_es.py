@@ -1,5 +1,6 @@
 """NS-ES, NSR-ES and NSRA-ES from a notebook: which mean moves, and towards what."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,19 @@ def test_the_archive_holds_what_means_did() -> None:
     assert np.array_equal(stored["genome"], means_of(algorithm))
     np.testing.assert_allclose(stored["descriptor"], evaluation.descriptor.numpy().reshape(3, 2, 2).mean(1))
     np.testing.assert_allclose(stored["fitness"], evaluation.fitness.numpy().reshape(3, 2).mean(1))
+
+
+def test_entries_say_of_how_many_evaluations_they_are_the_mean_and_how_these_spread() -> None:
+    algorithm, task = started(means=2, mean_rows=3)
+    evaluation = task.evaluate(algorithm.ask())
+    fitness = torch.tensor([1.0, 2.0, 6.0, 4.0, torch.nan, torch.nan], dtype=torch.float64)
+    places = evaluation.descriptor.clone()
+    places[:3, 0] = torch.tensor([0.0, 3.0, 6.0])
+    algorithm.tell(replace(evaluation, fitness=fitness, descriptor=places, failed=fitness.isnan()))
+    stored = algorithm.archive.state_dict()
+    assert stored["n_evaluations"].tolist() == [3, 1]
+    np.testing.assert_allclose(stored["fitness_std"], [float(np.std([1.0, 2.0, 6.0])), np.nan])
+    np.testing.assert_allclose(stored["descriptor_std"], [[np.sqrt(6.0), 0.0], [np.nan, np.nan]])
 
 
 @pytest.mark.parametrize("objective", ["ns", "nsr", "nsra"])

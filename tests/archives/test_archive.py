@@ -53,7 +53,7 @@ def assert_same(left: Archive, right: Archive) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert value.dtype == theirs[name].dtype
-        assert np.array_equal(value, theirs[name]), name
+        assert np.array_equal(value, theirs[name], equal_nan=True), name
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ def broken_exchange(rows: Tensor) -> Tensor:
         ({"descriptor": torch.zeros(2, 2)}, r"expected fitness \(rows,\) and descriptor \(rows, 1\)"),
         ({"valid": torch.tensor([True])}, r"valid must be \(2,\) bool"),
         ({"valid": torch.tensor([1, 1])}, r"valid must be \(2,\) bool, got \(2,\) torch.int64"),
-        ({"generation": torch.tensor([1, 2, 3])}, r"generation must be one integer or \(2,\) of them, got \(3,\)"),
+        ({"generation": torch.tensor([1, 2, 3])}, r"generation must be one number or \(2,\) of them, got \(3,\)"),
         ({"colour": 3}, "unknown fields .'colour'.; known: evaluation_seed, generation, emitter, parent_cell"),
     ],
 )
@@ -318,16 +318,28 @@ def test_fields_are_kept_with_the_elites_and_never_inherited_from_the_elite_befo
     archive = row_archive()
     seeds = torch.tensor([2**62 + 1, 2**62 + 2])
     archive.add(
-        genomes(1, 2), floats(5, 5), in_cells(0, 1), evaluation_seed=seeds, generation=7, emitter=1, parent_cell=9
+        genomes(1, 2),
+        floats(5, 5),
+        in_cells(0, 1),
+        evaluation_seed=seeds,
+        generation=7,
+        emitter=1,
+        parent_cell=9,
+        n_evaluations=5,
+        fitness_std=floats(0.5, 1.5),
+        descriptor_std=floats(0.25, 0.75)[:, None],
     )
     archive.add(genomes(3), floats(6), in_cells(1))
     state = archive.state_dict()
-    assert {name: state[name].tolist() for name in FIELDS} == {
+    assert {name: state[name].tolist() for name, (dtype, _) in FIELDS.items() if not dtype.is_floating_point} == {
         "evaluation_seed": [2**62 + 1, 0],
         "generation": [7, 0],
         "emitter": [1, 0],
         "parent_cell": [9, -1],
+        "n_evaluations": [5, 1],
     }
+    np.testing.assert_array_equal(state["fitness_std"], [0.5, np.nan])
+    np.testing.assert_array_equal(state["descriptor_std"], [[0.25], [np.nan]])
 
 
 def test_genomes_are_copied_whatever_their_dtype_and_gradients():

@@ -42,7 +42,7 @@ def numbers_of(archive: NoveltyArchive) -> list[int]:
     expected = {name: column.numpy() for name, column in batch(*found).items()}
     assert np.array_equal(state["genome"], expected.pop("genomes"))
     for name, column in expected.items():
-        assert np.array_equal(state[name], column), name
+        assert np.array_equal(state[name], column, equal_nan=True), name
     return found
 
 
@@ -52,7 +52,7 @@ def assert_same(left: NoveltyArchive, right: NoveltyArchive) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert value.dtype == theirs[name].dtype
-        assert np.array_equal(value, theirs[name]), name
+        assert np.array_equal(value, theirs[name], equal_nan=True), name
 
 
 def test_every_valid_row_is_appended_in_order_and_told_its_number() -> None:

@@ -274,6 +274,16 @@ def test_a_replay_that_differs_in_the_last_bit_fails_and_shows_it(evolved: Path,
     assert facts["replay"]["steps"] == 1
 
 
+def test_of_a_mean_over_evaluations_one_is_replayed(evolved: Path, tmp_path: Path) -> None:
+    archive = open_archive(evolved)
+    elites = archive.elites | {"n_evaluations": np.full(len(archive), 5)}
+    write_archive(tmp_path / "means.h5", replace(archive, elites=elites, genomes=archive.all_genomes()))
+    outcome = call("show", tmp_path / "means.h5", archive.elites["cell"][0], "--replay")
+    assert outcome.code == 0
+    assert "one of the 5 evaluations whose mean the file keeps" in outcome.out
+    assert call_json("show", tmp_path / "means.h5", archive.elites["cell"][0], "--replay")["replay"]["same"] is None
+
+
 # validate
 
 

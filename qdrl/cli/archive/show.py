@@ -40,7 +40,7 @@ def command(context: click.Context, archive: Path, cell: int, with_replay: bool,
         print_facts(f"Elite of cell {cell} in {archive}", elite)
         if replayed is not None:
             _print_replay(elite, replayed)
-    if replayed is not None and not replayed["same"]:
+    if replayed is not None and replayed["same"] is False:
         context.exit(1)
 
 
@@ -95,5 +95,9 @@ def _print_replay(elite: dict[str, Any], replayed: dict[str, Any]) -> None:
     # All digits: the claim is about bits.
     rows = [[name, repr(stored), repr(again)] for name, stored, again in zip(names, *values, strict=True)]
     print_table(["", "stored", "replayed"], rows)
-    verdict = "the same, bit for bit" if replayed["same"] else "DIFFERENT from what the file says"
+    verdict = {
+        True: "the same, bit for bit",
+        False: "DIFFERENT from what the file says",
+        None: f"one of the {elite['n_evaluations']} evaluations whose mean the file keeps",
+    }[replayed["same"]]
     click.echo(f"replayed {replayed['steps']} steps: {verdict}")
