@@ -129,15 +129,18 @@ class RunSettings(_Settings):
 
 
 class ComputeSettings(_Settings):
-    """How each rank computes; changes speed, never results.
+    """How each rank computes; of these only `device` changes results.
 
     Attributes:
         worlds: worlds a rank simulates at once.
-        threads: threads a rank steps them with.
+        threads: threads a rank steps them with, on the CPU.
+        device: where locomotion is simulated: "cpu", by C MuJoCo, as Gymnasium does bit for bit; "cuda", by MuJoCo Warp
+            in float32, each rank of a node on the next GPU; "warp-cpu", the same on the CPU, slowly.
     """
 
     worlds: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    device: Literal["cpu", "cuda", "warp-cpu"] = "cpu"
 
 
 class Experiment(_Settings):

@@ -70,6 +70,12 @@ def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarra
     return archive.normalizer["at.mean"][rows[0]], archive.normalizer["at.var"][rows[0]]
 
 
+def device_of(archive: StoredArchive) -> str:
+    """Where an archive's elites were evaluated: "cpu", or `compute.device` of the run."""
+    config = archive.meta.get("config") or {}
+    return str(config.get("compute", {}).get("device", "cpu"))
+
+
 def genomes_of(archive: StoredArchive) -> Tensor | Offspring:
     """Weights of all elites, `(n, parameters)` float32; those of lineages are decoded when they are asked for.
 

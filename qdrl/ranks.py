@@ -51,6 +51,14 @@ def launched_rank() -> int | None:
     return None
 
 
+def local_rank() -> int:
+    """This process's number among the ranks of its node, as the launcher states it; 0 when none does."""
+    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
 def launched_size() -> int | None:
     """How many ranks the launcher says it started, without starting MPI; None when it does not say."""
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):

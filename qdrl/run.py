@@ -63,7 +63,7 @@ def build(experiment: Experiment) -> Parts:
         UserError: the parts do not fit each other.
     """
     compute, run = experiment.compute, experiment.run
-    task = build_task(experiment.task, policy=experiment.policy, worlds=compute.worlds, threads=compute.threads)
+    task = build_task(experiment.task, policy=experiment.policy, **compute.model_dump())
     if run.frames is not None and task.spec.frames_per_step == 1:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
@@ -189,6 +189,12 @@ def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
 def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -> None:
     """Refuse to go on with other settings than the checkpoint was made with; budgets and speed may change."""
     now = json.loads(json.dumps(experiment.resolved()))
+    device = before.get("compute", {}).get("device", "cpu")
+    if device != experiment.compute.device:
+        raise UserError(
+            f"compute.device: the checkpoint was made on '{device}', whose physics differs in the last bits from that"
+            f" of '{experiment.compute.device}'; start a new run instead"
+        )
     for table in sorted({*before, *now} - {"run", "compute"}):
         old, new = before.get(table), now.get(table)
         if old != new:

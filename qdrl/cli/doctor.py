@@ -80,7 +80,16 @@ def _devices() -> str:
     import torch
 
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"cpu{''.join(f', cuda:{index} {name}' for index, name in enumerate(names))}"
+    return f"cpu{''.join(f', cuda:{index} {name}' for index, name in enumerate(names))}; MuJoCo Warp: {_warp()}"
+
+
+def _warp() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"{version('mujoco-warp')} on Warp {version('warp-lang')}"
+    except PackageNotFoundError:
+        return "none (pip install 'qdrl[gpu]')"
 
 
 def _mujoco() -> str:

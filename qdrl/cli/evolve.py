@@ -9,10 +9,18 @@ import click
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a setting; repeatable.")
 @click.option("--seed", type=click.IntRange(min=0), help="Override the seed.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda", "warp-cpu"]), help="Where locomotion is simulated; compute.device."
+)
 @click.option("--output", type=click.Path(path_type=Path), help="The run folder; it must not exist yet.")
 @click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
 def command(
-    experiment: Path, overrides: tuple[str, ...], seed: int | None, output: Path | None, progress: bool | None
+    experiment: Path,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    output: Path | None,
+    progress: bool | None,
 ) -> None:
     """Start a run from an EXPERIMENT file.
 
@@ -26,6 +34,8 @@ def command(
     """
     from qdrl.config import load_experiment
 
+    if device is not None:
+        overrides = (*overrides, f"compute.device={device}")
     settings = load_experiment(experiment, overrides, seed)
 
     from qdrl.cli.outcome import show

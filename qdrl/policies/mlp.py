@@ -84,9 +84,9 @@ class Mlp:
             start = end
         return layers
 
-    def population(self, slots: int) -> "Population":
+    def population(self, slots: int, device: str | torch.device = "cpu") -> "Population":
         """Networks that act side by side."""
-        return Population(self, slots)
+        return Population(self, slots, device)
 
     def describe(self) -> dict[str, Any]:
         """What a stored file says about its genomes."""
@@ -121,6 +121,9 @@ class Population:
 
     def load(self, slots: Sequence[int], genomes: Tensor) -> None:
         """Put genomes `(len(slots), parameters)` into slots."""
+        if isinstance(slots, range) and slots.step == 1:
+            self.genomes[slots.start : slots.stop] = genomes
+            return
         for slot, genome in zip(slots, genomes, strict=True):  # a list as index costs as much as several copies
             self.genomes[slot] = genome
 

@@ -51,7 +51,7 @@ def settings_class(name: str) -> type[BaseModel]:
     raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>', 'atari:<game>'])}")
 
 
-def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, threads: int) -> Task:
+def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, threads: int, device: str = "cpu") -> Task:
     """The task that validated settings describe; see `make_task`."""
     from qdrl.tasks.atari import AtariSettings, make_atari_task
     from qdrl.tasks.functions import FunctionSettings, make_function_task
@@ -61,6 +61,8 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
     from qdrl.tasks.maze import MazeSettings, make_maze_task
     from qdrl.tasks.point import PointSettings, make_point_task
 
+    if device != "cpu" and not isinstance(settings, LocomotionSettings):
+        raise UserError(f"compute.device: only locomotion runs on '{device}', not {getattr(settings, 'name', 'this')}")
     match settings:
         case FunctionSettings():
             return make_function_task(settings)
@@ -75,7 +77,7 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
         case GymSettings():
             return make_gym_task(settings, policy=policy, worlds=worlds)
         case LocomotionSettings():
-            return make_locomotion_task(settings, policy=policy, worlds=worlds, threads=threads)
+            return make_locomotion_task(settings, policy=policy, worlds=worlds, threads=threads, device=device)
         case _:
             raise TypeError(f"{type(settings).__name__} is not the settings of a task")
 
@@ -86,6 +88,7 @@ def make_task(
     policy: PolicySettings | dict[str, Any] | None = None,
     worlds: int = 64,
     threads: int = 1,
+    device: str = "cpu",
     **options: Any,
 ) -> Task:
     """Make a task by name.
@@ -95,6 +98,7 @@ def make_task(
         policy: shape of the policies; ignored where genomes are not policies.
         worlds: worlds simulated at once.
         threads: threads that share them.
+        device: "cpu"; locomotion also "cuda" and "warp-cpu", see `qdrl.config.ComputeSettings`.
         options: the task's own settings, for example `episode_length=250`.
 
     Raises:
@@ -108,4 +112,4 @@ def make_task(
         detail = error.errors()[0]
         place = ".".join(str(part) for part in detail["loc"])
         raise UserError(f"task '{name}': {place}: {detail['msg']}") from error
-    return build_task(settings, policy=shape, worlds=worlds, threads=threads)
+    return build_task(settings, policy=shape, worlds=worlds, threads=threads, device=device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from qdrl.policies.conv import Conv
 from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.rollout import EpisodeWorlds, Rollout
+
+if TYPE_CHECKING:
+    from qdrl.tasks.device_rollout import DeviceRollout
 
 _APART = 8  # steps between the observations that virtual batch normalisation refers to
 
@@ -27,6 +30,7 @@ class EpisodicTask:
         policy: shape of the policies.
         worlds: worlds simulated at once by this process.
         mjcf: the MuJoCo model in use, as XML.
+        together: worlds are those of `qdrl.tasks.device_rollout` and all step together.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class EpisodicTask:
         policy: PolicySettings,
         worlds: int,
         mjcf: str | None = None,
+        together: bool = False,
     ) -> None:
         self.spec = spec
         self.policy = make_policy(policy, spec.observation_size, spec.action_size, spec.image)
@@ -45,7 +50,8 @@ class EpisodicTask:
         self.normalizer = ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
         self.make_worlds = make_worlds
         self._count = worlds
-        self._rollout: Rollout | None = None
+        self._together = together
+        self._rollout: Rollout | DeviceRollout | None = None
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         return self.policy.initial(generator)
@@ -74,11 +80,20 @@ class EpisodicTask:
         if self.normalizer is not None and evaluation.observations is not None:
             self.normalizer.update(evaluation.observations, ~evaluation.failed)
 
-    def rollout(self) -> Rollout:
+    def rollout(self) -> "Rollout | DeviceRollout":
         """The rollout that evaluations run through; its worlds are made at the first call."""
-        if self._rollout is None:
+        if self._rollout is None and self._together:
+            self._rollout = self._rollout_together()
+        elif self._rollout is None:
             self._rollout = self.rollout_in(self.make_worlds(self._count))
         return self._rollout
+
+    def _rollout_together(self) -> "DeviceRollout":
+        from qdrl.tasks.device_rollout import DeviceRollout
+
+        make: Any = self.make_worlds
+        policy: Any = self.policy
+        return DeviceRollout(make, self._count, policy, len(self.spec.axes), self.spec.episode_length)
 
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
         """A rollout of this task's policies and episodes in worlds of the caller's."""

@@ -210,9 +210,20 @@ def initial_state(robot: Robot, model: mujoco.MjModel, noise: float, seed: int) 
 
 
 def make_locomotion_task(
-    settings: LocomotionSettings, *, policy: PolicySettings, worlds: int, threads: int
+    settings: LocomotionSettings, *, policy: PolicySettings, worlds: int, threads: int, device: str = "cpu"
 ) -> EpisodicTask:
-    """The task that the settings describe."""
+    """The task that the settings describe.
+
+    Args:
+        settings: the task's own.
+        policy: shape of the policies.
+        worlds: worlds simulated at once.
+        threads: threads that share them, on the CPU.
+        device: "cpu" for C MuJoCo; "cuda" or "warp-cpu" for MuJoCo Warp.
+
+    Raises:
+        UserError: there is no such device, or MuJoCo Warp is missing.
+    """
     settings = settings.resolved()
     defaults = _DEFAULTS[settings.name]
     robot, uni = ROBOTS[defaults["robot"]], settings.reach is None
@@ -220,8 +231,14 @@ def make_locomotion_task(
         robot = replace(robot, healthy_reward=settings.healthy_reward)
     model, mjcf = build_model(robot, touch=uni, trap=defaults.get("trap", False))
 
+    fields = robot.fields(rewards_progress=uni)
+    if device != "cpu":
+        from qdrl.tasks.device_locomotion import make_device_worlds
+
+        made = make_device_worlds(robot, model, settings, fields, device)
+        return EpisodicTask(_spec(settings, robot, model), made, policy=policy, worlds=worlds, mjcf=mjcf, together=True)
+
     def make_worlds(count: int) -> LocomotionWorlds:
-        fields = robot.fields(rewards_progress=uni)
         physics = make_cpu_worlds(model, count, frame_skip=robot.frame_skip, fields=fields, threads=threads)
         return LocomotionWorlds(robot, model, physics, settings)
 

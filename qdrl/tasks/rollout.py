@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.evaluation import Genomes, ObservationMoments
+from qdrl.evaluation import Genomes, ObservationMoments, Transitions
 from qdrl.policies.base import Policy
 from qdrl.policies.conv import ConvPopulation
 from qdrl.policies.normalizer import deviation_of, normalize_
@@ -57,6 +57,14 @@ class EpisodeWorlds(Protocol):
         ...
 
 
+class EpisodeLog(Protocol):
+    """Control steps of a batch."""
+
+    def transitions(self, first_row: int, failed: np.ndarray) -> Transitions:
+        """See `qdrl.tasks.transitions.TransitionLog.transitions`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Episodes:
     """Results by row: see `qdrl.evaluation.Evaluation`; `log` holds the control steps when they were asked for."""
@@ -66,7 +74,7 @@ class Episodes:
     steps: Tensor
     failed: Tensor
     observations: ObservationMoments | None
-    log: TransitionLog | None
+    log: EpisodeLog | None
 
 
 class Rollout:
@@ -116,14 +124,16 @@ class Rollout:
             keep_transitions: keep every control step in `log`.
         """
         rows = len(genomes)
-        results = self._empty_results(rows, keep_transitions=keep_transitions)
+        length, sizes = self._episode_length, (self._observation_size, self._action_size)
+        log = TransitionLog(rows, length, *sizes) if keep_transitions else None
+        results = self._empty_results(rows, log)
         active = min(self._worlds.count, rows)
         if active:
             self._start(range(active), range(active), genomes, seeds)
         waiting = active
         shift = None if normalization is None else self._shift(*normalization)
         while active:
-            ended = self._step(active, shift, results.log)
+            ended = self._step(active, shift, log)
             for slot in ended:
                 self._finish(slot, results)
             refilled = min(len(ended), rows - waiting)
@@ -197,7 +207,7 @@ class Rollout:
         self._mean[:active] += difference / seen
         self._deviation[:active] += difference * (observations - self._mean[:active])
 
-    def _empty_results(self, rows: int, *, keep_transitions: bool) -> Episodes:
+    def _empty_results(self, rows: int, log: TransitionLog | None) -> Episodes:
         def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(rows, *shape, dtype=dtype)
 
@@ -211,9 +221,7 @@ class Rollout:
             steps=empty(dtype=torch.int64),
             failed=empty(dtype=torch.bool),
             observations=moments,
-            log=TransitionLog(rows, self._episode_length, self._observation_size, self._action_size)
-            if keep_transitions
-            else None,
+            log=log,
         )
 
     @staticmethod

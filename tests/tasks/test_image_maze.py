@@ -1,6 +1,7 @@
 """The hard maze seen from above: the same physics, and pictures that show it."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ POLICY = {
 }
 
 
-def task_of(name: str = "image_hard_maze", worlds: int = 3, **options: int) -> EpisodicTask:
+def task_of(name: str = "image_hard_maze", worlds: int = 3, **options: Any) -> EpisodicTask:
     task = make_task(name, policy=POLICY if name.startswith("image") else None, worlds=worlds, **options)
     assert isinstance(task, EpisodicTask)
     return task

@@ -95,9 +95,10 @@ def _print_replay(elite: dict[str, Any], replayed: dict[str, Any]) -> None:
     # All digits: the claim is about bits.
     rows = [[name, repr(stored), repr(again)] for name, stored, again in zip(names, *values, strict=True)]
     print_table(["", "stored", "replayed"], rows)
-    verdict = {
-        True: "the same, bit for bit",
-        False: "DIFFERENT from what the file says",
-        None: f"one of the {elite['n_evaluations']} evaluations whose mean the file keeps",
-    }[replayed["same"]]
+    if elite["n_evaluations"] > 1:
+        unlike = f"one of the {elite['n_evaluations']} evaluations whose mean the file keeps"
+    else:
+        unlike = "by C MuJoCo; the file's numbers are MuJoCo Warp's"
+    verdicts = {True: "the same, bit for bit", False: "DIFFERENT from what the file says", None: unlike}
+    verdict = verdicts[replayed["same"]]
     click.echo(f"replayed {replayed['steps']} steps: {verdict}")
