@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def main() -> None:
         line(f"dcrl_paper.generation_speedup_{name}", median_ratio(found["one_rank"], found[name]), "x")
 
 
-def generation_seconds(ranks: int, learners: int, generations: int) -> float:
+def generation_seconds(ranks: int, learners: int, generations: int, settings: Sequence[str] = ()) -> float:
     """Seconds of a generation that has parents, the mean over a job."""
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if mpirun is None:
@@ -46,7 +47,8 @@ def generation_seconds(ranks: int, learners: int, generations: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [mpirun, "-n", str(ranks), sys.executable, "-m", "qdrl", "evolve", str(CONFIG), "--output", str(run)]
-        command += ["--set", f"run.generations={generations}", "--set", f"algorithm.learners={learners}"]
+        changes = [f"run.generations={generations}", f"algorithm.learners={learners}", *settings]
+        command += [word for change in changes for word in ("--set", change)]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | root)
         with (run / "metrics.csv").open() as file:
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)]

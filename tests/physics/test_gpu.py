@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qdrl.errors import UserError
+from qdrl.physics import Worlds
 from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.physics.gpu import ContactBudget, Overflow, WarpWorlds, device_of
 from qdrl.tasks.locomotion import initial_state
@@ -23,6 +24,9 @@ TOLERANCES = {
     "ant": (5e-5, 5e-4),
     "humanoid": (2e-5, 5e-4),
 }
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["warp-cpu", pytest.param("cuda", marks=NEEDS_GPU)]
 
 
 def model_of(name: str) -> mujoco.MjModel:
@@ -38,7 +42,7 @@ def fields_of(name: str) -> tuple[str, ...]:
     return ROBOTS[name].fields(rewards_progress=True)
 
 
-def worlds_of(name: str, count: int, budget: ContactBudget | None = None) -> WarpWorlds:
+def worlds_of(name: str, count: int, budget: ContactBudget | None = None, device: str = "warp-cpu") -> WarpWorlds:
     model = model_of(name)
     return WarpWorlds(
         model,
@@ -46,7 +50,7 @@ def worlds_of(name: str, count: int, budget: ContactBudget | None = None) -> War
         frame_skip=ROBOTS[name].frame_skip,
         fields=fields_of(name),
         budget=budget or ContactBudget(model),
-        device=device_of("warp-cpu"),
+        device=device_of(device),
     )
 
 
@@ -66,14 +70,19 @@ def everything(worlds: WarpWorlds, rows: Sequence[int]) -> dict[str, Tensor]:
     return {name: tensor[list(rows)].clone() for name, tensor in worlds.state.items()}
 
 
+def apart(ours: WarpWorlds, theirs: Worlds, field: str) -> float:
+    return float((ours.state[field].cpu() - theirs.state[field]).abs().max())
+
+
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", TOLERANCES)
-def test_ten_control_steps_are_those_of_mujoco_and_the_same_feet_touch(name: str) -> None:
+def test_ten_control_steps_are_those_of_mujoco_and_the_same_feet_touch(name: str, device: str) -> None:
     count, robot = 6, ROBOTS[name]
-    ours = worlds_of(name, count)
+    ours = worlds_of(name, count, device=device)
     theirs = make_cpu_worlds(model_of(name), count, frame_skip=robot.frame_skip, fields=fields_of(name))
     for worlds in (ours, theirs):
         worlds.reset(range(count), *states_of(name, range(count)))
@@ -82,17 +91,16 @@ def test_ten_control_steps_are_those_of_mujoco_and_the_same_feet_touch(name: str
         for worlds in (ours, theirs):
             worlds.control[:] = control
             worlds.step(count)
-        same = (ours.state["sensordata"] > 0) == (theirs.state["sensordata"] > 0)
+        same = (ours.state["sensordata"].cpu() > 0) == (theirs.state["sensordata"] > 0)
         assert bool(same.all())
         touched += int((theirs.state["sensordata"] > 0).sum())
     assert touched > 0
     for field, tolerance in zip(("qpos", "qvel"), TOLERANCES[name], strict=True):
-        assert float((ours.state[field] - theirs.state[field]).abs().max()) < tolerance
+        assert apart(ours, theirs, field) < tolerance
     for field in set(fields_of(name)) & {"xpos", "xipos"}:
-        assert float((ours.state[field] - theirs.state[field]).abs().max()) < TOLERANCES[name][0]
+        assert apart(ours, theirs, field) < TOLERANCES[name][0]
     if "cfrc_ext" in fields_of(name):
-        expected = theirs.state["cfrc_ext"]
-        assert float((ours.state["cfrc_ext"] - expected).abs().max()) < 1e-3 * float(expected.abs().max()) + 1e-2
+        assert apart(ours, theirs, "cfrc_ext") < 1e-3 * float(theirs.state["cfrc_ext"].abs().max()) + 1e-2
     ours.check(count)
 
 

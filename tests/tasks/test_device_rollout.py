@@ -19,6 +19,7 @@ from qdrl.replays import replay
 from qdrl.run import resume, start
 from qdrl.tasks import make_task
 from tests.mpi import mpirun
+from tests.physics.test_gpu import DEVICES
 
 ROWS = 7
 
@@ -42,10 +43,11 @@ def evaluated(
     return task.evaluate(candidates)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", ["walker2d_uni", "hopper_uni"])
-def test_episodes_are_those_of_c_mujoco_as_far_as_single_precision_goes(name: str, normalize: bool) -> None:
-    ours, theirs = (evaluated(device, name, normalize=normalize) for device in ("warp-cpu", "cpu"))
+def test_episodes_are_those_of_c_mujoco_to_single_precision(name: str, normalize: bool, device: str) -> None:
+    ours, theirs = (evaluated(place, name, normalize=normalize) for place in (device, "cpu"))
     assert len(set(theirs.steps.tolist())) > 2
     assert torch.equal(ours.steps, theirs.steps)
     assert torch.equal(ours.descriptor, theirs.descriptor)
@@ -58,8 +60,9 @@ def test_episodes_are_those_of_c_mujoco_as_far_as_single_precision_goes(name: st
         torch.testing.assert_close(ours.observations.deviation, theirs.observations.deviation, rtol=2e-2, atol=1e-2)
 
 
-def test_transitions_are_those_of_c_mujoco() -> None:
-    ours, theirs = (evaluated(device).transitions for device in ("warp-cpu", "cpu"))
+@pytest.mark.parametrize("device", DEVICES)
+def test_transitions_are_those_of_c_mujoco(device: str) -> None:
+    ours, theirs = (evaluated(place).transitions for place in (device, "cpu"))
     assert ours is not None
     assert theirs is not None
     for name in ("row", "terminated", "truncated"):

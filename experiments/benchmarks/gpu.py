@@ -1,0 +1,168 @@
+"""Locomotion on a GPU: `python experiments/benchmarks/gpu.py`; needs one, and the extra `gpu`.
+
+For each robot and number of worlds, every world with a 128 x 128 policy of its own:
+
+- `<task>.control_steps_per_second_<worlds>`: of the whole `task.evaluate`, resets, policies, rewards and descriptors
+  included;
+- `<task>.share_of_bare_<worlds>`: that, over MuJoCo Warp's own stepping loop with random controls, captured in a CUDA
+  graph, same model and worlds, in turns;
+- `<task>.memory_<worlds>`: memory of the device that both took;
+- `<task>.times_cpu_<worlds>`: that, over C MuJoCo on `--ranks` processes of this machine.
+
+Then `dcrl_paper.generation_seconds` of `experiments/ant_omni/dcrl_map_elites.toml` on the device.
+
+On `--device warp-cpu` it only shows that it runs.
+"""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from generation import generation_seconds
+from measure import line, median_ratio, seconds, take_turns
+
+from qdrl.errors import UserError
+from qdrl.evaluation import Candidates
+from qdrl.physics.gpu import device_of
+from qdrl.tasks import make_task
+
+TASKS = ("walker2d_uni", "ant_uni", "humanoid_uni")
+CPU_WORLDS = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--worlds", nargs="+", type=int, default=[256, 1024, 4096, 16384])
+    parser.add_argument("--steps", type=int, default=100, help="control steps an episode")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ranks", type=int, default=16, help="processes of the CPU's side; 0 to leave it out")
+    parser.add_argument("--device", choices=("cuda", "warp-cpu"), default="cuda")
+    parser.add_argument("--no-generation", action="store_true", help="leave DCRL-MAP-Elites out")
+    arguments = parser.parse_args()
+    try:
+        device_of(arguments.device)
+    except UserError as error:
+        sys.exit(str(error))
+    torch.set_num_threads(1)
+    for name in arguments.tasks:
+        peer = cpu_speed(name, arguments.ranks, arguments.steps) if arguments.ranks else None
+        for worlds in arguments.worlds:
+            measure(name, worlds, arguments, peer)
+    if not arguments.no_generation:
+        took = statistics.median(
+            generation_seconds(1, 1, 3, [f"compute.device={arguments.device}", "compute.worlds=256"])
+            for _ in range(arguments.repeats)
+        )
+        line("dcrl_paper.generation_seconds", took, "s")
+
+
+def measure(name: str, worlds: int, arguments: argparse.Namespace, peer: float | None) -> None:
+    """The lines of one robot and one number of worlds."""
+    wait = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
+    before = _memory_in_use(arguments.device)
+    evaluate = evaluation(name, worlds, arguments.steps, arguments.device)
+    bare = bare_loop(name, worlds, arguments.steps, arguments.device)
+    for work in (evaluate, bare):  # kernels are compiled and captured
+        work()
+    wait()
+    taken = _memory_in_use(arguments.device) - before
+    sides = {"ours": partial(_timed, evaluate, wait), "bare": partial(_timed, bare, wait)}
+    times = take_turns(sides, arguments.repeats)
+    speed = worlds * arguments.steps / statistics.median(times["ours"])
+    line(f"{name}.control_steps_per_second_{worlds}", speed, "1/s")
+    line(f"{name}.share_of_bare_{worlds}", median_ratio(times["bare"], times["ours"]), "1")
+    line(f"{name}.memory_{worlds}", taken, "B")
+    if peer is not None:
+        line(f"{name}.times_cpu_{worlds}", speed / peer, "x")
+
+
+def evaluation(name: str, worlds: int, steps: int, device: str) -> Callable[[], object]:
+    """One episode a world; nothing but a fall ends it before `steps`, and on a GPU even that costs as much."""
+    task: Any = make_task(name, policy={"hidden_sizes": (128, 128)}, worlds=worlds, device=device, episode_length=steps)
+    genomes = torch.from_numpy(np.stack([task.initial(np.random.default_rng(row)) for row in range(worlds)]))
+    none = torch.zeros(worlds, dtype=torch.int64)
+    return partial(task.evaluate, Candidates(0, range(worlds), genomes, torch.arange(worlds), none, none - 1))
+
+
+def bare_loop(name: str, worlds: int, steps: int, device: str) -> Callable[[], object]:
+    """MuJoCo Warp alone: as many control steps of as many worlds under controls that were drawn once."""
+    import mujoco_warp
+    import warp
+
+    task: Any = make_task(name, policy={"hidden_sizes": (8,)}, worlds=worlds, device=device, episode_length=steps)
+    made = task.make_worlds(worlds)
+    made.reset(range(worlds), list(range(worlds)))
+    physics = made.physics
+    physics.control.copy_(torch.rand_like(physics.control) * 2 - 1)
+    model, data, substeps = physics._model, physics._data, physics._frame_skip
+    place = warp.get_device("cpu" if device == "warp-cpu" else f"cuda:{device_of(device).index}")
+
+    def control_step() -> None:
+        for _ in range(substeps):
+            mujoco_warp.step(model, data)
+
+    if device == "warp-cpu":
+
+        def run() -> None:
+            with warp.ScopedDevice(place):
+                for _ in range(steps):
+                    control_step()
+
+        return run
+    with warp.ScopedDevice(place):
+        control_step()
+        with warp.ScopedCapture() as capture:
+            control_step()
+    graph: Any = capture.graph
+
+    def replay() -> None:
+        with warp.ScopedDevice(place):
+            for _ in range(steps):
+                warp.capture_launch(graph)
+
+    return replay
+
+
+def cpu_speed(name: str, ranks: int, steps: int) -> float:
+    """Control steps a second of C MuJoCo, over processes that run side by side."""
+    with ProcessPoolExecutor(ranks) as pool:
+        return sum(pool.map(_cpu_rank, [name] * ranks, [steps] * ranks))
+
+
+def _cpu_rank(name: str, steps: int) -> float:
+    evaluate = evaluation(name, CPU_WORLDS, steps, "cpu")
+    evaluate()
+    found: list[Any] = []
+    took = seconds(lambda: found.append(evaluate()))
+    return int(found[0].steps.sum()) / took
+
+
+def _timed(work: Callable[[], object], wait: Callable[[], None]) -> float:
+    def both() -> None:
+        work()
+        wait()
+
+    return seconds(both)
+
+
+def _memory_in_use(device: str) -> float:
+    if device != "cuda":
+        return float("nan")
+    free, total = torch.cuda.mem_get_info()
+    return float(total - free)
+
+
+if __name__ == "__main__":
+    main()
