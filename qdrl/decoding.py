@@ -70,7 +70,7 @@ def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarra
     return archive.normalizer["at.mean"][rows[0]], archive.normalizer["at.var"][rows[0]]
 
 
-def device_of(archive: StoredArchive) -> str:
+def evaluated_on(archive: StoredArchive) -> str:
     """Where an archive's elites were evaluated: "cpu", or `compute.device` of the run."""
     config = archive.meta.get("config") or {}
     return str(config.get("compute", {}).get("device", "cpu"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.stored import StoredArchive
-from qdrl.decoding import device_of, genomes_of, normalization_of, task_of
+from qdrl.decoding import evaluated_on, genomes_of, normalization_of, task_of
 from qdrl.evaluation import Candidates
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion import LocomotionWorlds
@@ -80,7 +80,7 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
     same = bool(
         fitness[0] == archive.elites["fitness"][row] and np.array_equal(reached, archive.elites["descriptor"][row])
     )
-    if archive.elites["n_evaluations"][row] > 1 or device_of(archive) != "cpu":
+    if archive.elites["n_evaluations"][row] > 1 or evaluated_on(archive) != "cpu":
         same = None
     return Replay(float(fitness[0]), reached, int(steps[0]), same, track)
 

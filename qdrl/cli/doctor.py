@@ -79,8 +79,11 @@ def _torch() -> str:
 def _devices() -> str:
     import torch
 
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"cpu{''.join(f', cuda:{index} {name}' for index, name in enumerate(names))}; MuJoCo Warp: {_warp()}"
+    found = ["cpu"]
+    for index in range(torch.cuda.device_count()):
+        free, total = (size / 1e9 for size in torch.cuda.mem_get_info(index))
+        found.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {free:.1f} of {total:.1f} GB free")
+    return f"{', '.join(found)}; MuJoCo Warp: {_warp()}"
 
 
 def _warp() -> str:

@@ -8,9 +8,12 @@ All worlds step together. A world that nobody uses costs as much as any other.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
 from typing import Any
 
 import mujoco
@@ -104,8 +107,6 @@ class WarpWorlds:
         # What a world's future depends on besides its positions and velocities; none of the robots has activations.
         self._kept = [self._qpos, self._qvel, self.control, *map(self._seen, ("qacc_warmstart", "act", "time"))]
         self._overflow = self._seen("overflow")
-        overflows = self._mjw.OverflowType
-        self._fatal = int(~(overflows.ITERATIONS | overflows.LS_ITERATIONS) & overflows.ALL)
         self._bad = torch.zeros(count, dtype=torch.bool, device=self.device)
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
@@ -150,10 +151,20 @@ class WarpWorlds:
 
         Raises:
             Overflow: one had not. The budget has grown: worlds that are made now have more room.
+            RuntimeError: one ran out of what no budget gives.
         """
-        if bool((self._overflow[:count] & self._fatal).any()):
-            self._budget.grow()
-            raise Overflow
+        kinds = self._mjw.OverflowType
+        found = {int(bits) for bits in torch.unique(self._overflow[:count]).tolist()}
+        overflown = kinds(0)
+        for bits in found:
+            overflown |= kinds(bits)
+        overflown &= ~(kinds.ITERATIONS | kinds.LS_ITERATIONS)  # which C MuJoCo does not exceed either: it stops there
+        if not overflown:
+            return
+        if overflown & ~(kinds.NEFC | kinds.NJMAX_NNZ | kinds.BROADPHASE | kinds.NARROWPHASE | kinds.CCD):
+            raise RuntimeError(f"MuJoCo Warp ran out of room: {overflown!r}")
+        self._budget.grow()
+        raise Overflow
 
     def _seen(self, name: str) -> Tensor:
         """An array of the simulation as torch sees it, `(count, ...)`."""
@@ -169,6 +180,44 @@ class WarpWorlds:
         stream = self._warp.stream_from_torch(torch.cuda.current_stream(self.device))
         with self._warp.ScopedStream(stream):
             yield
+
+
+def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
+    """What one more world takes of a device's memory, the step's own intermediate results left out."""
+    warp, mujoco_warp = _libraries()
+    with warp.ScopedDevice("cpu"):
+        few, many = (
+            _size_of(mujoco_warp.make_data(model, nworld=worlds, nconmax=budget.contacts, njmax=budget.constraints))
+            for worlds in (8, 16)
+        )
+    return (many - few) // 8
+
+
+def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
+    """Compare what so many worlds take with what is free on their device.
+
+    Raises:
+        UserError: it is too much; the line names how many fit.
+    """
+    free = free_memory(device)
+    if worlds * bytes_each > free:
+        raise UserError(
+            f"compute.worlds: {worlds} worlds take {worlds * bytes_each / 1e9:.3g} GB of {device}, of which"
+            f" {free / 1e9:.3g} GB are free: at most {free // bytes_each}"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a device that nobody has taken."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size_of(data: Any) -> int:
+    """Bytes of all arrays of a simulation."""
+    values = [getattr(data, entry.name) for entry in fields_of(data)]
+    return sum(_size_of(value) if is_dataclass(value) else getattr(value, "capacity", 0) for value in values)
 
 
 def device_of(name: str) -> torch.device:

@@ -1,12 +1,12 @@
 """Locomotion on a device: what `LocomotionWorlds` says of one world, said of all at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mujoco
 import torch
 from torch import Tensor
 
-from qdrl.physics.gpu import ContactBudget, WarpWorlds, device_of
+from qdrl.physics.gpu import ContactBudget, WarpWorlds, device_of, world_bytes
 from qdrl.tasks.locomotion import LocomotionSettings, LocomotionWorlds
 from qdrl.tasks.robots import Robot
 
@@ -38,14 +38,43 @@ class DeviceLocomotionWorlds(LocomotionWorlds):
         self._warp.check(count)
 
 
-def make_device_worlds(
-    robot: Robot, model: mujoco.MjModel, settings: LocomotionSettings, fields: Sequence[str], device: str
-) -> Callable[[int], DeviceLocomotionWorlds]:
-    """What makes a number of worlds, on what `compute.device` names."""
-    budget, place = ContactBudget(model), device_of(device)
+class DeviceWorldMaker:
+    """Makes worlds on a device; see `qdrl.tasks.device_rollout.WorldMaker`.
 
-    def make(count: int) -> DeviceLocomotionWorlds:
-        physics = WarpWorlds(model, count, frame_skip=robot.frame_skip, fields=fields, budget=budget, device=place)
-        return DeviceLocomotionWorlds(robot, model, physics, settings)
+    Args:
+        robot: which robot.
+        model: its compiled model.
+        settings: resolved settings of the task.
+        fields: of the physics state that the task needs.
+        device: what `compute.device` names.
 
-    return make
+    Raises:
+        UserError: there is no such device, or MuJoCo Warp is missing.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        model: mujoco.MjModel,
+        settings: LocomotionSettings,
+        fields: Sequence[str],
+        device: str,
+    ) -> None:
+        self.device = device_of(device)
+        self._robot, self._model, self._settings, self._fields = robot, model, settings, fields
+        self._budget = ContactBudget(model)
+
+    @property
+    def bytes_each(self) -> int:
+        return world_bytes(self._model, self._budget)
+
+    def __call__(self, count: int) -> DeviceLocomotionWorlds:
+        physics = WarpWorlds(
+            self._model,
+            count,
+            frame_skip=self._robot.frame_skip,
+            fields=self._fields,
+            budget=self._budget,
+            device=self.device,
+        )
+        return DeviceLocomotionWorlds(self._robot, self._model, physics, self._settings)

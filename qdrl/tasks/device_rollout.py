@@ -4,7 +4,7 @@ Nothing waits for the device within an episode: a world whose episode has ended 
 counts. Where the device is the CPU, which there is nothing to wait for, a batch ends with its last episode.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qdrl.evaluation import Genomes, ObservationMoments, Transitions
-from qdrl.physics.gpu import Overflow
+from qdrl.physics.gpu import Overflow, check_memory
 from qdrl.policies.mlp import Mlp
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.rollout import Episodes
@@ -42,6 +42,17 @@ class DeviceWorlds(Protocol):
     def check(self, count: int) -> None:
         """Raise `Overflow` if one of the first worlds ran out of room for contacts."""
         ...
+
+
+class WorldMaker(Protocol):
+    """Makes a number of worlds on a device; `bytes_each` is what one takes of its memory."""
+
+    device: torch.device
+
+    @property
+    def bytes_each(self) -> int: ...
+
+    def __call__(self, count: int, /) -> DeviceWorlds: ...
 
 
 @dataclass
@@ -122,19 +133,20 @@ class DeviceRollout:
 
     Args:
         make_worlds: makes a number of worlds; called again when contacts overflowed, after which it gives more room.
-        count: worlds simulated at once.
+        count: most worlds simulated at once; as many are made as there are rows.
         policy: shape of the policies.
         dimensions: numbers in a descriptor.
         episode_length: control steps after which an episode is cut.
+
+    Raises:
+        UserError: so many worlds do not fit into memory.
     """
 
-    def __init__(
-        self, make_worlds: Callable[[int], DeviceWorlds], count: int, policy: Mlp, dimensions: int, episode_length: int
-    ) -> None:
+    def __init__(self, make_worlds: WorldMaker, count: int, policy: Mlp, dimensions: int, episode_length: int) -> None:
         self._make_worlds, self._dimensions, self._episode_length = make_worlds, dimensions, episode_length
-        self._worlds = make_worlds(count)
-        self._policy = policy
-        self._population = policy.population(count, self._worlds.device)
+        self._policy, self._most = policy, count
+        self._check_memory(count)
+        self._prepare(1)
 
     def run(
         self,
@@ -144,7 +156,16 @@ class DeviceRollout:
         *,
         keep_transitions: bool = False,
     ) -> Episodes:
-        """Run one episode a row; see `qdrl.tasks.rollout.Rollout.run`."""
+        """Run one episode a row; see `qdrl.tasks.rollout.Rollout.run`.
+
+        Raises:
+            UserError: control steps of so many worlds do not fit into memory.
+        """
+        worlds = min(len(genomes), self._most)
+        if keep_transitions:
+            self._check_memory(worlds, keep_transitions=True)
+        if self._worlds.count < worlds:
+            self._prepare(worlds)
         log = DeviceLog() if keep_transitions else None
         blocks = [
             self._run_block(genomes[first : first + self._worlds.count], seeds[first : first + self._worlds.count],
@@ -160,6 +181,18 @@ class DeviceRollout:
         if self._policy.settings.normalize_observations:
             moments = ObservationMoments(steps, joined("mean"), joined("deviation"))
         return Episodes(joined("fitness"), joined("descriptor"), steps, joined("failed"), moments, log)
+
+    def _check_memory(self, worlds: int, *, keep_transitions: bool = False) -> None:
+        each = self._make_worlds.bytes_each + 4 * self._policy.parameters
+        if keep_transitions:  # as steps of a batch, and again as transitions with the next observation
+            step = 3 * self._policy.observation_size + 2 * self._policy.action_size + 4
+            each += 4 * self._episode_length * step
+        check_memory(worlds, each, self._make_worlds.device)
+
+    def _prepare(self, worlds: int) -> None:
+        """Have worlds and networks for so many rows."""
+        self._worlds = self._make_worlds(worlds)
+        self._population = self._policy.population(worlds, self._worlds.device)
 
     def _run_block(
         self,

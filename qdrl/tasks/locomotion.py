@@ -233,10 +233,12 @@ def make_locomotion_task(
 
     fields = robot.fields(rewards_progress=uni)
     if device != "cpu":
-        from qdrl.tasks.device_locomotion import make_device_worlds
+        from qdrl.tasks.device_locomotion import DeviceWorldMaker
 
-        made = make_device_worlds(robot, model, settings, fields, device)
-        return EpisodicTask(_spec(settings, robot, model), made, policy=policy, worlds=worlds, mjcf=mjcf, together=True)
+        made = DeviceWorldMaker(robot, model, settings, fields, device)
+        task = EpisodicTask(_spec(settings, robot, model), made, policy=policy, worlds=worlds, mjcf=mjcf, together=True)
+        task.rollout()  # what does not fit into memory is refused before anything runs
+        return task
 
     def make_worlds(count: int) -> LocomotionWorlds:
         physics = make_cpu_worlds(model, count, frame_skip=robot.frame_skip, fields=fields, threads=threads)

@@ -12,7 +12,7 @@ from torch import Tensor
 from qdrl.errors import UserError
 from qdrl.physics import Worlds
 from qdrl.physics.cpu import make_cpu_worlds
-from qdrl.physics.gpu import ContactBudget, Overflow, WarpWorlds, device_of
+from qdrl.physics.gpu import ContactBudget, Overflow, WarpWorlds, device_of, world_bytes
 from qdrl.tasks.locomotion import initial_state
 from qdrl.tasks.robots import ROBOTS, build_model
 
@@ -173,6 +173,24 @@ def test_too_little_room_for_contacts_is_told_and_the_budget_grows() -> None:
     with pytest.raises(Overflow):
         worlds.check(2)
     assert (budget.contacts, budget.constraints) == (2, 2)
+
+
+def test_what_no_budget_cures_ends_the_run() -> None:
+    worlds = worlds_of("hopper", 2)
+    worlds._overflow[1] = int(worlds._mjw.OverflowType.CONTACT_MATCH | worlds._mjw.OverflowType.ITERATIONS)
+    with pytest.raises(RuntimeError, match="CONTACT_MATCH"):
+        worlds.check(2)
+    worlds._overflow[1] = int(worlds._mjw.OverflowType.ITERATIONS)
+    worlds.check(2)
+
+
+def test_a_worlds_memory_is_what_its_arrays_take() -> None:
+    model = model_of("ant")
+    budget = ContactBudget(model)
+    each = world_bytes(model, budget)
+    assert each > 8 * (model.nq + 5 * model.nv)
+    budget.grow()
+    assert world_bytes(model, budget) > each + 4 * model.nv * budget.constraints // 2
 
 
 @pytest.mark.parametrize("name", TOLERANCES)

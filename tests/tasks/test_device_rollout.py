@@ -105,6 +105,21 @@ def test_a_batch_that_ran_out_of_room_is_done_again_with_more(
     assert "a world needed more room" in caplog.text
 
 
+def test_more_worlds_than_memory_holds_are_refused_with_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = {"hidden_sizes": (8,)}
+    monkeypatch.setattr(gpu, "free_memory", lambda _: 10_000_000)
+    with pytest.raises(
+        UserError, match=r"4000 worlds take 0\.04\d+ GB of cpu, of which 0\.01 GB are free: at most \d+$"
+    ):
+        make_task("hopper_uni", policy=policy, worlds=4000, device="warp-cpu")
+    fitting: Any = make_task("hopper_uni", policy=policy, worlds=100, device="warp-cpu", episode_length=1000)
+    genomes = torch.zeros(100, fitting.parameters)
+    none = torch.zeros(100, dtype=torch.int64)
+    candidates = Candidates(0, range(100), genomes, none, none, none, wants_transitions=True)
+    with pytest.raises(UserError, match="at most"):  # steps kept for a critic take more than worlds
+        fitting.evaluate(candidates)
+
+
 def test_tasks_without_mujoco_are_refused_on_a_device() -> None:
     with pytest.raises(UserError, match="only locomotion runs on 'cuda', not point_omni"):
         make_task("point_omni", device="cuda")
