@@ -22,7 +22,8 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
         `mean` and `deviation` `(observation,)` where policies normalise what they see.
 
     Raises:
-        UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here.
+        UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here, or the reference batch
+            needs a task that cannot be made here.
     """
     if cell is None and archive.champion is not None:
         row, chosen, genome = None, "the champion", champion_of(archive)

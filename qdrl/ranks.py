@@ -28,6 +28,16 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 
 
+_LOCAL_RANK_VARIABLES = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "PALS_LOCAL_RANKID",
+    "PMI_LOCAL_RANK",
+    "SLURM_LOCALID",
+)
+
+
 def limit_threads(environment: dict[str, str] | None = None) -> dict[str, str]:
     """Give this process one thread a numeric library, unless the user said otherwise.
 
@@ -53,10 +63,16 @@ def launched_rank() -> int | None:
 
 def local_rank() -> int:
     """This process's number among the ranks of its node, as the launcher states it; 0 when none does."""
-    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    return _stated(_LOCAL_RANK_VARIABLES, 0)
+
+
+def local_size() -> int:
+    """How many ranks of the job this node has, as the launcher states it; 1 when none does."""
+    return _stated(("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE"), 1)
+
+
+def _stated(names: tuple[str, ...], otherwise: int) -> int:
+    return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
 
 
 def launched_size() -> int | None:

@@ -237,7 +237,7 @@ class Recorder:
         """Begin to write files on the first rank: at the start, or when the rank that wrote them was lost."""
         if not self._ranks.first or self._log_file is not None:
             return
-        self.lock.take()
+        late = self._take_lock()
         try:
             self._log_file = logging.FileHandler(self._folder / "log.txt")
         except OSError as error:
@@ -252,6 +252,16 @@ class Recorder:
         line = f"ranks {self._ranks.size}, from generation {self._parts.algorithm.generation}, {threads}"
         LOGGER.info(line)
         self._progress.say(f"qdrl: {line}")
+        if late is not None:
+            LOGGER.warning(late)
+
+    def _take_lock(self) -> str | None:
+        """Hold the folder, as `run` does from the start; in place of a lost rank, whose lock may outlive it, go on."""
+        try:
+            self.lock.take()
+        except UserError as error:
+            return f"{error}; the lost rank's lock may still stand: going on"
+        return None
 
     def _write_metrics(self) -> None:
         """Bring metrics.csv to where the history is: a killed run may have left rows that are computed anew."""

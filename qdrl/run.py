@@ -36,6 +36,7 @@ from qdrl.recorder import Parts, Recorder
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
 from qdrl.tasks.base import Task
+from qdrl.tasks.episodic import EpisodicTask
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
         UserError: the folder exists already, or the parts of the experiment do not fit.
     """
     parts = build(experiment)
+    _prepare(parts.task)
     made = _make_folder(folder, experiment) if ranks.first else None
     made = ranks.from_first(made)
     if isinstance(made, str):
@@ -94,6 +96,8 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
 
 def load(folder: str | Path) -> Parts:
     """A run as its last checkpoint left it: `parts.algorithm.ask()` proposes what would come next. Writes nothing.
+
+    A run on a GPU is opened anywhere; evaluating with its task needs its device.
 
     Raises:
         UserError: the folder is no run, has no checkpoint, or the checkpoint is damaged.
@@ -122,6 +126,7 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
         if override.partition(".")[0].strip() not in ("run", "compute"):
             raise UserError(f"--set {override}: only run.* and compute.* may change when resuming")
     parts = _rebuilt(folder, overrides)
+    _prepare(parts.task)
     recorder = Recorder(parts, ranks, folder, progress=progress)
     if (folder / "checkpoint.h5").exists():
         stored = _restore(parts, folder / "checkpoint.h5")
@@ -159,6 +164,12 @@ def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder, *, rewrit
     return Outcome(folder, recorder.finished)
 
 
+def _prepare(task: Task) -> None:
+    """Make a task's worlds: what they lack is told before anything is written."""
+    if isinstance(task, EpisodicTask):
+        task.rollout()
+
+
 def _share_memory(parts: Parts, ranks: Ranks) -> None:
     """Collective. Let the algorithm make the tables that a node's ranks have in common."""
     share = getattr(parts.algorithm, "share_memory", None)
@@ -192,8 +203,8 @@ def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -
     device = before.get("compute", {}).get("device", "cpu")
     if device != experiment.compute.device:
         raise UserError(
-            f"compute.device: the checkpoint was made on '{device}', whose physics differs in the last bits from that"
-            f" of '{experiment.compute.device}'; start a new run instead"
+            f"compute.device: the checkpoint was made on '{device}', whose results differ from those of"
+            f" '{experiment.compute.device}'; start a new run instead"
         )
     for table in sorted({*before, *now} - {"run", "compute"}):
         old, new = before.get(table), now.get(table)

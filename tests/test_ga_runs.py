@@ -215,7 +215,7 @@ def test_a_network_with_virtual_batch_norm_is_exported_with_its_reference_batch(
     assert weights["reference"].shape == (5, 4 * 84 * 84)
     task = task_of(stored)
     assert isinstance(task, EpisodicTask)
-    network = task.rollout()._population
+    network = task.rollout_in(task.make_worlds(1))._population
     network.load([0], torch.from_numpy(weights["genome"])[None])
     seen = torch.rand(1, 4 * 84 * 84, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(network.act(seen), acted(weights, seen))

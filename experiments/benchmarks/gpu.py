@@ -3,11 +3,11 @@
 For each robot and number of worlds, every world with a 128 x 128 policy of its own:
 
 - `<task>.control_steps_per_second_<worlds>`: of the whole `task.evaluate`, resets, policies, rewards and descriptors
-  included;
+  included; steps of worlds whose episode has ended are counted, for they cost as much, until the last one ends;
 - `<task>.share_of_bare_<worlds>`: that, over MuJoCo Warp's own stepping loop with random controls, captured in a CUDA
-  graph, same model and worlds, in turns;
+  graph, same model and worlds, in turns; it leaves out the contact forces that Ant's and Humanoid's rewards need;
 - `<task>.memory_<worlds>`: memory of the device that both took;
-- `<task>.times_cpu_<worlds>`: that, over C MuJoCo on `--ranks` processes of this machine.
+- `<task>.times_cpu_<worlds>`: steps of episodes that go on, a second, over those of C MuJoCo on `--ranks` processes.
 
 Then `dcrl_paper.generation_seconds` of `experiments/ant_omni/dcrl_map_elites.toml` on the device.
 
@@ -33,8 +33,8 @@ from generation import generation_seconds
 from measure import line, median_ratio, seconds, take_turns
 
 from qdrl.errors import UserError
-from qdrl.evaluation import Candidates
-from qdrl.physics.gpu import device_of
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.physics.devices import device_of
 from qdrl.tasks import make_task
 
 TASKS = ("walker2d_uni", "ant_uni", "humanoid_uni")
@@ -71,25 +71,29 @@ def main() -> None:
 def measure(name: str, worlds: int, arguments: argparse.Namespace, peer: float | None) -> None:
     """The lines of one robot and one number of worlds."""
     wait = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
+    if arguments.device == "cuda":
+        torch.cuda.empty_cache()
     before = _memory_in_use(arguments.device)
     evaluate = evaluation(name, worlds, arguments.steps, arguments.device)
     bare = bare_loop(name, worlds, arguments.steps, arguments.device)
-    for work in (evaluate, bare):  # kernels are compiled and captured
-        work()
+    steps = evaluate().steps  # kernels are compiled and captured
+    bare()
     wait()
     taken = _memory_in_use(arguments.device) - before
     sides = {"ours": partial(_timed, evaluate, wait), "bare": partial(_timed, bare, wait)}
     times = take_turns(sides, arguments.repeats)
-    speed = worlds * arguments.steps / statistics.median(times["ours"])
+    took = statistics.median(times["ours"])
+    speed = worlds * int(steps.max()) / took
     line(f"{name}.control_steps_per_second_{worlds}", speed, "1/s")
-    line(f"{name}.share_of_bare_{worlds}", median_ratio(times["bare"], times["ours"]), "1")
+    share = median_ratio(times["bare"], times["ours"]) * int(steps.max()) / arguments.steps
+    line(f"{name}.share_of_bare_{worlds}", share, "1")
     line(f"{name}.memory_{worlds}", taken, "B")
     if peer is not None:
-        line(f"{name}.times_cpu_{worlds}", speed / peer, "x")
+        line(f"{name}.times_cpu_{worlds}", int(steps.sum()) / took / peer, "x")
 
 
-def evaluation(name: str, worlds: int, steps: int, device: str) -> Callable[[], object]:
-    """One episode a world; nothing but a fall ends it before `steps`, and on a GPU even that costs as much."""
+def evaluation(name: str, worlds: int, steps: int, device: str) -> Callable[[], Evaluation]:
+    """One episode a world; nothing but a fall ends it before `steps`."""
     task: Any = make_task(name, policy={"hidden_sizes": (128, 128)}, worlds=worlds, device=device, episode_length=steps)
     genomes = torch.from_numpy(np.stack([task.initial(np.random.default_rng(row)) for row in range(worlds)]))
     none = torch.zeros(worlds, dtype=torch.int64)
@@ -144,7 +148,7 @@ def cpu_speed(name: str, ranks: int, steps: int) -> float:
 def _cpu_rank(name: str, steps: int) -> float:
     evaluate = evaluation(name, CPU_WORLDS, steps, "cpu")
     evaluate()
-    found: list[Any] = []
+    found: list[Evaluation] = []
     took = seconds(lambda: found.append(evaluate()))
     return int(found[0].steps.sum()) / took
 

@@ -182,7 +182,9 @@ class NoveltyEs:
         fitness = evaluation.fitness.cpu().numpy().reshape(-1, rows)
         descriptor = evaluation.descriptor.cpu().numpy().reshape(len(fitness), rows, -1)
         added = 0
-        for mean, scores, places, seed in zip(self._due, fitness, descriptor, evaluation.seeds[::rows], strict=True):
+        for mean, scores, places, seeds in zip(
+            self._due, fitness, descriptor, evaluation.seeds.reshape(-1, rows), strict=True
+        ):
             alive = np.isfinite(scores)
             if not alive.any():
                 continue  # it stays where it was known to be
@@ -191,7 +193,7 @@ class NoveltyEs:
                 self.means[mean].genome[None],
                 torch.tensor([scores[alive].mean()]),
                 torch.from_numpy(self._behaviour[mean][None]),
-                evaluation_seed=seed[None],
+                evaluation_seed=seeds[int(alive.argmax())],
                 generation=evaluation.generation,
                 emitter=self.emitters.index("mean"),
                 n_evaluations=int(alive.sum()),

@@ -1,7 +1,7 @@
 """Many MuJoCo worlds at once, behind one interface.
 
-`cpu.py` steps them on the CPU. A second implementation may keep everything on a GPU: state and controls are
-torch tensors on a device, batched over worlds, and nothing in the interface asks for a world's Python object.
+`cpu.py` steps them on the CPU in float64, `gpu.py` on a GPU in float32: state and controls are torch tensors on a
+device, batched over worlds, and nothing in the interface asks for a world's Python object.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class Worlds(Protocol):
     Attributes:
         count: how many worlds.
         device: where the tensors live.
-        control: `(count, nu)` float64, what the next step applies.
-        state: the asked fields of MjData by name, each `(count, ...)` float64, valid after `reset` and `step`.
+        control: `(count, nu)`, what the next step applies.
+        state: the asked fields of MjData by name, each `(count, ...)`, valid after `reset` and `step`.
     """
 
     count: int

@@ -7,8 +7,6 @@ not Gymnasium's bit for bit.
 All worlds step together. A world that nobody uses costs as much as any other.
 """
 
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -17,47 +15,13 @@ from dataclasses import is_dataclass
 from typing import Any
 
 import mujoco
-import numpy as np
 import torch
 from torch import Tensor
 
 from qdrl.errors import UserError
-from qdrl.physics.cpu import keep_mujoco_from_logging
-from qdrl.ranks import local_rank
+from qdrl.physics.budget import ContactBudget
 
-_LOGGER = logging.getLogger("qdrl")
 _HUGE = 1e10  # MuJoCo's mjMAXVAL: what makes a state bad
-_SAMPLED_STEPS, _SAMPLED_STATES = 200, 8
-_MARGIN, _LEAST = 2.0, 8
-
-
-class Overflow(Exception):  # noqa: N818 - it is no error: whoever catches it grows the budget and steps again
-    """A world had more contacts or constraints than there was room for, and its physics was wrong from then on."""
-
-
-class ContactBudget:
-    """Room for contacts and constraints, which MuJoCo Warp allocates once.
-
-    It begins at twice what robots that flail at random need in C MuJoCo, and doubles when that was too little.
-
-    Args:
-        model: compiled.
-
-    Attributes:
-        contacts: a world, in a pool that all worlds share.
-        constraints: rows of the constraint Jacobian, of any one world.
-    """
-
-    def __init__(self, model: mujoco.MjModel) -> None:
-        contacts, constraints = _needed(model)
-        self.contacts, self.constraints = (max(_LEAST, round(_MARGIN * number)) for number in (contacts, constraints))
-
-    def grow(self) -> None:
-        """Double both."""
-        self.contacts, self.constraints = 2 * self.contacts, 2 * self.constraints
-        _LOGGER.warning(
-            "a world needed more room: %d contacts and %d constraints from now on", self.contacts, self.constraints
-        )
 
 
 class WarpWorlds:
@@ -89,7 +53,6 @@ class WarpWorlds:
         self._warp, self._mjw = _libraries()
         self._frame_skip = frame_skip
         self._contact_forces = "cfrc_ext" in fields
-        self._budget = budget
         if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's; both solve the same problem
             model = copy(model)
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
@@ -98,7 +61,7 @@ class WarpWorlds:
                 self._model = self._mjw.put_model(model)
             except NotImplementedError as error:
                 raise UserError(f"MuJoCo Warp cannot simulate this model: {error}") from error
-            self._model.opt.warn_overflow = 0  # `check` reports it
+            self._model.opt.warn_overflow = 0  # `overflows` tells
             self._data = self._mjw.make_data(model, nworld=count, nconmax=budget.contacts, njmax=budget.constraints)
         self.control = self._seen("ctrl")
         self.state = {name: self._seen(name) for name in fields}
@@ -106,7 +69,9 @@ class WarpWorlds:
         self._derived = [tensor for name, tensor in self.state.items() if name not in ("qpos", "qvel")]
         # What a world's future depends on besides its positions and velocities; none of the robots has activations.
         self._kept = [self._qpos, self._qvel, self.control, *map(self._seen, ("qacc_warmstart", "act", "time"))]
-        self._overflow = self._seen("overflow")
+        self._overflow, kinds = self._seen("overflow"), self._mjw.OverflowType
+        # C MuJoCo does not exceed its iterations either: it stops there.
+        self._counted = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
         self._bad = torch.zeros(count, dtype=torch.bool, device=self.device)
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
@@ -146,25 +111,13 @@ class WarpWorlds:
         """`unstable` of every world, `(count,)` bool on the device."""
         return self._bad
 
-    def check(self, count: int) -> None:
-        """Look whether the first worlds had room for all contacts since their reset; waits for the device.
+    @property
+    def overflows(self) -> Tensor:
+        """`(count,)` int32: not 0 where contacts or constraints of a step since the reset had no room.
 
-        Raises:
-            Overflow: one had not. The budget has grown: worlds that are made now have more room.
-            RuntimeError: one ran out of what no budget gives.
+        MuJoCo Warp looks at the end of a step; of RK4 that is the last of its four stages.
         """
-        kinds = self._mjw.OverflowType
-        found = {int(bits) for bits in torch.unique(self._overflow[:count]).tolist()}
-        overflown = kinds(0)
-        for bits in found:
-            overflown |= kinds(bits)
-        overflown &= ~(kinds.ITERATIONS | kinds.LS_ITERATIONS)  # which C MuJoCo does not exceed either: it stops there
-        if not overflown:
-            return
-        if overflown & ~(kinds.NEFC | kinds.NJMAX_NNZ | kinds.BROADPHASE | kinds.NARROWPHASE | kinds.CCD):
-            raise RuntimeError(f"MuJoCo Warp ran out of room: {overflown!r}")
-        self._budget.grow()
-        raise Overflow
+        return self._overflow & self._counted
 
     def _seen(self, name: str) -> Tensor:
         """An array of the simulation as torch sees it, `(count, ...)`."""
@@ -183,57 +136,20 @@ class WarpWorlds:
 
 
 def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
-    """What one more world takes of a device's memory, the step's own intermediate results left out."""
+    """What one more world takes of a device's memory, with a quarter more for a step's intermediate results."""
     warp, mujoco_warp = _libraries()
     with warp.ScopedDevice("cpu"):
         few, many = (
             _size_of(mujoco_warp.make_data(model, nworld=worlds, nconmax=budget.contacts, njmax=budget.constraints))
             for worlds in (8, 16)
         )
-    return (many - few) // 8
-
-
-def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
-    """Compare what so many worlds take with what is free on their device.
-
-    Raises:
-        UserError: it is too much; the line names how many fit.
-    """
-    free = free_memory(device)
-    if worlds * bytes_each > free:
-        raise UserError(
-            f"compute.worlds: {worlds} worlds take {worlds * bytes_each / 1e9:.3g} GB of {device}, of which"
-            f" {free / 1e9:.3g} GB are free: at most {free // bytes_each}"
-        )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes of a device that nobody has taken."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return (many - few) // 8 * 5 // 4
 
 
 def _size_of(data: Any) -> int:
     """Bytes of all arrays of a simulation."""
     values = [getattr(data, entry.name) for entry in fields_of(data)]
     return sum(_size_of(value) if is_dataclass(value) else getattr(value, "capacity", 0) for value in values)
-
-
-def device_of(name: str) -> torch.device:
-    """The device that `compute.device` stands for in this process: of a node's GPUs each rank takes the next.
-
-    Args:
-        name: "cuda" or "warp-cpu".
-
-    Raises:
-        UserError: there is no GPU.
-    """
-    if name == "warp-cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("compute.device: torch finds no GPU here; see `qdrl doctor`")
-    return torch.device("cuda", local_rank() % torch.cuda.device_count())
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -246,19 +162,3 @@ def _libraries() -> tuple[Any, Any]:
     import mujoco_warp
 
     return warp, mujoco_warp
-
-
-def _needed(model: mujoco.MjModel) -> tuple[int, int]:
-    """The most contacts and constraints of robots that flail at random, upright and in any pose."""
-    keep_mujoco_from_logging()
-    generator, data = np.random.default_rng(0), mujoco.MjData(model)
-    limits, most = model.actuator_ctrlrange, [0, 0]
-    for state in range(_SAMPLED_STATES):
-        mujoco.mj_resetData(model, data)
-        data.qpos[:] += generator.uniform(-0.1, 0.1, model.nq) * state
-        data.qvel[:] = generator.uniform(-1, 1, model.nv) * state
-        for _ in range(_SAMPLED_STEPS):
-            data.ctrl[:] = generator.uniform(limits[:, 0], limits[:, 1])
-            mujoco.mj_step(model, data)
-            most = [max(most[0], data.ncon), max(most[1], data.nefc)]
-    return most[0], most[1]

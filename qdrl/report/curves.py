@@ -17,7 +17,7 @@ _COLORS = {
     "mean_fitness": "#b8b4c4",
     "champion_fitness": "#e07b39",
 }
-_LINES = {"max_fitness": "best", "mean_fitness": "mean of the elites", "champion_fitness": "champion, evaluated again"}
+_LINES = {"max_fitness": "best", "mean_fitness": "mean of the elites", "champion_fitness": "champion"}
 
 
 def figure_of_curves(archive: StoredArchive) -> Figure:

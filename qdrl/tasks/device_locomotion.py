@@ -6,7 +6,9 @@ import mujoco
 import torch
 from torch import Tensor
 
-from qdrl.physics.gpu import ContactBudget, WarpWorlds, device_of, world_bytes
+from qdrl.physics.budget import ContactBudget
+from qdrl.physics.devices import device_of
+from qdrl.physics.gpu import WarpWorlds, world_bytes
 from qdrl.tasks.locomotion import LocomotionSettings, LocomotionWorlds
 from qdrl.tasks.robots import Robot
 
@@ -34,8 +36,8 @@ class DeviceLocomotionWorlds(LocomotionWorlds):
     def failures(self, count: int) -> Tensor:
         return self._warp.unstable_worlds[:count]
 
-    def check(self, count: int) -> None:
-        self._warp.check(count)
+    def overflows(self, count: int) -> Tensor:
+        return self._warp.overflows[:count]
 
 
 class DeviceWorldMaker:
@@ -46,10 +48,7 @@ class DeviceWorldMaker:
         model: its compiled model.
         settings: resolved settings of the task.
         fields: of the physics state that the task needs.
-        device: what `compute.device` names.
-
-    Raises:
-        UserError: there is no such device, or MuJoCo Warp is missing.
+        device: what `compute.device` names; looked for when worlds are wanted, so that a run can be opened elsewhere.
     """
 
     def __init__(
@@ -60,13 +59,20 @@ class DeviceWorldMaker:
         fields: Sequence[str],
         device: str,
     ) -> None:
-        self.device = device_of(device)
+        self._device = device
         self._robot, self._model, self._settings, self._fields = robot, model, settings, fields
         self._budget = ContactBudget(model)
 
     @property
+    def device(self) -> torch.device:
+        return device_of(self._device)
+
+    @property
     def bytes_each(self) -> int:
         return world_bytes(self._model, self._budget)
+
+    def grow(self) -> None:
+        self._budget.grow()
 
     def __call__(self, count: int) -> DeviceLocomotionWorlds:
         physics = WarpWorlds(

@@ -1,9 +1,10 @@
 """Episodes of many genomes on a device: all worlds begin together and step together until the last episode is over.
 
-Nothing waits for the device within an episode: a world whose episode has ended goes on, and what it does no longer
-counts. Where the device is the CPU, which there is nothing to wait for, a batch ends with its last episode.
+A world whose episode has ended goes on, and what it does no longer counts. Results stay on the device until a batch is
+over; whether any episode still goes on is asked now and then only, for the answer waits for the device.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,14 +14,21 @@ import torch
 from torch import Tensor
 
 from qdrl.evaluation import Genomes, ObservationMoments, Transitions
-from qdrl.physics.gpu import Overflow, check_memory
+from qdrl.physics.devices import check_memory
 from qdrl.policies.mlp import Mlp
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.rollout import Episodes
 
+_LOGGER = logging.getLogger("qdrl")
+_PATIENCE = 16  # control steps between two questions whether anyone is alive
+_ATTEMPTS = 6
+
 
 class DeviceWorlds(Protocol):
-    """A task's worlds on a device; `observe` and `step` are those of `qdrl.tasks.rollout.EpisodeWorlds`."""
+    """A task's worlds on a device; `observe` and `step` are those of `qdrl.tasks.rollout.EpisodeWorlds`.
+
+    Rewards may be float32.
+    """
 
     count: int
     device: torch.device
@@ -39,18 +47,23 @@ class DeviceWorlds(Protocol):
         """Which of the first worlds broke since their reset, `(count,)` bool."""
         ...
 
-    def check(self, count: int) -> None:
-        """Raise `Overflow` if one of the first worlds ran out of room for contacts."""
+    def overflows(self, count: int) -> Tensor:
+        """Not 0 for those of the first worlds in which contacts had no room, `(count,)` int32."""
         ...
 
 
 class WorldMaker(Protocol):
     """Makes a number of worlds on a device; `bytes_each` is what one takes of its memory."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def bytes_each(self) -> int: ...
+
+    def grow(self) -> None:
+        """Worlds that are made from now on have more room for contacts."""
+        ...
 
     def __call__(self, count: int, /) -> DeviceWorlds: ...
 
@@ -64,6 +77,8 @@ class _Block:
     descriptor: Tensor
     steps: Tensor
     failed: Tensor
+    terminated: Tensor
+    overflow: Tensor
     mean: Tensor | None
     deviation: Tensor | None
 
@@ -81,7 +96,7 @@ class _Record:
 
 
 class DeviceLog:
-    """Control steps of a batch on a device; `transitions` is that of `qdrl.tasks.transitions.TransitionLog`."""
+    """Control steps of a batch, on the host; `transitions` is that of `qdrl.tasks.transitions.TransitionLog`."""
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
@@ -96,36 +111,26 @@ class DeviceLog:
             terminated: `(rows,)` bool, whether the task ended it.
         """
         length, rows = record.rewards.shape
-        time = torch.arange(length, device=steps.device)
-        last = time == steps[:, None] - 1
-        self._parts.append(
-            {
-                "taken": time < steps[:, None],
-                "row": (self._rows + torch.arange(rows, device=steps.device))[:, None].expand(rows, length),
-                "observation": record.observations[:-1].transpose(0, 1),
-                "action": record.actions.transpose(0, 1),
-                "reward": record.rewards.T,
-                "next_observation": record.observations[1:].transpose(0, 1),
-                "terminated": last & terminated[:, None],
-                "truncated": last & ~terminated[:, None],
-            }
-        )
+        row, time = torch.nonzero(torch.arange(length, device=steps.device) < steps[:, None], as_tuple=True)
+        last = time == steps[row] - 1
+        part = {
+            "row": self._rows + row,
+            "observation": record.observations[time, row],
+            "action": record.actions[time, row],
+            "reward": record.rewards[time, row],
+            "next_observation": record.observations[time + 1, row],
+            "terminated": last & terminated[row],
+            "truncated": last & ~terminated[row],
+        }
+        self._parts.append({name: column.cpu() for name, column in part.items()})
         self._rows += rows
 
     def transitions(self, first_row: int, failed: np.ndarray) -> Transitions:
         """All of them in order of row and time, without rows that failed."""
-        columns: dict[str, list[Tensor]] = {}
-        row = 0
-        for part in self._parts:
-            count = len(part["taken"])
-            failures = torch.from_numpy(failed[row : row + count]).to(part["taken"].device)
-            taken = part["taken"] & ~failures[:, None]
-            for name, values in part.items():
-                if name != "taken":
-                    columns.setdefault(name, []).append(values[taken])
-            row += count
-        joined = {name: torch.cat(values).cpu() for name, values in columns.items()}
-        return Transitions(**{**joined, "row": joined["row"] + first_row})
+        columns = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
+        kept = ~torch.from_numpy(failed)[columns["row"]]
+        columns = {name: column[kept] for name, column in columns.items()}
+        return Transitions(**{**columns, "row": columns["row"] + first_row})
 
 
 class DeviceRollout:
@@ -144,7 +149,7 @@ class DeviceRollout:
 
     def __init__(self, make_worlds: WorldMaker, count: int, policy: Mlp, dimensions: int, episode_length: int) -> None:
         self._make_worlds, self._dimensions, self._episode_length = make_worlds, dimensions, episode_length
-        self._policy, self._most = policy, count
+        self._policy, self._limit, self._steps_fit = policy, count, False
         self._check_memory(count)
         self._prepare(1)
 
@@ -161,17 +166,19 @@ class DeviceRollout:
         Raises:
             UserError: control steps of so many worlds do not fit into memory.
         """
-        worlds = min(len(genomes), self._most)
-        if keep_transitions:
-            self._check_memory(worlds, keep_transitions=True)
+        worlds = min(len(genomes), self._limit)
         if self._worlds.count < worlds:
             self._prepare(worlds)
+        if keep_transitions and not self._steps_fit:
+            self._check_memory_of_steps(worlds)
+            self._steps_fit = True
         log = DeviceLog() if keep_transitions else None
-        blocks = [
-            self._run_block(genomes[first : first + self._worlds.count], seeds[first : first + self._worlds.count],
-                            normalization, log)
-            for first in range(0, len(genomes), self._worlds.count)
-        ] or [self._new_block(0)]  # fmt: skip
+        blocks = [self._new_block(0)]
+        if log is not None:  # a rank may have no rows
+            log.add(self._new_record(0), blocks[0].steps, blocks[0].terminated)
+        for first in range(0, len(genomes), self._limit):
+            rows = slice(first, first + self._limit)
+            blocks.append(self._run_block(genomes[rows], seeds[rows], normalization, log))
 
         def joined(name: str) -> Tensor:
             return torch.cat([getattr(block, name) for block in blocks]).cpu()
@@ -182,12 +189,12 @@ class DeviceRollout:
             moments = ObservationMoments(steps, joined("mean"), joined("deviation"))
         return Episodes(joined("fitness"), joined("descriptor"), steps, joined("failed"), moments, log)
 
-    def _check_memory(self, worlds: int, *, keep_transitions: bool = False) -> None:
-        each = self._make_worlds.bytes_each + 4 * self._policy.parameters
-        if keep_transitions:  # as steps of a batch, and again as transitions with the next observation
-            step = 3 * self._policy.observation_size + 2 * self._policy.action_size + 4
-            each += 4 * self._episode_length * step
-        check_memory(worlds, each, self._make_worlds.device)
+    def _check_memory(self, worlds: int) -> None:
+        check_memory(worlds, self._make_worlds.bytes_each + 4 * self._policy.parameters, self._make_worlds.device)
+
+    def _check_memory_of_steps(self, worlds: int) -> None:
+        step = 3 * self._policy.observation_size + 2 * self._policy.action_size + 4  # recorded, and as transitions
+        check_memory(worlds, 4 * self._episode_length * step, self._make_worlds.device)
 
     def _prepare(self, worlds: int) -> None:
         """Have worlds and networks for so many rows."""
@@ -201,44 +208,59 @@ class DeviceRollout:
         normalization: tuple[np.ndarray, np.ndarray] | None,
         log: DeviceLog | None,
     ) -> _Block:
-        while True:
-            try:
-                return self._try_block(genomes, seeds, normalization, log)
-            except Overflow:
-                self._worlds = self._make_worlds(self._worlds.count)
+        """Episodes of as many rows as there are worlds, or fewer; again if contacts had too little room."""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._grow()
+            record = self._new_record(len(genomes)) if log is not None else None
+            block = self._try_block(genomes, seeds, normalization, record)
+            short = (block.overflow != 0) & ~block.failed
+            if not bool(short.any()):
+                break
+        else:
+            _LOGGER.warning("%d rows needed more room than %d doublings gave", int(short.sum()), _ATTEMPTS - 1)
+            block.failed |= short
+        if log is not None and record is not None:
+            log.add(record, block.steps, block.terminated)
+        return block
+
+    def _grow(self) -> None:
+        count = self._worlds.count
+        del self._worlds  # its memory is wanted for the next
+        self._make_worlds.grow()
+        self._check_memory(count)
+        self._worlds = self._make_worlds(count)
 
     def _try_block(
         self,
         genomes: Tensor,
         seeds: Sequence[int],
         normalization: tuple[np.ndarray, np.ndarray] | None,
-        log: DeviceLog | None,
+        record: _Record | None,
     ) -> _Block:
-        """Episodes of as many rows as there are worlds, or fewer; when it raises `Overflow`, nothing was logged."""
-        worlds, count, length = self._worlds, len(genomes), self._episode_length
-        device, sizes = worlds.device, (self._policy.observation_size, self._policy.action_size)
+        worlds, count = self._worlds, len(genomes)
         worlds.reset(range(count), seeds)
         self._population.load(range(count), genomes)
-        block, shift = self._new_block(count), self._shift(normalization)
-        ages, waits = torch.zeros(count, dtype=torch.int64, device=device), device.type != "cpu"
-        record = None if log is None else _Record(length, count, *sizes, device)
-        over = torch.zeros(count, dtype=torch.bool, device=device)
-        for step in range(length):
+        block, shift, step = self._new_block(count), self._shift(normalization), -1
+        ages = torch.zeros(count, dtype=torch.int64, device=worlds.device)
+        patience = 1 if worlds.device.type == "cpu" else _PATIENCE
+        for step in range(self._episode_length):
             observations = self._observe(ages, shift, block, step)
             actions = self._population.act(observations)
             rewards, terminated = worlds.step(actions)
             if record is not None:
                 record.note(step, observations, actions, rewards)
             ages += 1
-            over |= block.alive & terminated
             self._note(block, rewards, terminated, step + 1)
-            if not waits and not bool(block.alive.any()):
+            if step % patience == patience - 1 and not bool(block.alive.any()):
                 break
-        worlds.check(count)
-        if log is not None and record is not None:
+        if record is not None:
             record.observations[step + 1] = self._observe(ages, shift)
-            log.add(record, block.steps, over)
         return block
+
+    def _new_record(self, rows: int) -> _Record:
+        sizes = self._policy.observation_size, self._policy.action_size
+        return _Record(self._episode_length, rows, *sizes, self._worlds.device)
 
     def _observe(
         self, ages: Tensor, shift: tuple[Tensor, Tensor] | None, block: _Block | None = None, step: int = 0
@@ -259,6 +281,8 @@ class DeviceRollout:
         block.fitness = torch.where(alive, block.fitness + rewards, block.fitness)
         block.descriptor = torch.where(alive[:, None], self._worlds.descriptors(count, steps), block.descriptor)
         block.failed |= alive & self._worlds.failures(count)
+        block.overflow = torch.where(alive, self._worlds.overflows(count), block.overflow)
+        block.terminated |= alive & terminated
         block.steps += alive
         # A broken world gives a NaN reward: it has nothing more to tell.
         block.alive = alive & ~terminated & ~torch.isnan(rewards)
@@ -275,6 +299,8 @@ class DeviceRollout:
             descriptor=zeros(self._dimensions),
             steps=zeros(dtype=torch.int64),
             failed=zeros(dtype=torch.bool),
+            terminated=zeros(dtype=torch.bool),
+            overflow=zeros(dtype=torch.int32),
             mean=moments[0],
             deviation=moments[1],
         )

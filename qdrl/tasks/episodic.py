@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,7 @@ from qdrl.policies.base import PolicySettings, make_policy
 from qdrl.policies.conv import Conv
 from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.tasks.base import TaskSpec
-from qdrl.tasks.rollout import EpisodeWorlds, Rollout
-
-if TYPE_CHECKING:
-    from qdrl.tasks.device_rollout import DeviceRollout
+from qdrl.tasks.rollout import EpisodeWorlds, Rollout, RunsEpisodes
 
 _APART = 8  # steps between the observations that virtual batch normalisation refers to
 
@@ -26,11 +23,11 @@ class EpisodicTask:
 
     Args:
         spec: what the task is.
-        make_worlds: makes a number of worlds; called once, at the first evaluation.
+        make_worlds: makes a number of worlds.
         policy: shape of the policies.
         worlds: worlds simulated at once by this process.
         mjcf: the MuJoCo model in use, as XML.
-        together: worlds are those of `qdrl.tasks.device_rollout` and all step together.
+        make_rollout: makes what runs episodes of the task's policies; when left out, a `Rollout` in `worlds` worlds.
     """
 
     def __init__(
@@ -41,7 +38,7 @@ class EpisodicTask:
         policy: PolicySettings,
         worlds: int,
         mjcf: str | None = None,
-        together: bool = False,
+        make_rollout: Callable[[Any], RunsEpisodes] | None = None,
     ) -> None:
         self.spec = spec
         self.policy = make_policy(policy, spec.observation_size, spec.action_size, spec.image)
@@ -49,9 +46,8 @@ class EpisodicTask:
         self.mjcf = mjcf
         self.normalizer = ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
         self.make_worlds = make_worlds
-        self._count = worlds
-        self._together = together
-        self._rollout: Rollout | DeviceRollout | None = None
+        self._make_rollout = make_rollout or (lambda _: self.rollout_in(self.make_worlds(worlds)))
+        self._rollout: RunsEpisodes | None = None
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         return self.policy.initial(generator)
@@ -80,20 +76,11 @@ class EpisodicTask:
         if self.normalizer is not None and evaluation.observations is not None:
             self.normalizer.update(evaluation.observations, ~evaluation.failed)
 
-    def rollout(self) -> "Rollout | DeviceRollout":
-        """The rollout that evaluations run through; its worlds are made at the first call."""
-        if self._rollout is None and self._together:
-            self._rollout = self._rollout_together()
-        elif self._rollout is None:
-            self._rollout = self.rollout_in(self.make_worlds(self._count))
+    def rollout(self) -> RunsEpisodes:
+        """What evaluations run through; made at the first call, its worlds with it."""
+        if self._rollout is None:
+            self._rollout = self._make_rollout(self.policy)
         return self._rollout
-
-    def _rollout_together(self) -> "DeviceRollout":
-        from qdrl.tasks.device_rollout import DeviceRollout
-
-        make: Any = self.make_worlds
-        policy: Any = self.policy
-        return DeviceRollout(make, self._count, policy, len(self.spec.axes), self.spec.episode_length)
 
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
         """A rollout of this task's policies and episodes in worlds of the caller's."""

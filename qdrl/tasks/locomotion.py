@@ -2,8 +2,8 @@
 
 `_uni`: fitness is Gymnasium v5's reward; the descriptor is the fraction of the episode's steps in which each foot
 is pressed by a contact. `_omni`: fitness rewards staying alive and saving energy, nothing else, so standing still is
-the optimum; the descriptor is the final x and y (Faldor et al. 2023). Reward and state use float64, policies see
-float32.
+the optimum; the descriptor is the final x and y (Faldor et al. 2023). Reward and state are float64 on the CPU, float32
+on a device; policies see float32.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from qdrl.axes import Axis
 from qdrl.physics import Array, Worlds, native
 from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.policies.base import PolicySettings
+from qdrl.policies.mlp import Mlp
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -118,11 +119,12 @@ class LocomotionWorlds:
         feet, (_, size) = len(robot.foot_names), _observation(settings, robot, model)
         limits = torch.as_tensor(model.actuator_ctrlrange.copy(), device=physics.device)
         self._middle, self._half = native(limits.mean(1)), native((limits[:, 1] - limits[:, 0]) / 2)
-        self._masses = native(torch.as_tensor(model.body_mass.copy(), device=physics.device))
+        position = physics.state["qpos"]
+        self._masses = native(torch.as_tensor(model.body_mass.copy()).to(position))
         self._observation = torch.zeros(self.count, size, device=physics.device)
         self._observed, self._control = native(self._observation), native(physics.control)
         self._state = {name: native(tensor) for name, tensor in physics.state.items()}
-        self._progress = native(torch.zeros(self.count, dtype=torch.float64, device=physics.device))
+        self._progress = native(torch.zeros_like(position[:, 0]))
         self._contacts = native(torch.zeros(self.count, feet, dtype=torch.float64, device=physics.device))
         self._never = torch.zeros(self.count, dtype=torch.bool, device=physics.device)
 
@@ -220,9 +222,6 @@ def make_locomotion_task(
         worlds: worlds simulated at once.
         threads: threads that share them, on the CPU.
         device: "cpu" for C MuJoCo; "cuda" or "warp-cpu" for MuJoCo Warp.
-
-    Raises:
-        UserError: there is no such device, or MuJoCo Warp is missing.
     """
     settings = settings.resolved()
     defaults = _DEFAULTS[settings.name]
@@ -234,11 +233,15 @@ def make_locomotion_task(
     fields = robot.fields(rewards_progress=uni)
     if device != "cpu":
         from qdrl.tasks.device_locomotion import DeviceWorldMaker
+        from qdrl.tasks.device_rollout import DeviceRollout
 
         made = DeviceWorldMaker(robot, model, settings, fields, device)
-        task = EpisodicTask(_spec(settings, robot, model), made, policy=policy, worlds=worlds, mjcf=mjcf, together=True)
-        task.rollout()  # what does not fit into memory is refused before anything runs
-        return task
+        spec = _spec(settings, robot, model)
+
+        def make_rollout(shape: Mlp) -> DeviceRollout:
+            return DeviceRollout(made, worlds, shape, len(spec.axes), spec.episode_length)
+
+        return EpisodicTask(spec, made, policy=policy, worlds=worlds, mjcf=mjcf, make_rollout=make_rollout)
 
     def make_worlds(count: int) -> LocomotionWorlds:
         physics = make_cpu_worlds(model, count, frame_skip=robot.frame_skip, fields=fields, threads=threads)

@@ -77,6 +77,21 @@ class Episodes:
     log: EpisodeLog | None
 
 
+class RunsEpisodes(Protocol):
+    """Runs an episode a row: `Rollout`, or what does so on a device."""
+
+    def run(
+        self,
+        genomes: Tensor | Genomes,
+        seeds: Sequence[int],
+        normalization: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        keep_transitions: bool = False,
+    ) -> Episodes:
+        """See `Rollout.run`."""
+        ...
+
+
 class Rollout:
     """Runs episodes of one task with one shape of policy; buffers are made once.
 

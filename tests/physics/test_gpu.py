@@ -11,8 +11,10 @@ from torch import Tensor
 
 from qdrl.errors import UserError
 from qdrl.physics import Worlds
+from qdrl.physics.budget import ContactBudget
 from qdrl.physics.cpu import make_cpu_worlds
-from qdrl.physics.gpu import ContactBudget, Overflow, WarpWorlds, device_of, world_bytes
+from qdrl.physics.devices import check_memory, device_of
+from qdrl.physics.gpu import WarpWorlds, world_bytes
 from qdrl.tasks.locomotion import initial_state
 from qdrl.tasks.robots import ROBOTS, build_model
 
@@ -101,7 +103,7 @@ def test_ten_control_steps_are_those_of_mujoco_and_the_same_feet_touch(name: str
         assert apart(ours, theirs, field) < TOLERANCES[name][0]
     if "cfrc_ext" in fields_of(name):
         assert apart(ours, theirs, "cfrc_ext") < 1e-3 * float(theirs.state["cfrc_ext"].abs().max()) + 1e-2
-    ours.check(count)
+    assert not ours.overflows.any()
 
 
 def test_torch_sees_the_simulations_own_numbers() -> None:
@@ -162,26 +164,28 @@ def test_a_broken_world_is_known_until_its_reset_and_breaks_no_other(value: floa
     assert not worlds.unstable(1)
 
 
-def test_too_little_room_for_contacts_is_told_and_the_budget_grows() -> None:
+def test_too_little_room_for_contacts_is_told() -> None:
     budget = ContactBudget(model_of("hopper"))
     budget.contacts, budget.constraints = 1, 1
     worlds = worlds_of("hopper", 2, budget)
     worlds.reset(range(2), *states_of("hopper", (1, 2)))
+    assert not worlds.overflows.any()
     for control in controls_of("hopper", 30, 2):
         worlds.control[:] = control
         worlds.step(2)
-    with pytest.raises(Overflow):
-        worlds.check(2)
+    assert worlds.overflows.all()
+    worlds.reset([1], *states_of("hopper", [1]))
+    assert (worlds.overflows != 0).tolist() == [True, False]
+    budget.grow()
     assert (budget.contacts, budget.constraints) == (2, 2)
 
 
-def test_what_no_budget_cures_ends_the_run() -> None:
+def test_a_solver_that_stops_at_its_iterations_is_no_overflow() -> None:
     worlds = worlds_of("hopper", 2)
-    worlds._overflow[1] = int(worlds._mjw.OverflowType.CONTACT_MATCH | worlds._mjw.OverflowType.ITERATIONS)
-    with pytest.raises(RuntimeError, match="CONTACT_MATCH"):
-        worlds.check(2)
-    worlds._overflow[1] = int(worlds._mjw.OverflowType.ITERATIONS)
-    worlds.check(2)
+    kinds = worlds._mjw.OverflowType
+    worlds._overflow[0] = int(kinds.ITERATIONS | kinds.LS_ITERATIONS)
+    worlds._overflow[1] = int(kinds.NEFC | kinds.ITERATIONS)
+    assert worlds.overflows.tolist() == [0, int(kinds.NEFC)]
 
 
 def test_a_worlds_memory_is_what_its_arrays_take() -> None:
@@ -221,3 +225,14 @@ def test_ranks_of_a_node_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) 
     for rank, index in (("0", 0), ("1", 1), ("2", 0)):
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", rank)
         assert device_of("cuda") == torch.device("cuda", index)
+
+
+def test_ranks_that_share_a_device_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qdrl.physics.devices.free_memory", lambda _: 1000)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_memory(50, 10, torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"at most 50$"):
+        check_memory(51, 10, torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"at most 33$"):
+        check_memory(34, 10, torch.device("cpu"))

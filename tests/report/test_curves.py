@@ -32,7 +32,7 @@ def test_a_champion_is_drawn_and_frames_are_counted_where_there_are_any() -> Non
     archive.history["frames"] = 4000.0 * np.arange(1, 6)
     coverage, _, fitness = figure_of_curves(archive).axes
     np.testing.assert_array_equal(fitness.lines[2].get_ydata(), archive.history["champion_fitness"])
-    assert fitness.lines[2].get_label() == "champion, evaluated again"
+    assert fitness.lines[2].get_label() == "champion"
     assert coverage.get_xlabel() == "frames"
     np.testing.assert_array_equal(coverage.lines[0].get_xdata(), archive.history["frames"])
 

@@ -13,11 +13,12 @@ from qdrl.cli import qdrl
 from qdrl.config import load_experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.physics import gpu
+from qdrl.physics import budget, devices
 from qdrl.ranks import OneProcess
 from qdrl.replays import replay
 from qdrl.run import resume, start
-from qdrl.tasks import make_task
+from qdrl.tasks import locomotion, make_task
+from qdrl.tasks.device_locomotion import DeviceLocomotionWorlds
 from tests.mpi import mpirun
 from tests.physics.test_gpu import DEVICES
 
@@ -99,25 +100,73 @@ def test_a_batch_that_ran_out_of_room_is_done_again_with_more(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = evaluated("warp-cpu", "hopper_uni")
-    monkeypatch.setattr(gpu, "_needed", lambda _: (0, 0))
-    monkeypatch.setattr(gpu, "_LEAST", 1)
+    monkeypatch.setattr(budget, "_needed", lambda _: (0, 0))
+    monkeypatch.setattr(budget, "_LEAST", 1)
     assert same(evaluated("warp-cpu", "hopper_uni"), expected)
     assert "a world needed more room" in caplog.text
 
 
 def test_more_worlds_than_memory_holds_are_refused_with_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = {"hidden_sizes": (8,)}
-    monkeypatch.setattr(gpu, "free_memory", lambda _: 10_000_000)
-    with pytest.raises(
-        UserError, match=r"4000 worlds take 0\.04\d+ GB of cpu, of which 0\.01 GB are free: at most \d+$"
-    ):
-        make_task("hopper_uni", policy=policy, worlds=4000, device="warp-cpu")
+    monkeypatch.setattr(devices, "free_memory", lambda _: 10_000_000)
+    task: Any = make_task("hopper_uni", policy=policy, worlds=4000, device="warp-cpu")
+    message = r"4000 worlds take 0\.0\d+ GB of cpu, of which 0\.01 GB are free for this rank: at most \d+$"
+    with pytest.raises(UserError, match=message):
+        task.rollout()
     fitting: Any = make_task("hopper_uni", policy=policy, worlds=100, device="warp-cpu", episode_length=1000)
     genomes = torch.zeros(100, fitting.parameters)
     none = torch.zeros(100, dtype=torch.int64)
     candidates = Candidates(0, range(100), genomes, none, none, none, wants_transitions=True)
     with pytest.raises(UserError, match="at most"):  # steps kept for a critic take more than worlds
         fitting.evaluate(candidates)
+
+
+def test_rows_for_which_no_room_is_enough_fail_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = evaluated("warp-cpu", "hopper_uni")
+    starved = torch.zeros(ROWS, dtype=torch.int32)
+    starved[2] = 1
+    monkeypatch.setattr(DeviceLocomotionWorlds, "overflows", lambda _, count: starved[:count])
+    found = evaluated("warp-cpu", "hopper_uni")
+    assert found.failed.tolist() == [row == 2 for row in range(ROWS)]
+    others = ~found.failed
+    assert torch.equal(found.fitness[others], expected.fitness[others])
+    assert found.transitions is not None
+    assert 22 not in found.transitions.row.tolist()
+    assert "1 rows needed more room than 5 doublings gave" in caplog.text
+
+
+def test_a_row_that_breaks_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, reset = evaluated("warp-cpu", "hopper_uni"), DeviceLocomotionWorlds.reset
+
+    def breaking(worlds: DeviceLocomotionWorlds, slots: Any, seeds: Any) -> None:
+        reset(worlds, slots, seeds)
+        worlds.physics.state["qvel"][3, 0] = 1e12
+
+    monkeypatch.setattr(DeviceLocomotionWorlds, "reset", breaking)
+    found = evaluated("warp-cpu", "hopper_uni")
+    assert found.failed.tolist() == [row == 3 for row in range(ROWS)]
+    others = ~found.failed
+    assert torch.equal(found.fitness[others], expected.fitness[others])
+    assert torch.equal(found.descriptor[others], expected.descriptor[others])
+
+
+def test_a_rank_without_rows_has_nothing() -> None:
+    task: Any = make_task("hopper_uni", policy={"hidden_sizes": (8,)}, device="warp-cpu", episode_length=5)
+    none = torch.zeros(0, dtype=torch.int64)
+    genomes = torch.zeros(0, task.parameters)
+    evaluation = task.evaluate(Candidates(0, range(0), genomes, none, none, none, wants_transitions=True))
+    assert len(evaluation.fitness) == len(evaluation.transitions) == 0
+
+
+@pytest.mark.parametrize("name", ["hopper_uni", "halfcheetah_uni", "humanoid_uni", "ant_omni"])
+def test_tensors_of_a_gpu_do_what_arrays_of_the_cpu_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = evaluated("warp-cpu", name, length=4)
+    monkeypatch.setattr(locomotion, "native", lambda tensor: tensor)  # as on a GPU
+    found = evaluated("warp-cpu", name, length=4)
+    torch.testing.assert_close(found.fitness, expected.fitness, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.descriptor, expected.descriptor, rtol=1e-5, atol=1e-5)
 
 
 def test_tasks_without_mujoco_are_refused_on_a_device() -> None:

@@ -26,6 +26,7 @@ def command(archive: Path, repeats: int, seed: int, as_json: bool) -> None:
     """
     from qdrl.archives.hdf5 import open_archive
     from qdrl.cli.archive.printing import print_facts, print_json, print_table
+    from qdrl.decoding import evaluated_on
 
     stored = open_archive(archive)
     facts = worth_of(stored, repeats, seed)
@@ -33,6 +34,8 @@ def command(archive: Path, repeats: int, seed: int, as_json: bool) -> None:
         print_json(facts)
         return
     print_facts(str(stored.path), {"elites": len(stored), "episodes each": repeats, "seed": seed})
+    if evaluated_on(stored) != "cpu":
+        click.echo(f"note: stored by MuJoCo Warp on '{evaluated_on(stored)}', run again by C MuJoCo", err=True)
     columns = list(next(iter(facts.values())))
     table = [[who, *worth.values()] for who, worth in facts.items()]
     print_table(["", *(column.replace("_", " ") for column in columns)], table)

@@ -1,0 +1,52 @@
+"""Which device a process computes on, and whether what it wants fits there."""
+
+import os
+
+import torch
+
+from qdrl.errors import UserError
+from qdrl.ranks import local_rank, local_size
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `compute.device` stands for in this process: of a node's GPUs each rank takes the next.
+
+    Args:
+        name: "cuda" or "warp-cpu".
+
+    Raises:
+        UserError: there is no GPU.
+    """
+    if name == "warp-cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("compute.device: torch finds no GPU here; see `qdrl doctor`")
+    return torch.device("cuda", local_rank() % torch.cuda.device_count())
+
+
+def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
+    """Compare what so many worlds take with this process's share of what is free on their device.
+
+    Raises:
+        UserError: it is too much; the line names how many fit.
+    """
+    free = free_memory(device) // _processes_on(device)
+    if worlds * bytes_each > free:
+        raise UserError(
+            f"compute.worlds: {worlds} worlds take {worlds * bytes_each / 1e9:.3g} GB of {device}, of which"
+            f" {free / 1e9:.3g} GB are free for this rank: at most {free // bytes_each}"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a device that are taken by nobody, or that torch holds back for this process."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _processes_on(device: torch.device) -> int:
+    """How many ranks of this node share the device, at most."""
+    devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    return -(-local_size() // devices)
