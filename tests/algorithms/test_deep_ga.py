@@ -292,3 +292,9 @@ def test_the_champion_of_novelty_search_is_the_fittest_and_outlives_forgetting(m
 def test_novelty_as_objective_needs_an_archive_of_that_kind() -> None:
     with pytest.raises(UserError, match="objective novelty needs 'novelty', not 'grid'"):
         started(objective="novelty")
+
+
+def test_a_noise_table_shorter_than_a_genome_is_refused_before_anything_runs() -> None:
+    with pytest.raises(UserError, match=r"a noise table of 5 numbers is too short for 6: set algorithm\.noise\.size"):
+        started(noise={"name": "table", "size": 5})
+    started(noise={"name": "table", "size": 6})
