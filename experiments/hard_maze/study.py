@@ -92,7 +92,9 @@ def ends_figure(runs: Path) -> Figure:
         axes.set_aspect("equal")
         axes.invert_yaxis()  # as the papers draw it
         axes.set_axis_off()
-    figure.axes[0].legend(frameon=False, loc="lower right", fontsize=8)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8
+    )
     return figure
 
 
