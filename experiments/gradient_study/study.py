@@ -43,6 +43,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "dcrl_map_elites": {**TRAINING, "gradient_rows": 16, "actor_rows": 16},
 }
 
+# The papers' critic and gradient steps an evaluation, and a discount whose horizon such a critic can learn.
+NEAR = {"critic": {"steps": 750, "hidden_sizes": [64, 64], "discount": 0.9}, "gradient": {"steps": 150}}
+
 
 @dataclass(frozen=True)
 class Study:
@@ -73,6 +76,12 @@ PAPER: dict[str, dict[str, Any]] = {"map_elites": {}, "pga_map_elites": {}, "dcr
 STUDIES = {
     "point_omni": Study("point_omni.toml", SMALL, {}, seeds=10),
     "walker2d_uni": Study("walker2d_uni.toml", SMALL, {}, seeds=10),
+    "point_omni_near": Study(
+        "point_omni.toml",
+        {name: table | (NEAR if "critic" in table else {}) for name, table in SMALL.items()},
+        {},
+        seeds=10,
+    ),
     "ant_omni_paper": Study("../ant_omni/{}.toml", PAPER, {"run": PAPER_RUN}, seeds=2),
     "walker2d_uni_paper": Study(
         "../ant_omni/{}.toml",
@@ -205,13 +214,18 @@ def table(study: str, seeds: int, values: dict[str, dict[str, list[float]]]) -> 
             if metric not in found:
                 cells.append("-")
             elif few:
-                cells.append(", ".join(f"{value:.5g}" for value in found[metric]))
+                cells.append(", ".join(map(number, found[metric])))
             else:
-                low, middle, high = np.percentile(found[metric], [25, 50, 75])
+                low, middle, high = map(number, np.percentile(found[metric], [25, 50, 75]))
                 p = f", p {tests[name, metric]:.2g}" if (name, metric) in tests else ""
-                cells.append(f"{middle:.5g} [{low:.5g}, {high:.5g}]{p}")
+                cells.append(f"{middle} [{low}, {high}]{p}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def number(value: float) -> str:
+    """With four digits that count; large ones whole."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def p_values(values: dict[str, dict[str, list[float]]]) -> dict[tuple[str, str], float]:
