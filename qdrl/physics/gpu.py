@@ -1,14 +1,13 @@
 """MuJoCo worlds on a GPU: MuJoCo Warp, behind the interface of `qdrl.physics.Worlds`.
 
-State and controls are Warp's own arrays, seen by torch without a copy; on a GPU both use one stream. Warp's CPU device
-runs the same code slowly, which is how it is tested where there is no GPU. Numbers are float32, so that episodes are
-not Gymnasium's bit for bit.
+State and controls are Warp's own arrays, seen by torch without a copy; on a GPU both use one stream, and a control step
+is one CUDA graph. Warp's CPU device runs the same code slowly, which is how it is tested where there is no GPU. Numbers
+are float32, so that episodes are not Gymnasium's bit for bit.
 
 All worlds step together. A world that nobody uses costs as much as any other.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import fields as fields_of
 from dataclasses import is_dataclass
@@ -56,7 +55,7 @@ class WarpWorlds:
         if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's; both solve the same problem
             model = copy(model)
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-        with self._on_device():
+        with self._warp.ScopedDevice(self._warp.device_from_torch(device)):
             try:
                 self._model = self._mjw.put_model(model)
             except NotImplementedError as error:
@@ -73,6 +72,8 @@ class WarpWorlds:
         # C MuJoCo does not exceed its iterations either: it stops there.
         self._counted = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
         self._bad = torch.zeros(count, dtype=torch.bool, device=self.device)
+        self._begin = _Launch(self._forward, self._warp, device)
+        self._advance = _Launch(self._substeps, self._warp, device)
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
         index = torch.as_tensor(list(worlds), device=self.device)
@@ -83,20 +84,21 @@ class WarpWorlds:
         self._overflow[index] = 0
         self._bad[index] = False
         before = [tensor.clone() for tensor in self._derived]
-        with self._on_device():
-            self._mjw.forward(self._model, self._data)
-            if self._contact_forces:
-                self._mjw.rne_postconstraint(self._model, self._data)
+        self._begin()
         for tensor, old in zip(self._derived, before, strict=True):  # worlds under way stay as they were
             old[index] = tensor[index]
             tensor.copy_(old)
 
     def step(self, count: int) -> None:  # noqa: ARG002 - all of them step
-        with self._on_device():
-            for _ in range(self._frame_skip):
-                self._mjw.step(self._model, self._data)
-            if self._contact_forces:
-                self._mjw.rne_postconstraint(self._model, self._data)
+        self.advance()
+        self.watch()
+
+    def advance(self) -> None:
+        """`step` without `watch`: MuJoCo Warp's part of it, which has a graph of its own."""
+        self._advance()
+
+    def watch(self) -> None:
+        """Take note of worlds that have broken. All torch's work: it may be part of a graph of the caller's."""
         self._bad |= ~((self._qpos.abs() < _HUGE).all(1) & (self._qvel.abs() < _HUGE).all(1))
 
     def move(self, source: int, target: int) -> None:
@@ -123,16 +125,52 @@ class WarpWorlds:
         """An array of the simulation as torch sees it, `(count, ...)`."""
         return self._warp.to_torch(getattr(self._data, name))
 
-    @contextmanager
-    def _on_device(self) -> Iterator[None]:
-        """Warp works on torch's device and stream."""
-        if self.device.type == "cpu":
-            with self._warp.ScopedDevice("cpu"):
-                yield
+    def _substeps(self) -> None:
+        for _ in range(self._frame_skip):
+            self._mjw.step(self._model, self._data)
+        if self._contact_forces:
+            self._mjw.rne_postconstraint(self._model, self._data)
+
+    def _forward(self) -> None:
+        self._mjw.forward(self._model, self._data)
+        if self._contact_forces:
+            self._mjw.rne_postconstraint(self._model, self._data)
+
+
+class _Launch:
+    """Warp's work, on torch's device and stream; on a GPU captured the second time, as `qdrl.graphs.Replayed` is.
+
+    Two captures, for each library's has its own way with memory.
+
+    Args:
+        work: launches Warp's kernels.
+        warp: the library.
+        device: torch's.
+    """
+
+    def __init__(self, work: Callable[[], None], warp: Any, device: torch.device) -> None:
+        self._work, self._warp, self._device = work, warp, device
+        self._place = warp.device_from_torch(device)
+        self._graph: Any = None
+        self._times = 0
+
+    def __call__(self) -> None:
+        self._times += 1
+        if self._device.type == "cpu":
+            with self._warp.ScopedDevice(self._place):
+                self._work()
             return
-        stream = self._warp.stream_from_torch(torch.cuda.current_stream(self.device))
-        with self._warp.ScopedStream(stream):
-            yield
+        stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
+        if self._times == 1:
+            with self._warp.ScopedStream(stream):
+                self._work()
+            return
+        if self._graph is None:
+            torch.cuda.synchronize(self._device)
+            with self._warp.ScopedDevice(self._place), self._warp.ScopedCapture() as capture:
+                self._work()
+            self._graph = capture.graph
+        self._warp.capture_launch(self._graph, stream=stream)
 
 
 def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
@@ -160,5 +198,7 @@ def _libraries() -> tuple[Any, Any]:
         raise UserError("compute.device: a GPU needs MuJoCo Warp: pip install 'qdrl[gpu]'") from error
     warp.config.log_level = warp.LOG_ERROR
     import mujoco_warp
+
+    warp.init()
 
     return warp, mujoco_warp

@@ -14,7 +14,7 @@ from qdrl.tasks.robots import Robot
 
 
 class DeviceLocomotionWorlds(LocomotionWorlds):
-    """See `qdrl.tasks.device_rollout.DeviceWorlds`.
+    """See `qdrl.tasks.device_episodes.DeviceWorlds`.
 
     Args:
         robot: which robot.
@@ -28,16 +28,25 @@ class DeviceLocomotionWorlds(LocomotionWorlds):
         self.device = physics.device
         self._warp = physics
 
-    def descriptors(self, count: int, steps: int) -> Tensor:
+    def advance(self) -> None:
+        self._warp.advance()
+
+    def outcome(self, count: int) -> tuple[Tensor, Tensor]:
+        self._warp.watch()
+        return super().outcome(count)
+
+    def descriptors(self, steps: Tensor) -> Tensor:
         if self._reach is None:
-            return torch.as_tensor(self._contacts[:count] / steps)
-        return self.physics.state["qpos"][:count, :2].double()
+            return torch.as_tensor(self._contacts) / steps
+        return self.physics.state["qpos"][:, :2].double()
 
-    def failures(self, count: int) -> Tensor:
-        return self._warp.unstable_worlds[:count]
+    @property
+    def failures(self) -> Tensor:
+        return self._warp.unstable_worlds
 
-    def overflows(self, count: int) -> Tensor:
-        return self._warp.overflows[:count]
+    @property
+    def overflows(self) -> Tensor:
+        return self._warp.overflows
 
 
 class DeviceWorldMaker:

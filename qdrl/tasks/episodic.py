@@ -54,7 +54,7 @@ class EpisodicTask:
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
         episodes = self.rollout().run(
-            candidates.genomes.cpu() if isinstance(candidates.genomes, Tensor) else candidates.genomes,
+            candidates.genomes,
             candidates.seeds.tolist(),
             None if self.normalizer is None else self.normalizer.snapshot(candidates.generation),
             keep_transitions=candidates.wants_transitions,

@@ -154,13 +154,20 @@ class LocomotionWorlds:
         return self._observation[:count]
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        count, robot = len(actions), self._robot
-        control = self._control[:count]
+        self.apply(actions)
+        self.physics.step(len(actions))
+        return self.outcome(len(actions))
+
+    def apply(self, actions: Tensor) -> None:
+        """The first part of `step`: what physics will do with actions."""
+        control = self._control[: len(actions)]
         control[:] = native(actions)
         control *= self._half
         control += self._middle
-        self.physics.step(count)
-        state = self._first(count)
+
+    def outcome(self, count: int) -> tuple[Tensor, Tensor]:
+        """The last part of `step`: what the first worlds have come to."""
+        robot, state, control = self._robot, self._first(count), self._control[:count]
         reward = -robot.control_weight * (control * control).sum(1)
         healthy = None if robot.healthy is None else robot.healthy(state)
         if healthy is not None:

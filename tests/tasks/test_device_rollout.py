@@ -127,7 +127,7 @@ def test_rows_for_which_no_room_is_enough_fail_and_the_rest_goes_on(
     expected = evaluated("warp-cpu", "hopper_uni")
     starved = torch.zeros(ROWS, dtype=torch.int32)
     starved[2] = 1
-    monkeypatch.setattr(DeviceLocomotionWorlds, "overflows", lambda _, count: starved[:count])
+    monkeypatch.setattr(DeviceLocomotionWorlds, "overflows", property(lambda worlds: starved[: worlds.count]))
     found = evaluated("warp-cpu", "hopper_uni")
     assert found.failed.tolist() == [row == 2 for row in range(ROWS)]
     others = ~found.failed
