@@ -98,17 +98,25 @@ class MpiLearners:
 
     def sum(self, parts: Tensor, out: Tensor) -> None:
         """Each process adds one slice of all shards' parts and gives the sum to the others."""
+        if self._size == 1:
+            _sum_in_order(parts, out)
+            return
+        if out.device.type != "cpu":  # messages are the host's
+            total = torch.empty_like(out, device="cpu")
+            self.sum(parts.cpu(), total)
+            out.copy_(total)
+            return
         if out.numel() < _SMALL:
             _sum_in_order(self.join(parts), out)
             return
-        total = out.numpy().reshape(-1)
-        plan = self._plans.get((total.size, total.dtype)) or self._plan(total)
+        vector = out.numpy().reshape(-1)
+        plan = self._plans.get((vector.size, vector.dtype)) or self._plan(vector)
         given = parts.numpy().reshape(len(parts), -1)
         if len(given) > 1:
             given = np.concatenate([given[:, piece].ravel() for piece in plan.slices])
         self._communicator.Alltoallv([given, plan.sent], [plan.received, plan.arriving])
         _sum_in_order(torch.from_numpy(plan.received), out.view(-1)[plan.slices[self._rank]])
-        self._communicator.Allgatherv(plan.in_place, [total, plan.whole])
+        self._communicator.Allgatherv(plan.in_place, [vector, plan.whole])
 
     def join(self, parts: Tensor) -> Tensor:
         given = np.ascontiguousarray(parts.numpy())

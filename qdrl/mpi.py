@@ -139,7 +139,7 @@ class MpiRanks:
         counts, here = np.array(self._communicator.allgather(len(own))), self.rank == root
         gathered = {}
         for name, tensor in vars(own).items():
-            send = np.ascontiguousarray(tensor.numpy())
+            send = np.ascontiguousarray(tensor.cpu().numpy())
             receive = np.empty((counts.sum() if here else 0, *send.shape[1:]), send.dtype)
             with self._row_type(send) as row:
                 message = [receive, (counts, _starts(counts)), row] if here else None

@@ -31,12 +31,15 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, UserError
+from qdrl.physics.devices import device_of, free_memory
 from qdrl.ranks import Ranks
 from qdrl.recorder import Parts, Recorder
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
+
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -224,9 +227,15 @@ def _archive(experiment: Experiment, task: Task, *, lineages: bool) -> AnyArchiv
         rule = _rule(settings, Streams(experiment.seed))
         options: dict[str, Any] = {"k": settings.k, "rule": rule, "capacity": settings.capacity, "dtype": dtype}
         return NoveltyArchive(spec.lower, spec.upper, parameters, qd_offset=spec.qd_offset, **options)
-    geometry = _geometry(settings, task)
-    _refuse_too_large(geometry.cells, parameters, "archive.cells")
-    return Archive(geometry, parameters, qd_offset=spec.qd_offset, dtype=dtype)
+    geometry, device = _geometry(settings, task), _HOST if lineages else _device(experiment)
+    _refuse_too_large(geometry.cells, parameters, "archive.cells", device)
+    return Archive(geometry, parameters, qd_offset=spec.qd_offset, dtype=dtype, device=device)
+
+
+def _device(experiment: Experiment) -> torch.device:
+    """Where archive and critics live; the host's memory where a run on a GPU is opened without one."""
+    on_gpu = experiment.compute.device == "cuda" and torch.cuda.is_available()
+    return device_of("cuda") if on_gpu else _HOST
 
 
 def _rule(settings: NoveltySettings, streams: Streams) -> Rule:
@@ -241,13 +250,16 @@ def _rule(settings: NoveltySettings, streams: Streams) -> Rule:
     return Threshold(settings.threshold, neighbours=settings.threshold_k, adaptation=adaptation)
 
 
-def _refuse_too_large(cells: int, parameters: int, setting: str) -> None:
-    """Refuse an archive that cannot fit this machine's memory once its cells are full."""
+def _refuse_too_large(cells: int, parameters: int, setting: str, device: torch.device = _HOST) -> None:
+    """Refuse an archive that cannot fit this machine's memory, or the GPU's, once its cells are full."""
     needed, there = 4 * cells * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "cuda":
+        there = free_memory(device)
     if needed > there:
         raise UserError(
             f"{setting} and policy.hidden_sizes: {cells} cells of {parameters} parameters need"
-            f" {needed / 2**30:.1f} GiB a rank, this machine has {there / 2**30:.1f} GiB"
+            f" {needed / 2**30:.1f} GiB a rank, {'this machine' if device == _HOST else device} has"
+            f" {there / 2**30:.1f} GiB"
         )
 
 

@@ -1,5 +1,6 @@
 """What every test shares: one thread a library before torch is loaded, and examples that never flicker."""
 
+import pytest
 from hypothesis import settings
 
 from qdrl.ranks import limit_threads
@@ -7,3 +8,11 @@ from qdrl.ranks import limit_threads
 limit_threads()
 settings.register_profile("qdrl", deadline=None, derandomize=True, database=None)
 settings.load_profile("qdrl")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

@@ -127,8 +127,8 @@ def insert(
         emitter=evaluation.emitter,
         parent_cell=evaluation.parent_cell,
     )
-    accepted = insertion.accepted
-    new = insertion.status[accepted] == 2
+    accepted = insertion.accepted.cpu()
+    new = insertion.status.cpu()[accepted] == 2
     added = count_by_emitter(emitters, accepted[new], evaluation, "added")
     return added | count_by_emitter(emitters, accepted[~new], evaluation, "improved")
 

@@ -86,7 +86,7 @@ class CriticGuided(MapElites):
 
     Args:
         task: a task whose genomes are policies.
-        archive: filled by `tell`.
+        archive: filled by `tell`; critics live on its device.
         streams: the run's random numbers.
         settings: how rows are dealt out, what is learned.
 
@@ -116,8 +116,9 @@ class CriticGuided(MapElites):
                 f"algorithm.learners: {settings.learners} learners, but {self.batch_size} rows a generation"
             )
         self.dimensions = len(task.spec.axes) if self.conditioned else 0
-        self.learner = Learner(self._policy, self.dimensions, settings, streams)
-        self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient)
+        device = archive.device
+        self.learner = Learner(self._policy, self.dimensions, settings, streams, device)
+        self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient, device)
         self._learned: Learned = {}
 
     def ask(self, rows: range | None = None) -> Candidates:
@@ -184,10 +185,11 @@ class CriticGuided(MapElites):
         plan = Plan(self._dealt[list(rows)], np.full(len(rows), -1), np.full((len(rows), len(spec.axes)), np.nan))
         gradient = self._named(plan.emitter, "gradient")
         aims = gradient | self._named(plan.emitter, "actor") | self._named(plan.emitter, "probe")
+        noise = np.zeros_like(plan.target)
         for index in np.flatnonzero(aims):
-            cell, aim = self._aim(self._streams.generator("target", self.generation, rows[int(index)]))
-            plan.cell[index] = cell
-            plan.target[index] = self._descriptor_of(cell) if gradient[index] else aim
+            plan.cell[index], noise[index] = self._aim("target", rows[int(index)])
+        noise[gradient] = 0.0  # they climb for their parents' own
+        plan.target[aims] = self._descriptors_of(plan.cell[aims]) + noise[aims]
         return plan
 
     def _named(self, emitter: Any, name: str) -> Any:
@@ -195,9 +197,10 @@ class CriticGuided(MapElites):
         return emitter == (self.emitters.index(name) if name in self.emitters else -1)
 
     def _climbed(self, cells: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        parents = self.archive.genomes_of(torch.from_numpy(cells)).cpu()
-        states, critic = (torch.from_numpy(self._learned[name]) for name in ("states", "critic"))
-        return self._gradient.vary(parents, states, critic, self._seen(torch.from_numpy(targets))).numpy()
+        parents, device = self.archive.genomes_of(torch.from_numpy(cells)), self.archive.device
+        states, critic = (torch.from_numpy(self._learned[name]).to(device) for name in ("states", "critic"))
+        aims = self._seen(torch.from_numpy(targets)).to(device)
+        return self._gradient.vary(parents, states, critic, aims).cpu().numpy()
 
     def _actors(self, targets: np.ndarray) -> np.ndarray:
         actor = torch.from_numpy(self._learned["actor"])
@@ -214,7 +217,7 @@ class CriticGuided(MapElites):
 
     def _kept(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:
         """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""
-        reached = evaluation.descriptor.cpu()
+        reached = evaluation.descriptor
         if not self._varies:
             return _kept_with(transitions, self._offset, self._seen(reached), self._seen(reached))
         plan = self._plan(range(self.batch_size))
@@ -226,24 +229,23 @@ class CriticGuided(MapElites):
         if not (self._settings.artificial_negatives and self.dimensions):
             return kept
         rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
+        cells, noise = zip(*(self._aim("negative", row) for row in rows.tolist()), strict=True)
         drawn = torch.full_like(target, torch.nan)
-        for row in rows.tolist():
-            drawn[row] = torch.from_numpy(self._aim(self._streams.generator("negative", self.generation, row))[1])
-        again = ~drawn[transitions.row].isnan().any(1)
+        drawn[rows] = torch.from_numpy(self._descriptors_of(np.array(cells)) + np.array(noise))
+        again = ~drawn.to(transitions.row.device)[transitions.row].isnan().any(1)
         negative = _kept_with(transitions, self._offset, self._seen(reached), self._seen(drawn))
         return LabelledTransitions(
             **{name: torch.cat([column, vars(negative)[name][again]]) for name, column in vars(kept).items()}
         )
 
-    def _aim(self, generator: np.random.Generator) -> tuple[int, np.ndarray]:
-        """An elite's cell, drawn uniformly, and its descriptor with some noise."""
-        spec, cell = self._task.spec, int(self.archive.sample(generator, 1)[0])
-        span = np.subtract(spec.upper, spec.lower)
-        noise = self._settings.target_noise * span * generator.standard_normal(len(span))
-        return cell, self._descriptor_of(cell) + noise
+    def _aim(self, purpose: str, row: int) -> tuple[int, np.ndarray]:
+        """An elite's cell, drawn uniformly for a row, and noise for its descriptor."""
+        generator, spec = self._streams.generator(purpose, self.generation, row), self._task.spec
+        cell, span = int(self.archive.sample(generator, 1)[0]), np.subtract(spec.upper, spec.lower)
+        return cell, self._settings.target_noise * span * generator.standard_normal(len(span))
 
-    def _descriptor_of(self, cell: int) -> np.ndarray:
-        return self.archive.descriptors_of(torch.tensor([cell]))[0].cpu().numpy()
+    def _descriptors_of(self, cells: np.ndarray) -> np.ndarray:
+        return self.archive.descriptors_of(torch.from_numpy(cells)).cpu().numpy()
 
     def _reward_offset(self) -> float | None:
         if self._settings.reward_offset is not None or not self.conditioned:
@@ -266,6 +268,7 @@ def _finite(transitions: Transitions) -> Transitions:
 def _kept_with(transitions: Transitions, offset: float | None, reached: Tensor, target: Tensor) -> LabelledTransitions:
     """Transitions with the descriptors `(rows, d)` of their rows."""
     reward = transitions.reward if offset is None else (transitions.reward + offset).clamp(min=0)
+    reached, target = reached.to(reward.device), target.to(reward.device)
     return LabelledTransitions(
         observation=transitions.observation,
         action=transitions.action,

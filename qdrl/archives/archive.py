@@ -54,6 +54,7 @@ class Archive:
             for name, (dtype, unknown) in FIELDS.items()
         }
         self._occupied: Tensor | None = None
+        self._drawn: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.occupied_cells)
@@ -114,7 +115,7 @@ class Archive:
         self.descriptor.index_copy_(0, cells, descriptor.index_select(0, accepted))
         for name, column in columns.items():
             self.fields[name].index_copy_(0, cells, column.index_select(0, accepted))
-        self._occupied = None
+        self._occupied = self._drawn = None
         return insertion
 
     def sample(self, generator: np.random.Generator, count: int) -> Tensor:
@@ -123,7 +124,9 @@ class Archive:
         Raises:
             ValueError: the archive is empty.
         """
-        return drawn_from(self.occupied_cells, generator, count)
+        if self._drawn is None:  # on the host, where chance is: a GPU would be asked again at each draw
+            self._drawn = self.occupied_cells.cpu()
+        return drawn_from(self._drawn, generator, count)
 
     def genomes_of(self, cells: Tensor) -> Tensor:
         """Copies of the genomes of occupied cells, `(count,)` int64 -> `(count, parameters)` float32.
@@ -166,7 +169,7 @@ class Archive:
         self.fitness.fill_(-torch.inf)
         for name, tensor in tensors.items():
             tensor.index_copy_(0, cells, rows[name])
-        self._occupied = None
+        self._occupied = self._drawn = None
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"fitness": self.fitness, "descriptor": self.descriptor, "genome": self.genomes}

@@ -31,12 +31,20 @@ class Learner:
         dimensions: numbers in a descriptor, 0 for unconditioned critics.
         settings: what is learned and kept.
         streams: the run's random numbers.
+        device: where replay and networks live.
 
     Raises:
         UserError: the replay does not fit into memory.
     """
 
-    def __init__(self, policy: Mlp, dimensions: int, settings: LearningSettings, streams: Streams) -> None:
+    def __init__(
+        self,
+        policy: Mlp,
+        dimensions: int,
+        settings: LearningSettings,
+        streams: Streams,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self._settings, self._streams = settings, streams
         self.td3 = Td3(
             conditioned(policy, dimensions),
@@ -45,10 +53,12 @@ class Learner:
             streams.generator("critic"),
             shards=settings.learners,
             conditioned_actor=settings.conditioned_actor,
+            device=device,
         )
         capacity = settings.replay_capacity // settings.learners
-        try:  # memory that no learner here fills is never touched, and costs nothing
-            self.shards = [Replay(capacity, policy.sizes[0], policy.sizes[-1], dimensions) for _ in range(self._count)]
+        sizes = policy.sizes[0], policy.sizes[-1], dimensions
+        try:  # memory that no learner here fills costs nothing
+            self.shards = [Replay(capacity, *sizes, device) for _ in range(self._count)]
         except (RuntimeError, MemoryError) as error:
             raise UserError(
                 f"algorithm.replay_capacity: {settings.replay_capacity} transitions do not fit into memory"

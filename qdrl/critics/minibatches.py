@@ -16,7 +16,7 @@ _CHUNK = 100  # steps whose minibatches are gathered at once: 3 MB on an ant, wh
 
 @dataclass(frozen=True)
 class Step:
-    """What one critic step learns from; `(batch, ...)` float32 each.
+    """What one critic step learns from, `(batch, ...)` float32 each, or several, `(steps, batch, ...)`.
 
     Attributes:
         inputs: what critics see: action, observation, target descriptor.
@@ -34,6 +34,10 @@ class Step:
     discount: Tensor
     weight: Tensor
 
+    def unbind(self) -> list["Step"]:
+        """One by one."""
+        return [Step(*tensors) for tensors in zip(*(column.unbind() for column in vars(self).values()), strict=True)]
+
 
 class Minibatches:
     """Draws minibatches from a replay.
@@ -47,7 +51,7 @@ class Minibatches:
     def __init__(self, settings: Td3Settings, size: int, actions: int) -> None:
         self._settings, self._size, self._actions = settings, size, actions
 
-    def chunks(self, replay: Replay, generator: np.random.Generator, steps: int) -> Iterator[list[Step]]:
+    def chunks(self, replay: Replay, generator: np.random.Generator, steps: int) -> Iterator[Step]:
         """All steps of a phase, some at a time; every random number is drawn before the first."""
         settings, ages = self._settings, replay.draw(generator, (steps, self._size))
         noise = torch.from_numpy(generator.standard_normal((*ages.shape, self._actions), np.float32)).to(ages.device)
@@ -56,17 +60,16 @@ class Minibatches:
             part = slice(start, start + _CHUNK)
             yield self._prepare(replay.take(ages[part]), noise[part])
 
-    def _prepare(self, transitions: LabelledTransitions, noise: Tensor) -> list[Step]:
+    def _prepare(self, transitions: LabelledTransitions, noise: Tensor) -> Step:
         settings, target = self._settings, transitions.target_descriptor
         scale = settings.reward_scale * similarity(transitions.descriptor, target, settings.length_scale)
         going_on = 1 - transitions.terminated
         masked = transitions.truncated * going_on if settings.truncation == "mask" else torch.zeros_like(going_on)
-        columns = (
-            torch.cat([transitions.action, transitions.observation, target], -1),
-            torch.cat([transitions.next_observation, target], -1),
-            noise,
-            (scale * transitions.reward).unsqueeze(-1),
-            (settings.discount * going_on).unsqueeze(-1),
-            (1 - masked).unsqueeze(-1),
+        return Step(
+            inputs=torch.cat([transitions.action, transitions.observation, target], -1),
+            next_states=torch.cat([transitions.next_observation, target], -1),
+            noise=noise,
+            reward=(scale * transitions.reward).unsqueeze(-1),
+            discount=(settings.discount * going_on).unsqueeze(-1),
+            weight=(1 - masked).unsqueeze(-1),
         )
-        return [Step(*tensors) for tensors in zip(*(column.unbind() for column in columns), strict=True)]

@@ -55,7 +55,8 @@ class Network:
     Args:
         layers: `(networks, inputs + 1, outputs)` each, read at every pass; see `matrices`.
         activations: one a layer.
-        inputs: `(batch, inputs + 1)`, the last column ones, read at every pass by all networks.
+        inputs: the last column ones, read at every pass: `(batch, inputs + 1)` by all networks, or `(networks, batch,
+            inputs + 1)`.
         into: `(networks, batch, outputs)`, where the last layer writes; a buffer of its own where left out.
     """
 
@@ -63,7 +64,7 @@ class Network:
         self, layers: Sequence[Tensor], activations: Sequence[Activation], inputs: Tensor, into: Tensor | None = None
     ) -> None:
         self.layers, self.activations, self.inputs = layers, activations, inputs
-        networks, batch, device = len(layers[0]), len(inputs), inputs.device
+        networks, batch, device = len(layers[0]), inputs.shape[-2], inputs.device
         self.outputs = [with_ones(networks, batch, layer.shape[-1], device=device) for layer in layers[:-1]]
         last = torch.zeros(networks, batch, layers[-1].shape[-1], device=device) if into is None else into
         self.outputs.append(last)

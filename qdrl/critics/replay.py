@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.errors import UserError
 from qdrl.states import load_array
 
 
@@ -41,7 +42,7 @@ NAMES = tuple(field.name for field in fields(LabelledTransitions))
 
 
 class Replay:
-    """The last `capacity` transitions, in memory taken once.
+    """The last `capacity` transitions, in memory taken once: on a GPU when the first come.
 
     A transition is one row of one table, so that sampling it touches one place in memory.
 
@@ -68,7 +69,11 @@ class Replay:
         widths |= {"action": action_size, "descriptor": dimensions, "target_descriptor": dimensions}
         ends = accumulate((widths[name] for name in NAMES), initial=0)
         self._columns = dict(zip(NAMES, pairwise(ends), strict=True))
-        self._table = _zeros(capacity, sum(widths.values()), torch.device(device))
+        self._width, self._device = sum(widths.values()), torch.device(device)
+        self._taken: Tensor | None = None
+        if self._device.type == "cpu":
+            # numpy's zeros take no memory until they are written: many ranks never fill a replay.
+            self._taken = torch.from_numpy(np.zeros((capacity, self._width), np.float32))
         self._size = self._next = 0
 
     def __len__(self) -> int:
@@ -88,7 +93,7 @@ class Replay:
         first = min(kept, self.capacity - start)
         source = rows - kept
         for name in NAMES:
-            values = getattr(transitions, name)[source:].reshape(kept, self._width(name))
+            values = getattr(transitions, name)[source:].reshape(kept, self._width_of(name))
             column = self._column(name)
             column[start : start + first] = values[:first]
             column[: kept - first] = values[first:]
@@ -109,7 +114,7 @@ class Replay:
             raise RuntimeError(
                 f"the replay holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes first"
             )
-        return torch.from_numpy(generator.integers(self._size, size=shape)).to(self._table.device)
+        return torch.from_numpy(generator.integers(self._size, size=shape)).to(self._device)
 
     def take(self, ages: Tensor) -> LabelledTransitions:
         """The transitions of these ages, each field `(*ages.shape, ...)`."""
@@ -123,7 +128,7 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays `(n, ...)` by name, oldest transition first."""
-        held = self.take(torch.arange(self._size, device=self._table.device))
+        held = self.take(torch.arange(self._size, device=self._device))
         return {name: getattr(held, name).cpu().numpy().copy() for name in NAMES}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -140,10 +145,27 @@ class Replay:
             load_array(getattr(views, name), state[name], f"the replay's {name}")
         self._size, self._next = count, count % self.capacity
 
+    @property
+    def _table(self) -> Tensor:
+        """`(capacity, width)`.
+
+        Raises:
+            UserError: it does not fit into the device's memory.
+        """
+        if self._taken is None:
+            try:
+                self._taken = torch.zeros(self.capacity, self._width, device=self._device)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"algorithm.replay_capacity: {self.capacity} transitions take"
+                    f" {4 * self.capacity * self._width / 1e9:.3g} GB, which do not fit on {self._device}"
+                ) from error
+        return self._taken
+
     def _checked(self, transitions: LabelledTransitions) -> int:
         rows = len(transitions.reward)
         for name in NAMES:
-            values, width = getattr(transitions, name), self._width(name)
+            values, width = getattr(transitions, name), self._width_of(name)
             expected = (rows,) if self._is_number(name) else (rows, width)
             if tuple(values.shape) != expected:
                 raise ValueError(f"transitions.{name} has shape {tuple(values.shape)}, expected {expected}")
@@ -166,17 +188,10 @@ class Replay:
     def _column(self, name: str) -> Tensor:
         return self._table[:, slice(*self._columns[name])]
 
-    def _width(self, name: str) -> int:
+    def _width_of(self, name: str) -> int:
         start, end = self._columns[name]
         return end - start
 
     @staticmethod
     def _is_number(name: str) -> bool:
         return name in ("reward", "terminated", "truncated")
-
-
-def _zeros(rows: int, width: int, device: torch.device) -> Tensor:
-    """Zeros; on the host numpy's, which take no memory until they are written: many ranks never fill a replay."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.zeros((rows, width), np.float32))
-    return torch.zeros(rows, width, device=device)

@@ -12,17 +12,20 @@ leave the unconditioned algorithm of PGA-MAP-Elites (Nilsson and Cully 2021).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.critics.chunks import Chunk, ChunkGraphs, new_chunk
 from qdrl.critics.minibatches import Minibatches, Step
 from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.replay import Replay
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.sums import SummedGradient
+from qdrl.graphs import Replayed
 from qdrl.learners import Learners, OneLearner
 from qdrl.optimizers import Adam
 from qdrl.policies.mlp import Mlp, MlpSettings
@@ -90,6 +93,7 @@ class Td3:
         self._actor_adam = Adam(self.actor, self._actor_sum.total, settings.actor_learning_rate)
         self._build_critics(self._critic_sum.part)
         self._build_actor(self._actor_sum.part)
+        self._graphs = ChunkGraphs(self.critic.device) if self.critic.device.type == "cuda" else None
 
     def train(self, replay: Replay, generator: np.random.Generator, steps: int | None = None) -> dict[str, float]:
         """`train_on` for a replay of one shard."""
@@ -128,12 +132,13 @@ class Td3:
             gradient.hold(len(replays))
         phases = [self._minibatches.chunks(*shard, taken) for shard in zip(replays, generators, strict=True)]
         loss, values = self._run(zip(*phases, strict=True), learners)
+        self.steps += taken
         if not (np.isfinite(loss) and self._is_finite()):
             self.load_state_dict(before)
             return {"critic_steps": 0, "actor_steps": 0, "diverged": 1, "critic_loss": np.nan, "actor_value": np.nan}
         return {
             "critic_steps": taken,
-            "actor_steps": len(values[0]),
+            "actor_steps": values.shape[1],
             "diverged": 0,
             "critic_loss": loss / taken,
             "actor_value": self._mean_value(values, learners),
@@ -184,21 +189,49 @@ class Td3:
         self._judge_gradient = Gradient(self._judge, inputs=self._actor_gradient.outputs)
         self._judge_gradient.outputs.fill_(-1 / self.settings.batch_size)
 
-    def _run(self, chunks: Iterator[tuple[list[Step], ...]], learners: Learners) -> tuple[float, list[list[Tensor]]]:
-        """Take all steps, or those up to a loss that is not finite; the sum of losses, and each shard's values."""
-        total, values = 0.0, [[] for _ in learners.shards]
+    def _run(self, chunks: Iterator[tuple[Step, ...]], learners: Learners) -> tuple[float, Tensor]:
+        """Take all steps, or those up to a loss that is not finite; the sum of losses, and `Chunk.values` of all."""
+        total, values, first = 0.0, [], self.steps
         with np.errstate(over="ignore", invalid="ignore"):
-            for chunk in chunks:
-                total += self._take_steps(chunk, values, learners)
+            for minibatches in chunks:
+                chunk = self._taken(minibatches, first, learners)
+                values.append(chunk.values.clone())
+                total += self._loss(chunk.errors, learners)
+                first += len(minibatches[0].reward)
                 if not np.isfinite(total):
                     break
-        return total, values
+        return total, torch.cat(values, dim=1)
 
-    def _mean_value(self, values: list[list[Tensor]], learners: Learners) -> float:
+    def _taken(self, minibatches: Sequence[Step], first: int, learners: Learners) -> Chunk:
+        """These steps of each held shard, taken; `first` were taken before."""
+        turn, steps = first % self.settings.actor_delay, len(minibatches[0].reward)
+        acts = sum(self._acts(turn + step) for step in range(steps))
+        if self._graphs is not None and len(learners.shards) == learners.count:
+
+            def make(kept: Sequence[Step]) -> tuple[Chunk, Replayed]:
+                chunk = new_chunk(kept, acts)
+                return chunk, Replayed(partial(self._take, chunk, turn, learners), self.critic.device)
+
+            return self._graphs.take((steps, turn, len(minibatches)), minibatches, make)
+        chunk = new_chunk(minibatches, acts)
+        self._take(chunk, turn, learners)
+        return chunk
+
+    def _acts(self, step: int) -> bool:
+        """Whether the actor takes a step with this one."""
+        return (step + (self.settings.order == "paper")) % self.settings.actor_delay == 0
+
+    def _loss(self, errors: Tensor, learners: Learners) -> float:
+        """The sum of the critic losses of a chunk, over all shards."""
+        losses, total = torch.stack([error.square_().sum() for error in errors]), torch.zeros(())
+        learners.sum(losses.cpu(), total)
+        return float(total) / self.settings.batch_size
+
+    def _mean_value(self, values: Tensor, learners: Learners) -> float:
         """Of the actor's actions over a phase and all shards."""
-        if not values[0]:
+        if not values.shape[1]:
             return np.nan
-        means, total = torch.stack([torch.stack(of_shard).mean() for of_shard in values]), torch.zeros(())
+        means, total = torch.stack([of_shard.mean() for of_shard in values]), torch.zeros(())
         learners.sum(means.cpu(), total)
         return float(total / self._shards)
 
@@ -214,28 +247,21 @@ class Td3:
         if steps is not None and steps < 1:
             raise ValueError(f"a training phase takes at least 1 step, got {steps}")
 
-    def _take_steps(self, chunk: tuple[list[Step], ...], values: list[list[Tensor]], learners: Learners) -> float:
-        """Take these steps of each held shard; returns the sum of their critic losses over all shards.
-
-        Values of the actor's actions are appended, shard by shard.
-        """
-        order, shape = self.settings.order, self._critic_gradient.outputs.shape
-        errors = torch.zeros(len(chunk), len(chunk[0]), *shape, device=self.critic.device)
-        for steps, error in zip(zip(*chunk, strict=True), errors.unbind(1), strict=True):
-            acts = (self.steps + (order == "paper")) % self.settings.actor_delay == 0
+    def _take(self, chunk: Chunk, turn: int, learners: Learners) -> None:
+        """Take the steps of a chunk, the first of them in this turn of the actor's."""
+        order, acted = self.settings.order, 0
+        for index, steps in enumerate(chunk.steps()):
+            acts = self._acts(turn + index)
             if acts and order == "code":
-                self._improve_actor(steps, values, learners)
-            self._improve_critics(steps, error, learners)
+                self._improve_actor(steps, chunk.values[:, acted], learners)
+            self._improve_critics(steps, chunk.errors[:, index], learners)
             if acts and order == "paper":
-                self._improve_actor(steps, values, learners)
+                self._improve_actor(steps, chunk.values[:, acted], learners)
             if acts or order == "code":
                 self.critic_target.lerp_(self.critic, self.settings.target_rate)
             if acts:
                 self.actor_target.lerp_(self.actor, self.settings.target_rate)
-            self.steps += 1
-        losses, total = torch.stack([error.square_().sum() for error in errors]), torch.zeros(())
-        learners.sum(losses.cpu(), total)
-        return float(total) / self.settings.batch_size
+                acted += 1
 
     def _improve_critics(self, steps: Sequence[Step], errors: Tensor, learners: Learners) -> None:
         """One step of Adam on L_Q; `errors` takes w * (Q - y), `(shards held, 2, batch, 1)`."""
@@ -253,12 +279,12 @@ class Td3:
         self._critic_sum.add_up(learners)
         self._critic_adam.step()
 
-    def _improve_actor(self, steps: Sequence[Step], values: list[list[Tensor]], learners: Learners) -> None:
-        """One step of Adam on L_pi; appends the mean of Q_1 before it, shard by shard."""
+    def _improve_actor(self, steps: Sequence[Step], values: Tensor, learners: Learners) -> None:
+        """One step of Adam on L_pi; `values` `(shards held,)` takes the mean of Q_1 before it."""
         for index, step in enumerate(steps):
             self._seen_by_judge.copy_(step.inputs)
             self._actor.forward()
-            values[index].append(self._judge.forward().mean())
+            values[index] = self._judge.forward().mean()
             self._judge_gradient.backward()
             self._actor_gradient.backward()
             if not self._conditioned_actor:

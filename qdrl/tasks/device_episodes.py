@@ -93,9 +93,7 @@ class DeviceEpisodes:
             self._shift = zeros(2, size, dtype=torch.float32)
         self._decides, self._counts = Replayed(self._decide, device), Replayed(self._count, device)
 
-    def begin(
-        self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None
-    ) -> None:
+    def begin(self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None) -> None:
         """Begin an episode of each genome `(rows, parameters)`; worlds that are left over have none."""
         rows = range(len(genomes))
         self.worlds.reset(rows, seeds)

@@ -171,9 +171,7 @@ class DeviceRollout:
         self._check_memory(count)
         self._episodes = self._new_episodes(count, keeps=keeps)
 
-    def _play(
-        self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None
-    ) -> None:
+    def _play(self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None) -> None:
         """One episode of each of some rows."""
         episodes = self._episodes
         episodes.begin(genomes, seeds, normalization)

@@ -1,6 +1,6 @@
 """The rule of insertion, with pyribs as the oracle, and everything else an archive promises."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -461,25 +461,19 @@ def test_sampling_from_an_empty_archive_is_refused():
         row_archive().sample(np.random.default_rng(0), 1)
 
 
-def other_devices() -> Iterator[str]:
-    if torch.cuda.is_available():
-        yield "cuda"
-
-
-@pytest.mark.skipif(not list(other_devices()), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("geometry", [grid_archive().geometry, cvt_archive().geometry], ids=lambda g: g.kind)
 def test_a_device_gives_the_same_elites_as_the_host(geometry: Geometry):
-    for device in other_devices():
-        host, other = Archive(geometry, PARAMETERS), Archive(geometry, PARAMETERS, device=device)
-        for seed in range(3):
-            random = np.random.default_rng(seed)
-            batch = (
-                torch.from_numpy(random.random((500, PARAMETERS), np.float32)),
-                torch.from_numpy(np.round(random.normal(size=500), 1)),
-                torch.from_numpy(random.uniform(-2, 6, (500, 2))),
-            )
-            valid = torch.from_numpy(random.random(500) < 0.9)
-            host.add(*batch, valid=valid, generation=seed)
-            other.add(*(part.to(device) for part in batch), valid=valid, generation=seed)
-        assert other.genomes.device.type == device
-        assert_same(host, other)
+    host, other = Archive(geometry, PARAMETERS), Archive(geometry, PARAMETERS, device="cuda")
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        batch = (
+            torch.from_numpy(random.random((500, PARAMETERS), np.float32)),
+            torch.from_numpy(np.round(random.normal(size=500), 1)),
+            torch.from_numpy(random.uniform(-2, 6, (500, 2))),
+        )
+        valid = torch.from_numpy(random.random(500) < 0.9)
+        host.add(*batch, valid=valid, generation=seed)
+        other.add(*(part.to("cuda") for part in batch), valid=valid, generation=seed)
+    assert other.genomes.device.type == "cuda"
+    assert_same(host, other)

@@ -274,7 +274,7 @@ def test_genomes_may_be_numbers_of_another_type() -> None:
     assert archive.genomes_of(archive.occupied_cells).tolist() == [[2**60 + 1]]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_a_device_holds_the_same_entries_as_the_host() -> None:
     there, here = (growing(RULES["threshold"](), 70, device=device) for device in ("cuda", "cpu"))
     for _ in range(3):

@@ -17,6 +17,7 @@ from qdrl.physics.devices import check_memory, device_of
 from qdrl.physics.gpu import WarpWorlds, world_bytes
 from qdrl.tasks.locomotion import initial_state
 from qdrl.tasks.robots import ROBOTS, build_model
+from tests.gpu import WARP_DEVICES
 
 # After ten control steps of the same random controls from the same states: m or rad, and m/s or rad/s.
 TOLERANCES = {
@@ -26,9 +27,6 @@ TOLERANCES = {
     "ant": (5e-5, 5e-4),
     "humanoid": (2e-5, 5e-4),
 }
-
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-DEVICES = ["warp-cpu", pytest.param("cuda", marks=NEEDS_GPU)]
 
 
 def model_of(name: str) -> mujoco.MjModel:
@@ -80,7 +78,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", WARP_DEVICES)
 @pytest.mark.parametrize("name", TOLERANCES)
 def test_ten_control_steps_are_those_of_mujoco_and_the_same_feet_touch(name: str, device: str) -> None:
     count, robot = 6, ROBOTS[name]

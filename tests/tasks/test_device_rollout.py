@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qdrl.archives.hdf5 import content_digest, open_archive
 from qdrl.cli import qdrl
@@ -18,9 +20,12 @@ from qdrl.ranks import OneProcess
 from qdrl.replays import replay
 from qdrl.run import resume, start
 from qdrl.tasks import locomotion, make_task
+from qdrl.tasks.device_episodes import DeviceEpisodes
 from qdrl.tasks.device_locomotion import DeviceLocomotionWorlds
+from qdrl.tasks.device_transitions import Record
+from qdrl.tasks.locomotion import LOCOMOTION_NAMES
+from tests.gpu import WARP_DEVICES
 from tests.mpi import mpirun
-from tests.physics.test_gpu import DEVICES
 
 ROWS = 7
 
@@ -44,7 +49,7 @@ def evaluated(
     return task.evaluate(candidates)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", WARP_DEVICES)
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", ["walker2d_uni", "hopper_uni"])
 def test_episodes_are_those_of_c_mujoco_to_single_precision(name: str, normalize: bool, device: str) -> None:
@@ -61,7 +66,7 @@ def test_episodes_are_those_of_c_mujoco_to_single_precision(name: str, normalize
         torch.testing.assert_close(ours.observations.deviation, theirs.observations.deviation, rtol=2e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", WARP_DEVICES)
 def test_transitions_are_those_of_c_mujoco(device: str) -> None:
     ours, theirs = (evaluated(place).transitions for place in (device, "cpu"))
     assert ours is not None
@@ -158,6 +163,41 @@ def test_a_rank_without_rows_has_nothing() -> None:
     genomes = torch.zeros(0, task.parameters)
     evaluation = task.evaluate(Candidates(0, range(0), genomes, none, none, none, wants_transitions=True))
     assert len(evaluation.fitness) == len(evaluation.transitions) == 0
+
+
+class Nowhere:
+    """Physics of tensors without numbers; see `qdrl.physics.gpu.WarpWorlds`."""
+
+    count, device = ROWS, torch.device("meta")
+
+    def __init__(self, model: mujoco.MjModel, fields: tuple[str, ...]) -> None:
+        shapes = {name: np.shape(getattr(mujoco.MjData(model), name)) for name in (*fields, "ctrl")}
+        self.state = {name: torch.zeros(ROWS, *shape, device=self.device) for name, shape in shapes.items()}
+        self.control = self.state.pop("ctrl")
+        self.unstable_worlds = torch.zeros(ROWS, dtype=torch.bool, device=self.device)
+        self.overflows = torch.zeros(ROWS, dtype=torch.int32, device=self.device)
+
+    def watch(self) -> None:
+        self.unstable_worlds |= self.state["qpos"].isnan().any(1)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", LOCOMOTION_NAMES)
+def test_a_control_step_asks_its_device_for_nothing_and_moves_no_tensor(name: Any, normalize: bool) -> None:
+    """What a graph may hold; tensors without numbers refuse all else."""
+    task: Any = make_task(name, policy={"hidden_sizes": (8,), "normalize_observations": normalize})
+    settings, made = locomotion.LocomotionSettings(name=name).resolved(), task.make_worlds(1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        physics: Any = Nowhere(made.model, tuple(made.physics.state))
+        worlds = DeviceLocomotionWorlds(made._robot, made.model, physics, settings)
+        record = Record(5, ROWS, task.policy.observation_size, task.policy.action_size, physics.device)
+        episodes = DeviceEpisodes(worlds, task.policy, len(task.spec.axes), record)
+        before = dict(vars(episodes))
+        for _ in range(2):
+            episodes._decide()
+            episodes._count()
+        episodes.see_the_end()
+    assert all(vars(episodes)[attribute] is value for attribute, value in before.items())
 
 
 @pytest.mark.parametrize("name", ["hopper_uni", "halfcheetah_uni", "humanoid_uni", "ant_omni"])

@@ -1,0 +1,150 @@
+"""Critics and variation on a GPU: what can be known of it without one, and with one that the numbers are the CPU's."""
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from qdrl.critics.chunks import Chunk, ChunkGraphs, new_chunk
+from qdrl.critics.injection import conditioned
+from qdrl.critics.minibatches import Step
+from qdrl.critics.replay import NAMES, Replay
+from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
+from qdrl.critics.td3 import Td3
+from qdrl.critics.variation import PolicyGradient
+from qdrl.graphs import Replayed
+from qdrl.learners import OneLearner
+from qdrl.policies.mlp import Mlp, MlpSettings
+from tests.critics.builders import normal, transitions
+from tests.gpu import CUDA
+
+POLICY = Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16)))
+SETTINGS = Td3Settings(batch_size=20, hidden_sizes=(24, 24))
+CLIMB = PolicyGradientSettings(steps=6, batch_size=20)
+NETWORKS = ("critic", "critic_target", "actor", "actor_target")
+
+
+def td3_on(device: str, order: Literal["code", "paper"] = "code", shards: int = 1, *, aims: bool = True) -> Td3:
+    settings = SETTINGS.model_copy(update={"order": order})
+    shape = conditioned(POLICY, 2)
+    return Td3(shape, 2, settings, np.random.default_rng(0), shards=shards, conditioned_actor=aims, device=device)
+
+
+def replays_on(device: str, shards: int = 1) -> list[Replay]:
+    replays = [Replay(60, 7, 3, 2, device) for _ in range(shards)]
+    for shard, replay in enumerate(replays):
+        replay.add(transitions(50 + shard, 7, 3, 2, seed=100 * shard))
+    return replays
+
+
+def train(td3: Td3, replays: list[Replay], steps: int, seed: int = 0) -> dict[str, float]:
+    draws = [np.random.default_rng([seed, shard]) for shard in range(len(replays))]
+    return td3.train_on(replays, draws, OneLearner(len(replays)), steps)
+
+
+def climb_on(device: str, at_once: int | None = None, rows: int = 7) -> tuple[PolicyGradient, list[torch.Tensor]]:
+    critic = td3_on(device).critic_mlp
+    given = [normal(rows, POLICY.parameters) / 4, normal(6, 20, 7), normal(critic.parameters, seed=1) / 4]
+    given.append(normal(rows, 2, seed=3).clamp(-1, 1))
+    return PolicyGradient(POLICY, critic, CLIMB, device, at_once=at_once), [tensor.to(device) for tensor in given]
+
+
+def steps_on(device: str, batch: int = 20) -> Step:
+    def column(width: int) -> torch.Tensor:
+        return torch.zeros(4, batch, width, device=device)
+
+    return Step(column(3 + 7 + 2), column(7 + 2), column(3), column(1), column(1), column(1))
+
+
+@pytest.mark.parametrize("order", ["code", "paper"])
+@pytest.mark.parametrize("aims", [True, False])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_critic_steps_leave_their_device_alone(order: Literal["code", "paper"], aims: bool, shards: int) -> None:
+    """A graph cannot hold what asks the device for numbers; tensors without numbers refuse just that."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        td3 = td3_on("meta", order, shards, aims=aims)
+        chunk = new_chunk([steps_on("meta", 20 // shards) for _ in range(shards)], 2)
+        for gradient in (td3._critic_sum, td3._actor_sum):
+            gradient.hold(shards)
+        td3._take(chunk, 0, OneLearner(shards))
+        with pytest.raises(DataDependentOutputException):
+            td3._loss(chunk.errors, OneLearner(shards))
+
+
+def test_variation_leaves_its_device_alone() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        variation, given = climb_on("meta")
+        assert variation.vary(*given).device.type == "meta"
+
+
+@pytest.mark.parametrize("order", ["code", "paper"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_steps_whose_minibatches_come_to_them_are_the_same_bits(order: Literal["code", "paper"], shards: int) -> None:
+    """As on a GPU, where a graph reads minibatches from where it read the last."""
+    plain, fixed = td3_on("cpu", order, shards), td3_on("cpu", order, shards)
+    fixed._graphs = ChunkGraphs(torch.device("cpu"))
+    replays = replays_on("cpu", shards)
+    for seed, steps in enumerate((205, 1, 100, 107)):
+        assert train(plain, replays, steps, seed) == train(fixed, replays, steps, seed)
+    for name in NETWORKS:
+        assert torch.equal(getattr(plain, name), getattr(fixed, name))
+
+
+def test_chunks_are_kept_by_what_their_steps_do() -> None:
+    graphs, made = ChunkGraphs(torch.device("cpu")), []
+
+    def make(kept: Any) -> tuple[Chunk, Replayed]:
+        chunk = new_chunk(kept, 1)
+        made.append(chunk)
+        return chunk, Replayed(lambda: chunk.values.add_(chunk.minibatches[0].reward.sum()), torch.device("cpu"))
+
+    step = steps_on("cpu")
+    step.reward.fill_(1)
+    first = graphs.take((4, 0, 1), [step], make)
+    step.reward.fill_(2)
+    assert graphs.take((4, 0, 1), [step], make) is first
+    assert float(first.values) == 80 + 160
+    assert graphs.take((4, 1, 1), [step], make) is not first
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("at_once", [2, 7, 50])
+def test_rows_that_are_varied_at_once_are_those_varied_one_by_one(at_once: int) -> None:
+    (one, given), (many, _) = climb_on("cpu"), climb_on("cpu", at_once)
+    expected = one.vary(*given)
+    for rows in (7, 3, 7):
+        parents, states, critic, descriptors = given
+        found = many.vary(parents[:rows], states, critic, descriptors[:rows])
+        torch.testing.assert_close(found, expected[:rows], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", [CUDA])
+@pytest.mark.parametrize("order", ["code", "paper"])
+def test_a_gpu_trains_as_the_cpu_does(order: Literal["code", "paper"], device: str) -> None:
+    ours, theirs = td3_on(device, order), td3_on("cpu", order)
+    for seed in range(4):  # as it is, captured, and twice replayed
+        report = train(ours, replays_on(device), 7, seed)
+        assert report == pytest.approx(train(theirs, replays_on("cpu"), 7, seed), rel=1e-3, abs=1e-4)
+    for name in NETWORKS:
+        torch.testing.assert_close(getattr(ours, name).cpu(), getattr(theirs, name), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", [CUDA])
+def test_a_gpu_varies_as_the_cpu_does(device: str) -> None:
+    (ours, here), (theirs, there) = climb_on(device), climb_on("cpu")
+    for sign in (1, -1, 1):
+        found = ours.vary(here[0], sign * here[1], here[2], here[3])
+        expected = theirs.vary(there[0], sign * there[1], there[2], there[3])
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", [CUDA])
+def test_a_replay_on_a_gpu_gives_what_one_on_the_host_does(device: str) -> None:
+    (ours,), (theirs,) = replays_on(device), replays_on("cpu")
+    for replay in (ours, theirs):
+        replay.add(transitions(37, 7, 3, 2, seed=5))
+    one, other = (replay.sample(np.random.default_rng(1), (3, 20)) for replay in (ours, theirs))
+    for name in NAMES:
+        assert torch.equal(getattr(one, name).cpu(), getattr(other, name))
