@@ -9,7 +9,9 @@ For each robot and number of worlds, every world with a 128 x 128 policy of its 
 - `<task>.memory_<worlds>`: memory of the device that both took;
 - `<task>.times_cpu_<worlds>`: steps of episodes that go on, a second, over those of C MuJoCo on `--ranks` processes.
 
-Then `dcrl_paper.generation_seconds` of `experiments/ant_omni/dcrl_map_elites.toml` on the device.
+Then `dcrl_paper.*_seconds` of `experiments/ant_omni/dcrl_map_elites.toml` on the device, by `gpu_generation.py`: a
+whole generation, and of it evaluation, critics and policy-gradient variation; its memory; and beside them what the
+arithmetic of the trainings would take at the speed of the device's large products.
 
 On `--device warp-cpu` it only shows that it runs.
 """
@@ -29,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from generation import generation_seconds
+from gpu_generation import print_generation
 from measure import line, median_ratio, seconds, take_turns
 
 from qdrl.errors import UserError
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ranks", type=int, default=16, help="processes of the CPU's side; 0 to leave it out")
     parser.add_argument("--device", choices=("cuda", "warp-cpu"), default="cuda")
-    parser.add_argument("--no-generation", action="store_true", help="leave DCRL-MAP-Elites out")
+    parser.add_argument("--generations", type=int, default=7, help="of DCRL-MAP-Elites; 0 to leave it out")
     arguments = parser.parse_args()
     try:
         device_of(arguments.device)
@@ -60,12 +62,8 @@ def main() -> None:
         peer = cpu_speed(name, arguments.ranks, arguments.steps) if arguments.ranks else None
         for worlds in arguments.worlds:
             measure(name, worlds, arguments, peer)
-    if not arguments.no_generation:
-        took = statistics.median(
-            generation_seconds(1, 1, 3, [f"compute.device={arguments.device}", "compute.worlds=256"])
-            for _ in range(arguments.repeats)
-        )
-        line("dcrl_paper.generation_seconds", took, "s")
+    if arguments.generations:
+        print_generation(arguments.device, arguments.generations)
 
 
 def measure(name: str, worlds: int, arguments: argparse.Namespace, peer: float | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qdrl.errors import UserError
+from qdrl.physics.devices import free_memory
 from qdrl.states import load_array
 
 
@@ -52,6 +53,9 @@ class Replay:
         action_size: numbers in an action.
         dimensions: numbers in a descriptor; 0 for unconditioned critics.
         device: where they live.
+
+    Raises:
+        UserError: a GPU has no room for them.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class Replay:
         if self._device.type == "cpu":
             # numpy's zeros take no memory until they are written: many ranks never fill a replay.
             self._taken = torch.from_numpy(np.zeros((capacity, self._width), np.float32))
+        elif self._device.type == "cuda":
+            _check_memory(capacity, 4 * self._width, self._device)
         self._size = self._next = 0
 
     def __len__(self) -> int:
@@ -147,19 +153,9 @@ class Replay:
 
     @property
     def _table(self) -> Tensor:
-        """`(capacity, width)`.
-
-        Raises:
-            UserError: it does not fit into the device's memory.
-        """
+        """`(capacity, width)`."""
         if self._taken is None:
-            try:
-                self._taken = torch.zeros(self.capacity, self._width, device=self._device)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"algorithm.replay_capacity: {self.capacity} transitions take"
-                    f" {4 * self.capacity * self._width / 1e9:.3g} GB, which do not fit on {self._device}"
-                ) from error
+            self._taken = torch.zeros(self.capacity, self._width, device=self._device)
         return self._taken
 
     def _checked(self, transitions: LabelledTransitions) -> int:
@@ -195,3 +191,12 @@ class Replay:
     @staticmethod
     def _is_number(name: str) -> bool:
         return name in ("reward", "terminated", "truncated")
+
+
+def _check_memory(capacity: int, bytes_each: int, device: torch.device) -> None:
+    free = free_memory(device)
+    if capacity * bytes_each > free:
+        raise UserError(
+            f"algorithm.replay_capacity: {capacity} transitions take {capacity * bytes_each / 1e9:.3g} GB of {device},"
+            f" of which {free / 1e9:.3g} GB are free: at most {free // bytes_each}"
+        )

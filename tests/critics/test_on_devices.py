@@ -14,6 +14,7 @@ from qdrl.critics.replay import NAMES, Replay
 from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
+from qdrl.errors import UserError
 from qdrl.graphs import Replayed
 from qdrl.learners import OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
@@ -118,6 +119,16 @@ def test_rows_that_are_varied_at_once_are_those_varied_one_by_one(at_once: int) 
         parents, states, critic, descriptors = given
         found = many.vary(parents[:rows], states, critic, descriptors[:rows])
         torch.testing.assert_close(found, expected[:rows], rtol=1e-4, atol=1e-5)
+
+
+def test_a_replay_that_a_gpu_has_no_room_for_is_refused_before_anything_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    width = 7 + 3 + 1 + 7 + 2 + 2 + 2
+    monkeypatch.setattr("qdrl.critics.replay.free_memory", lambda _: 400 * 4 * width)
+    Replay(400, 7, 3, 2, "cuda")
+    with pytest.raises(UserError, match=r"algorithm.replay_capacity: 401 .* of cuda, .* GB are free: at most 400$"):
+        Replay(401, 7, 3, 2, "cuda")
 
 
 @pytest.mark.parametrize("device", [CUDA])
