@@ -4,9 +4,15 @@ Launching a kernel takes the host some microseconds, which is longer than a smal
 hundreds of them at once.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+
+# Graphs captured on one stream, as torch does, share cuBLAS's workspace, and the first that is destroyed takes it away
+# from the others (pytorch issue 193402): none is.
+_FOR_EVER: list[torch.cuda.CUDAGraph] = []
 
 
 class Replayed:
@@ -40,6 +46,20 @@ class Replayed:
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.graph(graph):
+        with without_garbage(), torch.cuda.device(self._device), torch.cuda.graph(graph):
             self._work()
+        _FOR_EVER.append(graph)
         return graph
+
+
+@contextmanager
+def without_garbage() -> Iterator[None]:
+    """Nothing is collected meanwhile: what a collected object gives back to the device would disturb a capture."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

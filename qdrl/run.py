@@ -60,8 +60,12 @@ class Outcome:
         return self.folder / "archive.h5"
 
 
-def build(experiment: Experiment) -> Parts:
+def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
     """Make the task, the empty archive and the algorithm that an experiment describes; writes nothing.
+
+    Args:
+        experiment: what is described.
+        on_host: keep archive and critics in the host's memory, whatever device the experiment names.
 
     Raises:
         UserError: the parts do not fit each other.
@@ -72,7 +76,8 @@ def build(experiment: Experiment) -> Parts:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
-    archive = _archive(experiment, task, lineages=is_of_lineages(kind))
+    device = _HOST if on_host or is_of_lineages(kind) else _device(experiment)
+    archive = _archive(experiment, task, device, lineages=is_of_lineages(kind))
     return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
 
 
@@ -106,7 +111,7 @@ def load(folder: str | Path) -> Parts:
         UserError: the folder is no run, has no checkpoint, or the checkpoint is damaged.
     """
     folder = Path(folder)
-    parts = _rebuilt(folder)
+    parts = _rebuilt(folder, on_host=True)
     _restore(parts, folder / "checkpoint.h5")
     return parts
 
@@ -138,11 +143,11 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
     return _run(parts, ranks, folder, recorder, rewrites_config=bool(overrides))
 
 
-def _rebuilt(folder: Path, overrides: Sequence[str] = ()) -> Parts:
+def _rebuilt(folder: Path, overrides: Sequence[str] = (), *, on_host: bool = False) -> Parts:
     """The parts of a run folder's experiment, as they were before its first generation."""
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder} is not a run folder: it has no config.toml")
-    return build(load_experiment(folder / "config.toml", overrides))
+    return build(load_experiment(folder / "config.toml", overrides), on_host=on_host)
 
 
 def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
@@ -218,7 +223,7 @@ def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -
             )
 
 
-def _archive(experiment: Experiment, task: Task, *, lineages: bool) -> AnyArchive:
+def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineages: bool) -> AnyArchive:
     """The empty archive; one of lineages holds one number a genome."""
     settings, spec = experiment.archive, task.spec
     parameters, dtype = (1, torch.int64) if lineages else (task.parameters, torch.float32)
@@ -227,13 +232,13 @@ def _archive(experiment: Experiment, task: Task, *, lineages: bool) -> AnyArchiv
         rule = _rule(settings, Streams(experiment.seed))
         options: dict[str, Any] = {"k": settings.k, "rule": rule, "capacity": settings.capacity, "dtype": dtype}
         return NoveltyArchive(spec.lower, spec.upper, parameters, qd_offset=spec.qd_offset, **options)
-    geometry, device = _geometry(settings, task), _HOST if lineages else _device(experiment)
+    geometry = _geometry(settings, task)
     _refuse_too_large(geometry.cells, parameters, "archive.cells", device)
     return Archive(geometry, parameters, qd_offset=spec.qd_offset, dtype=dtype, device=device)
 
 
 def _device(experiment: Experiment) -> torch.device:
-    """Where archive and critics live; the host's memory where a run on a GPU is opened without one."""
+    """Where archive and critics live; the host's memory where a run on a GPU is built without one."""
     on_gpu = experiment.compute.device == "cuda" and torch.cuda.is_available()
     return device_of("cuda") if on_gpu else _HOST
 

@@ -229,9 +229,10 @@ class CriticGuided(MapElites):
         if not (self._settings.artificial_negatives and self.dimensions):
             return kept
         rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
-        cells, noise = zip(*(self._aim("negative", row) for row in rows.tolist()), strict=True)
-        drawn = torch.full_like(target, torch.nan)
-        drawn[rows] = torch.from_numpy(self._descriptors_of(np.array(cells)) + np.array(noise))
+        drawn, aims = torch.full_like(target, torch.nan), [self._aim("negative", row) for row in rows.tolist()]
+        if aims:
+            cells, noise = map(np.array, zip(*aims, strict=True))
+            drawn[rows] = torch.from_numpy(self._descriptors_of(cells) + noise)
         again = ~drawn.to(transitions.row.device)[transitions.row].isnan().any(1)
         negative = _kept_with(transitions, self._offset, self._seen(reached), self._seen(drawn))
         return LabelledTransitions(

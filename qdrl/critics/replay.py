@@ -134,8 +134,9 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays `(n, ...)` by name, oldest transition first."""
-        held = self.take(torch.arange(self._size, device=self._device))
-        return {name: getattr(held, name).cpu().numpy().copy() for name in NAMES}
+        oldest, rows = self._next if self._size == self.capacity else 0, self._table[: self._size].cpu()
+        held = self._cut(torch.cat([rows[oldest:], rows[:oldest]]))
+        return {name: getattr(held, name).numpy().copy() for name in NAMES}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave, in place of whatever is held.

@@ -22,12 +22,14 @@ class SummedGradient:
         self.total = torch.zeros_like(parameters)
         self.part = self.total if shards == 1 else torch.zeros_like(parameters)
         self._shards = shards
-        self._parts = self.part[None]
+        self._rooms = {1: self.part[None]}  # kept, for a graph may go on writing to one
+        self._parts = self._rooms[1]
 
     def hold(self, shards: int) -> None:
         """Make room for the parts of the shards that this process holds."""
-        if len(self._parts) != shards:
-            self._parts = self.part.new_zeros(shards, *self.part.shape) if shards > 1 else self.part[None]
+        if shards not in self._rooms:
+            self._rooms[shards] = self.part.new_zeros(shards, *self.part.shape)
+        self._parts = self._rooms[shards]
 
     def keep(self, index: int) -> None:
         """Keep what was written, as the part of the index-th of the held shards."""

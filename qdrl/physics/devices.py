@@ -11,6 +11,8 @@ from qdrl.ranks import local_rank, local_size
 def device_of(name: str) -> torch.device:
     """The device that `compute.device` stands for in this process: of a node's GPUs each rank takes the next.
 
+    A GPU becomes torch's current one: events and streams that name none are then its own.
+
     Args:
         name: "cuda" or "warp-cpu".
 
@@ -21,7 +23,9 @@ def device_of(name: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("compute.device: torch finds no GPU here; see `qdrl doctor`")
-    return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:

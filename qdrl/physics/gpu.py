@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from qdrl.errors import UserError
+from qdrl.graphs import without_garbage
 from qdrl.physics.budget import ContactBudget
 
 _HUGE = 1e10  # MuJoCo's mjMAXVAL: what makes a state bad
@@ -61,6 +62,8 @@ class WarpWorlds:
             except NotImplementedError as error:
                 raise UserError(f"MuJoCo Warp cannot simulate this model: {error}") from error
             self._model.opt.warn_overflow = 0  # `overflows` tells
+            if device.type == "cuda" and not self._warp.is_conditional_graph_supported():
+                self._model.opt.graph_conditional = False  # as many iterations as there may be, in every world
             self._data = self._mjw.make_data(model, nworld=count, nconmax=budget.contacts, njmax=budget.constraints)
         self.control = self._seen("ctrl")
         self.state = {name: self._seen(name) for name in fields}
@@ -167,10 +170,11 @@ class _Launch:
             return
         if self._graph is None:
             torch.cuda.synchronize(self._device)
-            with self._warp.ScopedDevice(self._place), self._warp.ScopedCapture() as capture:
+            with without_garbage(), self._warp.ScopedDevice(self._place), self._warp.ScopedCapture() as capture:
                 self._work()
             self._graph = capture.graph
-        self._warp.capture_launch(self._graph, stream=stream)
+        with self._warp.ScopedDevice(self._place):
+            self._warp.capture_launch(self._graph, stream=stream)
 
 
 def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:

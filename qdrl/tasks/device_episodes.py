@@ -182,5 +182,5 @@ class AnyAlive:
         self._copied.synchronize()
         answer = bool(self._host)
         self._host.copy_(self._episodes.alive.any(), non_blocking=True)
-        self._copied.record()
+        self._copied.record(torch.cuda.current_stream(self._episodes.worlds.device))
         return answer

@@ -4,6 +4,7 @@ A world whose episode has ended goes on, and what it does no longer counts. Resu
 over; whether any episode still goes on is asked now and then only, and answered later.
 """
 
+import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,7 +114,8 @@ class DeviceRollout:
         if keeps and not notes:
             self._check_memory_of_steps(count)
         made = episodes.worlds if enough else None
-        del episodes, self._episodes  # their memory is wanted for the next
+        del episodes, self._episodes
+        gc.collect()  # their memory is wanted for the next
         self._episodes = self._new_episodes(count, keeps=keeps or notes, worlds=made)
 
     def _new_episodes(self, count: int, *, keeps: bool, worlds: DeviceWorlds | None = None) -> DeviceEpisodes:
@@ -166,7 +168,8 @@ class DeviceRollout:
 
     def _grow(self) -> None:
         count, keeps = self._episodes.worlds.count, self._episodes.record is not None
-        del self._episodes  # its memory is wanted for the next
+        del self._episodes
+        gc.collect()  # their memory is wanted for the next
         self._make_worlds.grow()
         self._check_memory(count)
         self._episodes = self._new_episodes(count, keeps=keeps)

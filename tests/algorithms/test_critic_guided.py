@@ -151,6 +151,12 @@ def test_artificial_negatives_are_kept_beside_the_positives_they_repeat() -> Non
     assert not (held["target_descriptor"][half:] == held["descriptor"][half:]).all(1).any()
 
 
+def test_actors_alone_have_no_artificial_negatives() -> None:
+    algorithm = started("dcrl_map_elites", gradient_rows=0, actor_rows=BATCH, artificial_negatives=True)
+    advance(algorithm, 2)
+    assert len(algorithm.learner.shards[0]) == 2 * BATCH * 20
+
+
 def test_gradient_rows_climb_the_critic_from_their_parents() -> None:
     algorithm = started("pga_map_elites", gradient={"steps": 4, "batch_size": 20, "learning_rate": 1e-3})
     advance(algorithm, 3)

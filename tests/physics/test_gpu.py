@@ -220,9 +220,11 @@ def test_a_missing_gpu_or_library_is_told_in_one_line(monkeypatch: pytest.Monkey
 def test_ranks_of_a_node_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     for rank, index in (("0", 0), ("1", 1), ("2", 0)):
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", rank)
-        assert device_of("cuda") == torch.device("cuda", index)
+        assert device_of("cuda") == chosen[-1] == torch.device("cuda", index)
 
 
 def test_ranks_that_share_a_device_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from qdrl.archives.hdf5 import content_digest, open_archive
 from qdrl.cli import qdrl
 from qdrl.config import load_experiment
 from qdrl.errors import UserError
-from qdrl.evaluation import Candidates, Evaluation
+from qdrl.evaluation import Candidates, Evaluation, Transitions
 from qdrl.physics import budget, devices
 from qdrl.ranks import OneProcess
 from qdrl.replays import replay
@@ -71,6 +71,7 @@ def test_transitions_are_those_of_c_mujoco(device: str) -> None:
     ours, theirs = (evaluated(place).transitions for place in (device, "cpu"))
     assert ours is not None
     assert theirs is not None
+    ours = Transitions(**{name: column.cpu() for name, column in vars(ours).items()})
     for name in ("row", "terminated", "truncated"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
     assert theirs.terminated.any()
@@ -264,6 +265,23 @@ def test_a_run_is_the_same_on_two_ranks_and_after_a_stop_and_goes_on_with_its_ow
     )
     assert shown.exit_code == 0
     assert "by C MuJoCo; the file's numbers are MuJoCo Warp's" in shown.output
+
+
+@pytest.mark.gpu
+@pytest.mark.mpi
+def test_ranks_that_share_a_gpu_make_one_archive_and_go_on_after_a_stop(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    command = ["-m", "qdrl", "evolve", config, "--device", "cuda", "--output", tmp_path / "run"]
+    job = mpirun(2, [*command, "--set", "run.generations=3"], timeout=300)
+    assert job.returncode == 0, job.stderr
+    before = open_archive(tmp_path / "run" / "archive.h5")
+    resume(tmp_path / "run", OneProcess(), overrides=["run.generations=6"], progress=False)
+    after = open_archive(tmp_path / "run" / "archive.h5")
+    assert after.history["generation"].tolist() == list(range(6))
+    assert np.isfinite(after.elites["fitness"]).all()
+    assert after.statistics().qd_score > before.statistics().qd_score
+    assert sum(after.history["added_gradient"]) + sum(after.history["added_actor"]) > 0
 
 
 def test_an_unknown_device_is_refused() -> None:
