@@ -112,7 +112,9 @@ METRICS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="ME, PGA, DCG and DCRL beside each other; see README.md.")
-    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=["point_omni", "walker2d_uni", "point_omni_near"])
+    parser.add_argument(
+        "--studies", nargs="+", choices=STUDIES, default=["point_omni", "walker2d_uni", "point_omni_near"]
+    )
     parser.add_argument("--seeds", type=int, help="instead of each study's own number")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("runs/gradient_study"), help="where runs go")
