@@ -7,6 +7,7 @@ hundreds of them at once.
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -25,35 +26,41 @@ class Replayed:
     Args:
         work: what is done.
         device: where.
+        capture: makes a graph of the work and gives what launches it; torch's way where left out.
     """
 
-    def __init__(self, work: Callable[[], object], device: torch.device) -> None:
-        self._work, self._device = work, device
-        self._graph: torch.cuda.CUDAGraph | None = None
+    def __init__(
+        self,
+        work: Callable[[], object],
+        device: torch.device,
+        capture: Callable[[], Callable[[], object]] | None = None,
+    ) -> None:
+        self._work, self._on_gpu = work, device.type == "cuda"
+        self._capture = capture or partial(_captured, work, device)
+        self._launch: Callable[[], object] | None = None
         self._is_warm = False
 
     def __call__(self) -> None:
-        if self._graph is not None:
-            self._graph.replay()
-        elif self._device.type != "cuda":
-            self._work()
-        elif not self._is_warm:
+        if self._launch is None and not (self._on_gpu and self._is_warm):
             self._work()
             self._is_warm = True
-        else:
-            self._graph = self._captured()
-            self._graph.replay()
+            return
+        if self._launch is None:
+            with _without_garbage():
+                self._launch = self._capture()
+        self._launch()
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with without_garbage(), torch.cuda.device(self._device), torch.cuda.graph(graph):
-            self._work()
-        _FOR_EVER.append(graph)
-        return graph
+
+def _captured(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        work()
+    _FOR_EVER.append(graph)
+    return graph.replay
 
 
 @contextmanager
-def without_garbage() -> Iterator[None]:
+def _without_garbage() -> Iterator[None]:
     """Nothing is collected meanwhile: what a collected object gives back to the device would disturb a capture."""
     gc.collect()
     was_enabled = gc.isenabled()

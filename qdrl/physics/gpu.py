@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import fields as fields_of
 from dataclasses import is_dataclass
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qdrl.errors import UserError
-from qdrl.graphs import without_garbage
+from qdrl.graphs import Replayed
 from qdrl.physics.budget import ContactBudget
 
 _HUGE = 1e10  # MuJoCo's mjMAXVAL: what makes a state bad
@@ -56,7 +57,8 @@ class WarpWorlds:
         if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's; both solve the same problem
             model = copy(model)
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-        with self._warp.ScopedDevice(self._warp.device_from_torch(device)):
+        self._place = self._warp.device_from_torch(device)
+        with self._warp.ScopedDevice(self._place):
             try:
                 self._model = self._mjw.put_model(model)
             except NotImplementedError as error:
@@ -75,8 +77,8 @@ class WarpWorlds:
         # C MuJoCo does not exceed its iterations either: it stops there.
         self._counted = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
         self._bad = torch.zeros(count, dtype=torch.bool, device=self.device)
-        self._begin = _Launch(self._forward, self._warp, device)
-        self._advance = _Launch(self._substeps, self._warp, device)
+        self._begin = self._launched(self._forward)
+        self._advance = self._launched(self._substeps)
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
         index = torch.as_tensor(list(worlds), device=self.device)
@@ -139,42 +141,31 @@ class WarpWorlds:
         if self._contact_forces:
             self._mjw.rne_postconstraint(self._model, self._data)
 
+    def _launched(self, work: Callable[[], None]) -> Replayed:
+        """Warp's work, which Warp captures itself: each library's capture has its own way with memory."""
+        return Replayed(partial(self._run, work), self.device, partial(self._captured, work))
 
-class _Launch:
-    """Warp's work, on torch's device and stream; on a GPU captured the second time, as `qdrl.graphs.Replayed` is.
+    def _run(self, work: Callable[[], None]) -> None:
+        """On torch's device and stream."""
+        with (
+            self._warp.ScopedDevice(self._place) if self.device.type == "cpu" else self._warp.ScopedStream(self._stream)
+        ):
+            work()
 
-    Two captures, for each library's has its own way with memory.
+    def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        torch.cuda.synchronize(self.device)
+        with self._warp.ScopedDevice(self._place), self._warp.ScopedCapture() as capture:
+            work()
+        return partial(self._launch, capture.graph)
 
-    Args:
-        work: launches Warp's kernels.
-        warp: the library.
-        device: torch's.
-    """
-
-    def __init__(self, work: Callable[[], None], warp: Any, device: torch.device) -> None:
-        self._work, self._warp, self._device = work, warp, device
-        self._place = warp.device_from_torch(device)
-        self._graph: Any = None
-        self._times = 0
-
-    def __call__(self) -> None:
-        self._times += 1
-        if self._device.type == "cpu":
-            with self._warp.ScopedDevice(self._place):
-                self._work()
-            return
-        stream = self._warp.stream_from_torch(torch.cuda.current_stream(self._device))
-        if self._times == 1:
-            with self._warp.ScopedStream(stream):
-                self._work()
-            return
-        if self._graph is None:
-            torch.cuda.synchronize(self._device)
-            with without_garbage(), self._warp.ScopedDevice(self._place), self._warp.ScopedCapture() as capture:
-                self._work()
-            self._graph = capture.graph
+    def _launch(self, graph: Any) -> None:
         with self._warp.ScopedDevice(self._place):
-            self._warp.capture_launch(self._graph, stream=stream)
+            self._warp.capture_launch(graph, stream=self._stream)
+
+    @property
+    def _stream(self) -> Any:
+        """Torch's stream as Warp sees it."""
+        return self._warp.stream_from_torch(torch.cuda.current_stream(self.device))
 
 
 def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
