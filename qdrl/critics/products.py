@@ -24,6 +24,11 @@ from torch import Tensor
 _LARGE = 64
 
 
+def shares_numpy(tensor: Tensor) -> bool:
+    """Whether numpy can work on a tensor's memory."""
+    return tensor.device.type == "cpu"
+
+
 def product(left: Tensor, right: Tensor, out: Tensor) -> Callable[[], object]:
     """A call that writes `left @ right` into `out`, from whatever the buffers then hold.
 
@@ -35,6 +40,6 @@ def product(left: Tensor, right: Tensor, out: Tensor) -> Callable[[], object]:
     if right.shape[-2] == 1:
         return partial(torch.mul, left, right, out=out)
     transposed = right.stride(-1) != 1 and min(right.shape[-2:]) >= _LARGE
-    if out.device.type == "cpu" and not transposed:
+    if shares_numpy(out) and not transposed:
         return partial(np.matmul, left.numpy(), right.numpy(), out=out.numpy())
     return partial(torch.bmm, left.expand(len(right), *left.shape[-2:]), right, out=out)
