@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from qdrl import graphs
-from qdrl.critics import networks, products, td3, variation
-from qdrl.policies import mlp
-from qdrl.tasks import device_episodes, locomotion
+from qdrl import arrays, draws, graphs
+from qdrl.critics import td3, variation
+from qdrl.tasks import device_episodes
 
 _ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
 
@@ -92,8 +91,6 @@ def record(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have torch do what numpy does on the CPU, as on a GPU."""
-    monkeypatch.setattr(locomotion, "native", lambda tensor: tensor)
-    monkeypatch.setattr(mlp, "_numpy_affine", mlp._torch_affine)
-    for module in (products, networks):
-        monkeypatch.setattr(module, "shares_numpy", lambda _: False)
+    """Have torch do what numpy does on the CPU, chance by the million too, as on a GPU."""
+    monkeypatch.setattr(arrays, "_shares_numpy", lambda _: False)
+    monkeypatch.setattr(draws, "_draws_itself", lambda _: True)

@@ -27,6 +27,7 @@ from qdrl.algorithms.base import check_turn
 from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
 from qdrl.archives.base import AnyArchive
+from qdrl.archives.batches import copy_rows
 from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import inject
 from qdrl.critics.learner import Learner
@@ -162,21 +163,22 @@ class CriticGuided(MapElites):
     def _varies(self) -> bool:
         return super()._varies and bool(self._learned)
 
-    def _propose(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _propose(self, rows: range) -> tuple[Tensor, np.ndarray, np.ndarray]:
         if not self._varies:
             return super()._propose(rows)
-        plan = self._plan(rows)
-        genomes, parents = np.empty((len(rows), self._task.parameters), np.float32), np.full(len(rows), -1)
+        plan, device = self._plan(rows), self.archive.device
+        genomes, parents = torch.empty(len(rows), self._task.parameters, device=device), np.full(len(rows), -1)
         for name in self.emitters:
             mine = np.flatnonzero(self._named(plan.emitter, name))
             if len(mine) == 0:
                 continue
             if name == "variation":
-                genomes[mine], parents[mine] = self._children([rows[row] for row in mine])
+                made, parents[mine] = self._children([rows[row] for row in mine])
             elif name == "gradient":
-                genomes[mine], parents[mine] = self._climbed(plan.cell[mine], plan.target[mine]), plan.cell[mine]
+                made, parents[mine] = self._climbed(plan.cell[mine], plan.target[mine]), plan.cell[mine]
             else:
-                genomes[mine] = self._actors(plan.target[mine])
+                made = self._actors(plan.target[mine])
+            copy_rows(made, torch.arange(len(mine)), genomes, torch.from_numpy(mine))
         return genomes, parents, plan.emitter
 
     def _plan(self, rows: Sequence[int]) -> Plan:
@@ -196,15 +198,16 @@ class CriticGuided(MapElites):
         """Which of some rows an emitter proposed."""
         return emitter == (self.emitters.index(name) if name in self.emitters else -1)
 
-    def _climbed(self, cells: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def _climbed(self, cells: np.ndarray, targets: np.ndarray) -> Tensor:
         parents, device = self.archive.genomes_of(torch.from_numpy(cells)), self.archive.device
         states, critic = (torch.from_numpy(self._learned[name]).to(device) for name in ("states", "critic"))
         aims = self._seen(torch.from_numpy(targets)).to(device)
-        return self._gradient.vary(parents, states, critic, aims).cpu().numpy()
+        return self._gradient.vary(parents, states, critic, aims)
 
-    def _actors(self, targets: np.ndarray) -> np.ndarray:
-        actor = torch.from_numpy(self._learned["actor"])
-        return inject(self._policy, actor, self._seen(torch.from_numpy(targets))).numpy()
+    def _actors(self, targets: np.ndarray) -> Tensor:
+        device = self.archive.device
+        actor, aims = torch.from_numpy(self._learned["actor"]).to(device), self._seen(torch.from_numpy(targets))
+        return inject(self._policy, actor, aims.to(device))
 
     def _seen(self, descriptors: Tensor) -> Tensor:
         """Descriptors as the critics see them, `(rows, dimensions)`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qdrl.algorithms.base import check_turn, insert
 from qdrl.archives.base import AnyArchive
+from qdrl.arrays import native
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine, Variation
 from qdrl.streams import Streams
@@ -66,7 +67,7 @@ class MapElites:
         return Candidates(
             generation=self.generation,
             rows=rows,
-            genomes=torch.from_numpy(genomes).to(self.archive.device),
+            genomes=genomes,
             seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
             emitter=torch.from_numpy(emitter),
             parent_cell=torch.from_numpy(parent_cell),
@@ -87,8 +88,8 @@ class MapElites:
         """Whether there are parents to vary."""
         return self.generation >= self._initial_generations and len(self.archive) > 0
 
-    def _propose(self, rows: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Genomes `(rows, parameters)`, and the first parent's cell and the emitter of each, `(rows,)`."""
+    def _propose(self, rows: range) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """Genomes `(rows, parameters)` beside the archive; each one's first parent's cell, and emitter, `(rows,)`."""
         genomes, cells = self._children(rows) if self._varies else self._first_genomes(rows)
         emitter = self.emitters.index("variation" if self._varies else "random")
         return genomes, cells, np.full(len(rows), emitter)
@@ -99,22 +100,22 @@ class MapElites:
         self.generation += 1
         return counts
 
-    def _first_genomes(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _first_genomes(self, rows: Sequence[int]) -> tuple[Tensor, np.ndarray]:
         genomes = np.empty((len(rows), self._task.parameters), np.float32)
         for index, row in enumerate(rows):
             genomes[index] = self._task.initial(self._streams.generator("initial", self.generation, row))
-        return genomes, np.full(len(rows), -1)
+        return torch.from_numpy(genomes).to(self.archive.device), np.full(len(rows), -1)
 
-    def _children(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _children(self, rows: Sequence[int]) -> tuple[Tensor, np.ndarray]:
         """Children `(rows, parameters)` and the cell of each one's first parent."""
         occupied, count = self.archive.occupied_cells.cpu().numpy(), self._variation.parents
         generators = [self._streams.generator("variation", self.generation, row) for row in rows]
         drawn = [generator.integers(len(occupied), size=count) for generator in generators]
         cells = occupied[np.array(drawn, np.int64).reshape(len(rows), count)]
         # All parents are fetched at once: one by one they were most of the cost on a cheap task.
-        parents = self.archive.genomes_of(torch.from_numpy(cells.ravel())).cpu().numpy()
-        parents = parents.reshape(len(rows), count, self._task.parameters)
-        genomes = np.empty((len(rows), self._task.parameters), np.float32)
+        parents = self.archive.genomes_of(torch.from_numpy(cells.ravel())).view(len(rows), count, self._task.parameters)
+        genomes = torch.empty(len(rows), self._task.parameters, device=self.archive.device)
+        children, pairs = native(genomes), native(parents)
         for index, generator in enumerate(generators):
-            genomes[index] = self._variation(generator, *parents[index])
+            children[index] = self._variation(generator, *pairs[index])
         return genomes, cells[:, 0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from qdrl.critics.descriptors import similarity
 from qdrl.critics.replay import LabelledTransitions, Replay
 from qdrl.critics.settings import Td3Settings
+from qdrl.draws import normal
 
 _CHUNK = 100  # steps whose minibatches are gathered at once: 3 MB on an ant, which stay in the cache
 
@@ -54,7 +55,7 @@ class Minibatches:
     def chunks(self, replay: Replay, generator: np.random.Generator, steps: int) -> Iterator[Step]:
         """All steps of a phase, some at a time; every random number is drawn before the first."""
         settings, ages = self._settings, replay.draw(generator, (steps, self._size))
-        noise = torch.from_numpy(generator.standard_normal((*ages.shape, self._actions), np.float32)).to(ages.device)
+        noise = normal(generator, (*ages.shape, self._actions), ages.device)
         noise = noise.mul_(settings.noise).clamp_(-settings.noise_clip, settings.noise_clip)
         for start in range(0, steps, _CHUNK):
             part = slice(start, start + _CHUNK)

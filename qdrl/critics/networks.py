@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.critics.products import product, shares_numpy
+from qdrl.arrays import native
+from qdrl.critics.products import product
 from qdrl.policies.mlp import Mlp, MlpSettings
 
 Activation = Literal["relu", "tanh", "clip", "linear"]
@@ -146,8 +147,9 @@ def _activate(activation: Activation, output: Tensor, units: int) -> Call:
 
 def _tanh(values: Tensor) -> Call:
     """On 100 x 8 actions numpy's takes 1 us, torch's 3, and 7 between products."""
-    if shares_numpy(values):
-        return partial(np.tanh, values.numpy(), out=values.numpy())
+    array = native(values)
+    if isinstance(array, np.ndarray):
+        return partial(np.tanh, array, out=array)
     return partial(torch.tanh_, values)
 
 

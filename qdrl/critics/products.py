@@ -21,12 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.arrays import native
+
 _LARGE = 64
-
-
-def shares_numpy(tensor: Tensor) -> bool:
-    """Whether numpy can work on a tensor's memory."""
-    return tensor.device.type == "cpu"
 
 
 def product(left: Tensor, right: Tensor, out: Tensor) -> Callable[[], object]:
@@ -40,6 +37,7 @@ def product(left: Tensor, right: Tensor, out: Tensor) -> Callable[[], object]:
     if right.shape[-2] == 1:
         return partial(torch.mul, left, right, out=out)
     transposed = right.stride(-1) != 1 and min(right.shape[-2:]) >= _LARGE
-    if shares_numpy(out) and not transposed:
-        return partial(np.matmul, left.numpy(), right.numpy(), out=out.numpy())
+    result = native(out)
+    if isinstance(result, np.ndarray) and not transposed:
+        return partial(np.matmul, native(left), native(right), out=result)
     return partial(torch.bmm, left.expand(len(right), *left.shape[-2:]), right, out=out)

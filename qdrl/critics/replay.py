@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.draws import integers
 from qdrl.errors import UserError
 from qdrl.physics.devices import free_memory
 from qdrl.states import load_array
@@ -120,7 +121,7 @@ class Replay:
             raise RuntimeError(
                 f"the replay holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes first"
             )
-        return torch.from_numpy(generator.integers(self._size, size=shape)).to(self._device)
+        return integers(generator, self._size, shape, self._device)
 
     def take(self, ages: Tensor) -> LabelledTransitions:
         """The transitions of these ages, each field `(*ages.shape, ...)`."""

@@ -190,17 +190,16 @@ class Td3:
         self._judge_gradient.outputs.fill_(-1 / self.settings.batch_size)
 
     def _run(self, chunks: Iterator[tuple[Step, ...]], learners: Learners) -> tuple[float, Tensor]:
-        """Take all steps, or those up to a loss that is not finite; the sum of losses, and `Chunk.values` of all."""
-        total, values, first = 0.0, [], self.steps
+        """Take all steps; the sum of losses, and `Chunk.values` of all. A GPU is asked when it has been told all."""
+        losses, values, first = [], [], self.steps
         with np.errstate(over="ignore", invalid="ignore"):
             for minibatches in chunks:
                 chunk = self._taken(minibatches, first, learners)
                 values.append(chunk.values.clone())
-                total += self._loss(chunk.errors, learners)
+                losses.append(torch.stack([error.square_().sum() for error in chunk.errors]))
                 first += len(minibatches[0].reward)
-                if not np.isfinite(total):
-                    break
-        return total, torch.cat(values, dim=1)
+            of_chunks = self._over_shards(torch.stack(losses, dim=1), learners)
+        return sum((of_chunks.double() / self.settings.batch_size).tolist()), torch.cat(values, dim=1)
 
     def _taken(self, minibatches: Sequence[Step], first: int, learners: Learners) -> Chunk:
         """These steps of each held shard, taken; `first` were taken before."""
@@ -221,19 +220,18 @@ class Td3:
         """Whether the actor takes a step with this one."""
         return (step + (self.settings.order == "paper")) % self.settings.actor_delay == 0
 
-    def _loss(self, errors: Tensor, learners: Learners) -> float:
-        """The sum of the critic losses of a chunk, over all shards."""
-        losses, total = torch.stack([error.square_().sum() for error in errors]), torch.zeros(())
-        learners.sum(losses.cpu(), total)
-        return float(total) / self.settings.batch_size
-
     def _mean_value(self, values: Tensor, learners: Learners) -> float:
         """Of the actor's actions over a phase and all shards."""
         if not values.shape[1]:
             return np.nan
-        means, total = torch.stack([of_shard.mean() for of_shard in values]), torch.zeros(())
-        learners.sum(means.cpu(), total)
-        return float(total / self._shards)
+        means = torch.stack([of_shard.mean() for of_shard in values])
+        return float(self._over_shards(means, learners) / self._shards)
+
+    def _over_shards(self, parts: Tensor, learners: Learners) -> Tensor:
+        """Collective over the learners. The sum over all shards of `(shards held, ...)`, on the host."""
+        total = torch.zeros(parts.shape[1:])
+        learners.sum(parts.cpu(), total)
+        return total
 
     def _check(self, replays: Sequence[Replay], learners: Learners, steps: int | None) -> None:
         for replay in replays:

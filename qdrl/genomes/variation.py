@@ -5,6 +5,9 @@ from typing import Annotated, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from qdrl.arrays import Array
+from qdrl.draws import normal_like
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -15,8 +18,8 @@ class Variation(Protocol):
     @property
     def parents(self) -> int: ...
 
-    def __call__(self, generator: np.random.Generator, *parents: np.ndarray) -> np.ndarray:
-        """Parents `(parameters,)` float32 each -> one child of the same shape."""
+    def __call__(self, generator: np.random.Generator, *parents: Array) -> Array:
+        """Parents `(parameters,)` float32 each, numpy's or torch's -> one child of the same shape and kind."""
         ...
 
 
@@ -37,11 +40,11 @@ class IsoLine(BaseModel):
     def parents(self) -> int:
         return 2
 
-    def __call__(self, generator: np.random.Generator, *parents: np.ndarray) -> np.ndarray:
+    def __call__(self, generator: np.random.Generator, *parents: Array) -> Array:
         first, second = parents
-        line = np.float32(self.line_sigma * generator.standard_normal())
-        child = generator.standard_normal(first.shape, np.float32)
-        child *= np.float32(self.iso_sigma)
+        line = float(np.float32(self.line_sigma * generator.standard_normal()))
+        child = normal_like(generator, first)
+        child *= self.iso_sigma
         child += first
         child += line * (second - first)
         return child
@@ -59,8 +62,8 @@ class Gaussian(BaseModel):
     def parents(self) -> int:
         return 1
 
-    def __call__(self, generator: np.random.Generator, *parents: np.ndarray) -> np.ndarray:
-        child = generator.standard_normal(parents[0].shape, np.float32)
-        child *= np.float32(self.sigma)
+    def __call__(self, generator: np.random.Generator, *parents: Array) -> Array:
+        child = normal_like(generator, parents[0])
+        child *= self.sigma
         child += parents[0]
         return child

@@ -17,6 +17,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from qdrl.arrays import native
+
 _ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_}
 _SQUASHES = {"tanh": torch.tanh_, "clip": lambda values: values.clamp_(-1.0, 1.0), "linear": lambda values: values}
 
@@ -116,7 +118,7 @@ class Population:
         self._activations = [*hidden, _SQUASHES[mlp.settings.output]]
         self._layers = mlp.split(self.genomes)
         self._outputs = [torch.zeros(slots, size, device=device) for size in mlp.sizes[1:]]
-        self._make_affine = _numpy_affine if self.genomes.device.type == "cpu" else _torch_affine
+        self._make_affine = _numpy_affine if isinstance(native(self.genomes), np.ndarray) else _torch_affine
         self._count, self._steps = -1, []
 
     def load(self, slots: Sequence[int], genomes: Tensor) -> None:

@@ -16,8 +16,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from qdrl.arrays import Array, native
 from qdrl.axes import Axis
-from qdrl.physics import Array, Worlds, native
+from qdrl.physics import Worlds
 from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.policies.base import PolicySettings
 from qdrl.policies.mlp import Mlp

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import mujoco
 
-from qdrl.physics import Array
+from qdrl.arrays import Array
 from qdrl.physics.cpu import keep_mujoco_from_logging
 
 State = Mapping[str, Array]

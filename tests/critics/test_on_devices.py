@@ -71,7 +71,7 @@ def test_critic_steps_leave_their_device_alone(order: Literal["code", "paper"], 
             gradient.hold(shards)
         td3._take(chunk, 0, OneLearner(shards))
         with pytest.raises(DataDependentOutputException):
-            td3._loss(chunk.errors, OneLearner(shards))
+            float(chunk.errors.sum())
 
 
 def test_variation_leaves_its_device_alone() -> None:

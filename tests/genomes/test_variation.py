@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from qdrl.genomes.variation import Gaussian, IsoLine
@@ -68,6 +69,13 @@ def test_a_child_comes_from_its_stream_alone_and_leaves_its_parents_as_they_were
     for parent, copy in zip(pair, before, strict=True):
         np.testing.assert_array_equal(parent, copy)
         assert not np.shares_memory(child, parent)
+
+
+@pytest.mark.parametrize("operator", [IsoLine(), Gaussian()])
+def test_tensors_vary_as_arrays_do(operator: IsoLine | Gaussian) -> None:
+    pair = parents(50)[: operator.parents]
+    child = operator(np.random.default_rng(3), *map(torch.from_numpy, pair))
+    assert torch.equal(child, torch.from_numpy(operator(np.random.default_rng(3), *pair)))
 
 
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf"), "much"])

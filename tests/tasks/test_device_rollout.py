@@ -26,6 +26,7 @@ from qdrl.tasks.device_transitions import Record
 from qdrl.tasks.locomotion import LOCOMOTION_NAMES
 from tests.gpu import WARP_DEVICES
 from tests.mpi import mpirun
+from tests.recorded import without_numpy
 
 ROWS = 7
 
@@ -204,10 +205,10 @@ def test_a_control_step_asks_its_device_for_nothing_and_moves_no_tensor(name: An
 @pytest.mark.parametrize("name", ["hopper_uni", "halfcheetah_uni", "humanoid_uni", "ant_omni"])
 def test_tensors_of_a_gpu_do_what_arrays_of_the_cpu_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = evaluated("warp-cpu", name, length=4)
-    monkeypatch.setattr(locomotion, "native", lambda tensor: tensor)  # as on a GPU
+    without_numpy(monkeypatch)
     found = evaluated("warp-cpu", name, length=4)
-    torch.testing.assert_close(found.fitness, expected.fitness, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.descriptor, expected.descriptor, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.fitness, expected.fitness, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.descriptor, expected.descriptor, rtol=1e-3, atol=1e-3)
 
 
 def test_tasks_without_mujoco_are_refused_on_a_device() -> None:
