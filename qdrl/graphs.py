@@ -6,7 +6,7 @@ hundreds of them at once.
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -49,6 +49,36 @@ class Replayed:
             with _without_garbage():
                 self._launch = self._capture()
         self._launch()
+
+
+class Aside:
+    """Work that a GPU may do while it does what comes next, `with aside: ...`, until `aside.join()`.
+
+    Small kernels leave most of a GPU idle, and in a graph each waits for the one before unless it is told not to. What
+    is done aside and what is done meanwhile must not touch what the other writes. Elsewhere it is done at once.
+
+    Args:
+        device: where.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._inside, self._is_out = ExitStack(), False
+
+    def __enter__(self) -> None:
+        self._is_out = True
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+            self._inside.enter_context(torch.cuda.stream(self._stream))
+
+    def __exit__(self, *_: object) -> None:
+        self._inside.close()
+
+    def join(self) -> None:
+        """What comes next waits for it, if there is anything; a capture must not wait for a stream outside of it."""
+        is_out, self._is_out = self._is_out, False
+        if is_out and self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
 def _captured(work: Callable[[], object], device: torch.device) -> Callable[[], object]:

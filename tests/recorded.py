@@ -83,6 +83,56 @@ class RecordedWork(graphs.Replayed):
         return _recorded(self._work)
 
 
+class _Uses(TorchDispatchMode):
+    """Which memory calls read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[int] = set()
+        self.written: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        schema = function._schema.arguments
+        given = dict(zip([argument.name for argument in schema], args, strict=False)) | kwargs
+        for argument in schema:
+            is_written = argument.alias_info is not None and argument.alias_info.is_write
+            places = {tensor.untyped_storage().data_ptr() for tensor in _tensors(given.get(argument.name))}
+            (self.written if is_written else self.read).update(places)
+        return function(*args, **kwargs)
+
+
+class WatchedAside:
+    """`Aside`, which sees to it that neither side touches what the other writes."""
+
+    joins = 0
+
+    def __init__(self, _: torch.device) -> None:
+        self._aside: _Uses | None = None
+        self._meanwhile = _Uses()
+
+    def __enter__(self) -> None:
+        assert self._aside is None, "what was done aside was not waited for"
+        self._aside = _Uses()
+        self._aside.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        assert self._aside is not None
+        self._aside.__exit__(*error)
+        self._meanwhile = _Uses()
+        self._meanwhile.__enter__()
+
+    def join(self) -> None:
+        if self._aside is None:
+            return
+        self._meanwhile.__exit__(None, None, None)
+        aside, meanwhile = self._aside, self._meanwhile
+        self._aside = None
+        assert aside.written.isdisjoint(meanwhile.read | meanwhile.written)
+        assert aside.read.isdisjoint(meanwhile.written)
+        type(self).joins += bool(aside.written and meanwhile.written)
+
+
 def record(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all that torch does in graphs on a GPU done in recordings."""
     for module in (td3, variation, device_episodes):

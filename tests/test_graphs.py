@@ -4,14 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_equal
 
 from qdrl.config import load_experiment
+from qdrl.critics import td3
 from qdrl.critics.chunks import ChunkGraphs
+from qdrl.critics.injection import conditioned
+from qdrl.critics.replay import Replay
+from qdrl.critics.settings import Td3Settings
+from qdrl.learners import OneLearner
+from qdrl.policies.mlp import Mlp, MlpSettings
 from qdrl.run import build
-from tests.recorded import RecordedWork, record, without_numpy
+from tests.critics.builders import transitions
+from tests.recorded import RecordedWork, WatchedAside, record, without_numpy
 
 CONFIG = """
 name = "graphs"
@@ -97,3 +105,33 @@ def test_a_recording_refuses_what_waits_for_the_device(ask: Callable[[torch.Tens
     replayed()
     with pytest.raises(RuntimeError, match="waits for its device"):
         replayed()
+
+
+@pytest.mark.parametrize("order", ["code", "paper"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_critics_do_side_by_side_does_not_meet(monkeypatch: pytest.MonkeyPatch, order: Any, shards: int) -> None:
+    without_numpy(monkeypatch)
+    monkeypatch.setattr(td3, "Aside", WatchedAside)
+    monkeypatch.setattr(WatchedAside, "joins", 0)
+    settings = Td3Settings(batch_size=20, hidden_sizes=(24, 24), order=order)
+    trained = td3.Td3(
+        conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16,))), 2), 2, settings, np.random.default_rng(0), shards=shards
+    )
+    replays = [Replay(60, 7, 3, 2) for _ in range(shards)]
+    for replay in replays:
+        replay.add(transitions(50, 7, 3, 2))
+    trained.train_on(replays, [np.random.default_rng(1) for _ in replays], OneLearner(shards), 8)
+    assert WatchedAside.joins == 8 * shards + (4 if order == "code" else 0)
+
+
+def test_work_aside_that_meets_what_is_done_meanwhile_is_seen() -> None:
+    aside, one, other = WatchedAside(torch.device("cpu")), torch.zeros(3), torch.zeros(3)
+    with aside:
+        one.add_(other)
+    other[:1].add_(1)
+    with pytest.raises(AssertionError):
+        aside.join()
+    with aside:
+        one.add_(1)
+    other.add_(1)
+    aside.join()

@@ -25,7 +25,7 @@ from qdrl.critics.networks import Gradient, Network, activations, matrices, with
 from qdrl.critics.replay import Replay
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.sums import SummedGradient
-from qdrl.graphs import Replayed
+from qdrl.graphs import Aside, Replayed
 from qdrl.learners import Learners, OneLearner
 from qdrl.optimizers import Adam
 from qdrl.policies.mlp import Mlp, MlpSettings
@@ -93,6 +93,7 @@ class Td3:
         self._actor_adam = Adam(self.actor, self._actor_sum.total, settings.actor_learning_rate)
         self._build_critics(self._critic_sum.part)
         self._build_actor(self._actor_sum.part)
+        self._beside_critics, self._beside_targets = Aside(self.critic.device), Aside(self.critic.device)
         self._graphs = ChunkGraphs(self.critic.device) if self.critic.device.type == "cuda" else None
 
     def train(self, replay: Replay, generator: np.random.Generator, steps: int | None = None) -> dict[str, float]:
@@ -251,8 +252,11 @@ class Td3:
         for index, steps in enumerate(chunk.steps()):
             acts = self._acts(turn + index)
             if acts and order == "code":
-                self._improve_actor(steps, chunk.values[:, acted], learners)
-            self._improve_critics(steps, chunk.errors[:, index], learners)
+                with self._beside_critics:
+                    self._improve_actor(steps, chunk.values[:, acted], learners)
+            self._differentiate_critics(steps, chunk.errors[:, index], learners)
+            self._beside_critics.join()  # the actor climbs critics as they were
+            self._critic_adam.step()
             if acts and order == "paper":
                 self._improve_actor(steps, chunk.values[:, acted], learners)
             if acts or order == "code":
@@ -261,21 +265,23 @@ class Td3:
                 self.actor_target.lerp_(self.actor, self.settings.target_rate)
                 acted += 1
 
-    def _improve_critics(self, steps: Sequence[Step], errors: Tensor, learners: Learners) -> None:
-        """One step of Adam on L_Q; `errors` takes w * (Q - y), `(shards held, 2, batch, 1)`."""
+    def _differentiate_critics(self, steps: Sequence[Step], errors: Tensor, learners: Learners) -> None:
+        """The gradient of L_Q; `errors` takes w * (Q - y), `(shards held, 2, batch, 1)`."""
         for index, (step, error) in enumerate(zip(steps, errors.unbind(), strict=True)):
-            self._seen.copy_(step.inputs)
+            with self._beside_targets:
+                self._seen.copy_(step.inputs)
+                values = self._critics.forward()
             self._seen_next.copy_(step.next_states)
             self._actor_target.forward().add_(step.noise).clamp_(-1, 1)
             torch.amin(self._critic_targets.forward(), 0, out=self._next_value)
             target = torch.addcmul(step.reward, step.discount, self._next_value)
-            torch.sub(self._critics.forward(), target, out=error)
+            self._beside_targets.join()
+            torch.sub(values, target, out=error)
             error *= step.weight
             torch.mul(error, 2 / self.settings.batch_size, out=self._critic_gradient.outputs)
             self._critic_gradient.backward()
             self._critic_sum.keep(index)
         self._critic_sum.add_up(learners)
-        self._critic_adam.step()
 
     def _improve_actor(self, steps: Sequence[Step], values: Tensor, learners: Learners) -> None:
         """One step of Adam on L_pi; `values` `(shards held,)` takes the mean of Q_1 before it."""
