@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--worlds", nargs="+", type=int, default=[256, 1024, 4096, 16384])
-    parser.add_argument("--steps", type=int, default=100, help="control steps an episode")
+    parser.add_argument("--steps", type=int, default=250, help="control steps an episode")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ranks", type=int, default=16, help="processes of the CPU's side; 0 to leave it out")
     parser.add_argument("--device", choices=("cuda", "warp-cpu"), default="cuda")
@@ -96,6 +96,8 @@ def evaluation(name: str, worlds: int, steps: int, device: str) -> Callable[[], 
     """One episode a world; nothing but a fall ends it before `steps`."""
     task: Any = make_task(name, policy={"hidden_sizes": (128, 128)}, worlds=worlds, device=device, episode_length=steps)
     genomes = torch.from_numpy(np.stack([task.initial(np.random.default_rng(row)) for row in range(worlds)]))
+    if device != "cpu":
+        genomes = genomes.to(device_of(device))  # where an archive on the device has them
     none = torch.zeros(worlds, dtype=torch.int64)
     return partial(task.evaluate, Candidates(0, range(worlds), genomes, torch.arange(worlds), none, none - 1))
 
