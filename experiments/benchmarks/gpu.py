@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_generation import print_generation
+from gpu_generation import memory_in_use, print_generation
 from measure import line, median_ratio, seconds, take_turns
 
 from qdrl.errors import UserError
@@ -71,15 +71,13 @@ def main() -> None:
 def measure(name: str, worlds: int, arguments: argparse.Namespace, peer: float | None) -> None:
     """The lines of one robot and one number of worlds."""
     wait = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
-    if arguments.device == "cuda":
-        torch.cuda.empty_cache()
-    before = _memory_in_use(arguments.device)
+    before = memory_in_use(arguments.device)
     evaluate = evaluation(name, worlds, arguments.steps, arguments.device)
     bare = bare_loop(name, worlds, arguments.steps, arguments.device)
     steps = evaluate().steps  # kernels are compiled and captured
     bare()
     wait()
-    taken = _memory_in_use(arguments.device) - before
+    taken = memory_in_use(arguments.device) - before
     sides = {"ours": partial(_timed, evaluate, wait), "bare": partial(_timed, bare, wait)}
     times = take_turns(sides, arguments.repeats)
     took = statistics.median(times["ours"])
@@ -162,13 +160,6 @@ def _timed(work: Callable[[], object], wait: Callable[[], None]) -> float:
         wait()
 
     return seconds(both)
-
-
-def _memory_in_use(device: str) -> float:
-    if device != "cuda":
-        return float("nan")
-    free, total = torch.cuda.mem_get_info()
-    return float(total - free)
 
 
 if __name__ == "__main__":

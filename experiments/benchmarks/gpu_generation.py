@@ -4,6 +4,7 @@ The shipped `experiments/ant_omni/dcrl_map_elites.toml`, 256 episodes of 250 ste
 generations have no parents, or capture graphs, and are left out.
 """
 
+import gc
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,17 +31,18 @@ def print_generation(device: str, generations: int) -> None:
     for name in PARTS:
         line(f"dcrl_paper.{name}_seconds", statistics.median(found[name]), "s")
     if device == "cuda":
+        line("dcrl_paper.memory", found["memory"][0], "B")
         speed, bandwidth = matmul_flops(), copy_bytes()
         line("device.matmul_speed", speed / 1e12, "TFLOP/s")
         line("device.copy_bandwidth", bandwidth / 1e9, "GB/s")
         line("dcrl_paper.critic_arithmetic_seconds", critic_flops(Size()) / speed, "s")
         line("dcrl_paper.pg_arithmetic_seconds", pg_flops(Size()) / speed, "s")
-        line("dcrl_paper.memory", torch.cuda.max_memory_allocated(), "B")
 
 
 def generation_split(device: str, generations: int, changes: Sequence[str] = ()) -> dict[str, list[float]]:
-    """Seconds of each generation by part; evaluation and the two trainings wait for the device before and after."""
+    """Seconds of each generation by part, evaluation and trainings with waits around them; and memory between two."""
     wait = (lambda: torch.cuda.synchronize(device_of(device))) if device == "cuda" else (lambda: None)
+    before = memory_in_use(device)
     parts = build(load_experiment(CONFIG, [f"compute.device={device}", "compute.worlds=256", *changes]))
     algorithm: Any = parts.algorithm
     found: dict[str, list[float]] = {name: [] for name in PARTS}
@@ -68,7 +70,19 @@ def generation_split(device: str, generations: int, changes: Sequence[str] = ())
     whole = timed("generation", generation)
     for _ in range(WARM + generations):
         whole()
-    return {name: times[-generations:] for name, times in found.items()}
+    split = {name: times[-generations:] for name, times in found.items()}
+    return split | {"memory": [memory_in_use(device) - before]}
+
+
+def memory_in_use(device: str) -> float:
+    """Bytes of the device that anybody has taken, but for what nobody uses any more in this process."""
+    if device != "cuda":
+        return float("nan")
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return float(total - free)
 
 
 def matmul_flops() -> float:

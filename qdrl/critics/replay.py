@@ -200,5 +200,5 @@ def _check_memory(capacity: int, bytes_each: int, device: torch.device) -> None:
     if capacity * bytes_each > free:
         raise UserError(
             f"algorithm.replay_capacity: {capacity} transitions take {capacity * bytes_each / 1e9:.3g} GB of {device},"
-            f" of which {free / 1e9:.3g} GB are free: at most {free // bytes_each}"
+            f" of which {free / 1e9:.3g} GB are free for this rank: at most {free // bytes_each}"
         )

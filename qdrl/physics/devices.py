@@ -29,12 +29,12 @@ def device_of(name: str) -> torch.device:
 
 
 def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
-    """Compare what so many worlds take with this process's share of what is free on their device.
+    """Compare what so many worlds take with `free_memory` of their device.
 
     Raises:
         UserError: it is too much; the line names how many fit.
     """
-    free = free_memory(device) // _processes_on(device)
+    free = free_memory(device)
     if worlds * bytes_each > free:
         raise UserError(
             f"compute.worlds: {worlds} worlds take {worlds * bytes_each / 1e9:.3g} GB of {device}, of which"
@@ -43,11 +43,12 @@ def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a device that are taken by nobody, or that torch holds back for this process."""
+    """This rank's share of the bytes of a device that nobody has taken, and what torch holds back for it."""
     if device.type == "cuda":
+        torch.cuda.synchronize(device)  # what Warp has freed comes back then
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return torch.cuda.mem_get_info(device)[0] // _processes_on(device) + held
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _processes_on(device)
 
 
 def _processes_on(device: torch.device) -> int:

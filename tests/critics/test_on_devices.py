@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from qdrl import draws
 from qdrl.critics.chunks import Chunk, ChunkGraphs, new_chunk
 from qdrl.critics.injection import conditioned
 from qdrl.critics.minibatches import Step
@@ -127,13 +128,18 @@ def test_a_replay_that_a_gpu_has_no_room_for_is_refused_before_anything_is_taken
     width = 7 + 3 + 1 + 7 + 2 + 2 + 2
     monkeypatch.setattr("qdrl.critics.replay.free_memory", lambda _: 400 * 4 * width)
     Replay(400, 7, 3, 2, "cuda")
-    with pytest.raises(UserError, match=r"algorithm.replay_capacity: 401 .* of cuda, .* GB are free: at most 400$"):
+    with pytest.raises(
+        UserError, match=r"algorithm.replay_capacity: 401 .* of cuda, .* GB are free for this rank: at most 400$"
+    ):
         Replay(401, 7, 3, 2, "cuda")
 
 
 @pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("order", ["code", "paper"])
-def test_a_gpu_trains_as_the_cpu_does(order: Literal["code", "paper"], device: str) -> None:
+def test_a_gpu_trains_as_the_cpu_does(
+    order: Literal["code", "paper"], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draws, "_draws_itself", lambda _: False)
     ours, theirs = td3_on(device, order), td3_on("cpu", order)
     for seed in range(4):  # as it is, captured, and twice replayed
         report = train(ours, replays_on(device), 8, seed)
@@ -152,7 +158,8 @@ def test_a_gpu_varies_as_the_cpu_does(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", [CUDA])
-def test_a_replay_on_a_gpu_gives_what_one_on_the_host_does(device: str) -> None:
+def test_a_replay_on_a_gpu_gives_what_one_on_the_host_does(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "_draws_itself", lambda _: False)
     (ours,), (theirs,) = replays_on(device), replays_on("cpu")
     for replay in (ours, theirs):
         replay.add(transitions(37, 7, 3, 2, seed=5))
