@@ -10,7 +10,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check format benchmarks reference clean
+.PHONY: help env demo test test-all test-lowest check format benchmarks reference clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ test: env ## the test-suite
 
 test-all: env ## the test-suite with its slow tests
 	$(BIN)/python -m pytest -q
+
+test-lowest: ## the test-suite with the lowest versions that pyproject.toml allows, in .venv-lowest; by hand, half an hour
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[mpi,dev]'
+	.venv-lowest/bin/python -m pytest -q -W default -m 'not slow'
 
 check: env ## lint, format, types, arrows between rooms
 	$(BIN)/ruff check .
@@ -54,6 +60,6 @@ benchmarks: env ## print `name value unit` lines; takes half an hour, use an idl
 reference: env ## make archives/reference/walker2d_uni.h5 again, into runs/
 	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/reference/config.toml
 
-clean: ## remove .venv and caches; runs/ stays
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove environments and caches; runs/ stays
+	rm -rf .venv .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

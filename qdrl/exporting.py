@@ -1,6 +1,7 @@
 """One genome of an archive as plain arrays."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,9 +48,10 @@ def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
     Raises:
         UserError: it cannot be written there.
     """
+    arrays: dict[str, Any] = dict(weights)  # numpy's stub takes any of them for an option of its own
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **weights)
+            np.savez(file, **arrays)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -1,5 +1,6 @@
 """MuJoCo Warp behind the physics interface, on Warp's CPU device, beside C MuJoCo."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -228,11 +229,14 @@ def test_ranks_of_a_node_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_ranks_that_share_a_device_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qdrl.physics.devices.free_memory", lambda _: 1000)
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 10, "SC_PAGE_SIZE": 100}.get)
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_memory(50, 10, torch.device("cuda", 0))
-    with pytest.raises(UserError, match=r"at most 50$"):
-        check_memory(51, 10, torch.device("cuda", 0))
+    known = {"device_count": 2, "mem_get_info": (1000, 5000), "memory_reserved": 80, "memory_allocated": 60}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _=None, value=value: value)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    check_memory(52, 10, torch.device("cuda", 0))  # half of 1000, and the 20 that torch holds back
+    with pytest.raises(UserError, match=r"at most 52$"):
+        check_memory(53, 10, torch.device("cuda", 0))
     with pytest.raises(UserError, match=r"at most 33$"):
         check_memory(34, 10, torch.device("cpu"))
