@@ -42,7 +42,7 @@ class IsoLine(BaseModel):
 
     def __call__(self, generator: np.random.Generator, *parents: Array) -> Array:
         first, second = parents
-        line = float(np.float32(self.line_sigma * generator.standard_normal()))
+        line = self.line_sigma * generator.standard_normal()
         child = normal_like(generator, first)
         child *= self.iso_sigma
         child += first
