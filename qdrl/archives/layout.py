@@ -10,7 +10,7 @@ import numpy as np
 
 FORMAT = "qdrl-archive"
 CHECKPOINT_FORMAT = "qdrl-checkpoint"
-FORMAT_VERSION = "1.1"  # 1.1 added the kind "novelty" to 1.0
+FORMAT_VERSION = "1.2"  # archives/README.md lists what each minor version added
 
 # Columns of the elites: stored dtype and, where a writer may leave one out, the value that means "unknown".
 COLUMNS: dict[str, tuple[str, float | None]] = {

@@ -65,7 +65,7 @@ def test_an_archive_read_back_is_the_archive_written(
     write_archive(tmp_path / "a.h5", written)
     assert_same(open_archive(tmp_path / "a.h5"), written)
     assert validate(tmp_path / "a.h5") == []
-    assert file_format(tmp_path / "a.h5") == "qdrl-archive 1.1"
+    assert file_format(tmp_path / "a.h5") == "qdrl-archive 1.2"
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
