@@ -121,8 +121,8 @@ class Ranks(Protocol):
         """
         ...
 
-    def leave(self) -> None:
-        """Collective. The job's last call."""
+    def leave(self, code: int = 0) -> None:
+        """Collective. The job's last call; a job that lost a rank ends here, with this exit code."""
         ...
 
 
@@ -152,7 +152,7 @@ class OneProcess:
         fill(numbers)
         return numbers
 
-    def leave(self) -> None:
+    def leave(self, code: int = 0) -> None:
         pass
 
 

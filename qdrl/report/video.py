@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qdrl.archives.files import writing
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
         the number of frames.
 
     Raises:
-        UserError: this machine cannot draw; the message names MUJOCO_GL.
+        UserError: this machine cannot draw, and the message names MUJOCO_GL; or the file cannot be written.
     """
     import imageio.v3 as imageio
 
@@ -86,10 +87,11 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
     stride = max(1, int(np.ceil(1.0 / (limit * track.step_seconds) - 1e-9)))
     frames = list(_frames(track, stride, width, height))
     seconds = track.step_seconds * stride
-    if is_gif:
-        imageio.imwrite(path, frames, duration=1000 * seconds, loop=0)
-    else:
-        imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
+    with writing(path):
+        if is_gif:
+            imageio.imwrite(path, frames, duration=1000 * seconds, loop=0)
+        else:
+            imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
     return len(frames)
 
 
