@@ -1,5 +1,6 @@
 """Entry point of the `qdrl` command and of `python -m qdrl`."""
 
+import io
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ def main() -> None:
     traceback of the rank that raised it.
     """
     limit_threads()  # before anything imports numpy or torch
+    _print_any_text()
     sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
     from qdrl.cli import qdrl
 
@@ -31,6 +33,13 @@ def main() -> None:
         if rank is None:
             raise
         abort(error, rank)
+
+
+def _print_any_text() -> None:
+    """Escape the characters that the locale's encoding lacks, where printing them would raise an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(error: UserError) -> None:

@@ -26,7 +26,7 @@ class FolderLock:
         """
         if self._file is not None:
             return
-        file = self._path.open("w")
+        file = self._path.open("w", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

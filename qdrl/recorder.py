@@ -59,6 +59,7 @@ class Recorder:
     def __init__(self, parts: Parts, ranks: Ranks, folder: Path, *, progress: bool | None = None) -> None:
         self.history: dict[str, list[float]] = {}
         self.created_utc = datetime.now(UTC).isoformat(timespec="seconds")
+        self.commit = ""
         self.finished = False
         self.lock = FolderLock(folder)
         self._parts = parts
@@ -153,7 +154,13 @@ class Recorder:
         normalizer = parts.task.state_dict(_generations(elites, champion))
         if normalizer is not None:
             normalizer.pop("deviation")  # only resuming needs it
-        attributes, meta = origin(parts.experiment.seed, self.created_utc, ranks=self._ranks.size)
+        attributes, meta = origin(
+            parts.experiment.seed,
+            self.created_utc,
+            ranks=self._ranks.size,
+            commit=self.commit,
+            license=parts.experiment.license,
+        )
         return StoredArchive(
             axes=spec.axes,
             kind=geometry.kind,
@@ -239,7 +246,7 @@ class Recorder:
             return
         late = self._take_lock()
         try:
-            self._log_file = logging.FileHandler(self._folder / "log.txt")
+            self._log_file = logging.FileHandler(self._folder / "log.txt", encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write into run folder {self._folder}: {error.strerror}") from error
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -274,7 +281,7 @@ class Recorder:
 
     def _append_metrics(self, row: dict[str, float]) -> None:
         path = self._folder / "metrics.csv"
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if file.tell() == 0:
                 writer.writerow(row)

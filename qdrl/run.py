@@ -31,6 +31,7 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, UserError
+from qdrl.origin import git_commit
 from qdrl.physics.devices import device_of, free_memory
 from qdrl.ranks import Ranks
 from qdrl.recorder import Parts, Recorder
@@ -191,13 +192,15 @@ def _share_memory(parts: Parts, ranks: Ranks) -> None:
 @contextmanager
 def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
     """Collective. Hold the run folder against a second job; a rank that writes in place of a lost one takes it over."""
-    busy = None
+    busy, commit = None, ""
     if ranks.first:
+        commit = git_commit()
         try:
             recorder.lock.take()
         except UserError as error:
             busy = str(error)
-    if (busy := ranks.from_first(busy)) is not None:
+    busy, recorder.commit = ranks.from_first((busy, commit))
+    if busy is not None:
         raise UserError(busy)
     try:
         yield
@@ -214,7 +217,7 @@ def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -
             f"compute.device: the checkpoint was made on '{device}', whose results differ from those of"
             f" '{experiment.compute.device}'; start a new run instead"
         )
-    for table in sorted({*before, *now} - {"run", "compute"}):
+    for table in sorted({*before, *now} - {"run", "compute", "license"}):
         old, new = before.get(table), now.get(table)
         if old != new:
             raise UserError(
