@@ -13,7 +13,7 @@ from qdrl.config import load_experiment
 from qdrl.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-ARM = '[task]\nname = "arm"\n[archive]\nkind = "grid"\nshape = [4, 4]\n[algorithm]\nbatch_size = 8\n[run]\ngenerations = 1\n'
+ARM = '[task]\nname = "arm"\n[archive]\nshape = [4, 4]\n[algorithm]\nbatch_size = 8\n[run]\ngenerations = 1\n'
 _TEXT = {"read_text", "write_text", "open", "FileHandler", "fdopen"}
 
 

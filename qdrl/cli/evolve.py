@@ -38,10 +38,11 @@ def command(
         overrides = (*overrides, f"compute.device={device}")
     settings = load_experiment(experiment, overrides, seed)
 
-    from qdrl.cli.outcome import show
+    from qdrl.cli.outcome import load_figures, show
     from qdrl.ranks import connect
     from qdrl.run import start
 
+    load_figures()
     ranks = connect()
     show(start(settings, ranks, folder=output, progress=progress), ranks)
     ranks.leave()

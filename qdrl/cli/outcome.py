@@ -1,11 +1,24 @@
 """What `evolve` and `resume` say at their end."""
 
+from contextlib import suppress
+from importlib import import_module
+
 import click
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
-from qdrl.ranks import Ranks
+from qdrl.ranks import Ranks, launched_rank
 from qdrl.run import Outcome
+
+
+def load_figures() -> None:
+    """Import what draws the figures, on the first rank of an MPI job; call it before MPI starts.
+
+    matplotlib starts a process to list fonts when its cache is missing, and after MPI_Init no process may be started.
+    """
+    if launched_rank() == 0:
+        with suppress(ImportError):
+            import_module("qdrl.report.figures")
 
 
 def show(outcome: Outcome, ranks: Ranks) -> None:

@@ -25,10 +25,11 @@ def command(folder: Path, overrides: tuple[str, ...], progress: bool | None) -> 
       mpirun -n 4 qdrl resume runs/quickstart/20261123T120000Z_seed0
       qdrl resume runs/quickstart/20261123T120000Z_seed0 --set run.generations=400
     """
-    from qdrl.cli.outcome import show
+    from qdrl.cli.outcome import load_figures, show
     from qdrl.ranks import connect
     from qdrl.run import resume
 
+    load_figures()
     ranks = connect()
     show(resume(folder, ranks, overrides=overrides, progress=progress), ranks)
     ranks.leave()
