@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from qdrl.algorithms import algorithm_class
 from qdrl.errors import UserError
-from qdrl.naming import run_name, search_also, suggest
+from qdrl.naming import nearest, run_name, search_also, suggest
 from qdrl.origin import as_unicode
 from qdrl.policies.base import PolicySettings, policy_settings
 from qdrl.policies.mlp import MlpSettings
@@ -270,7 +270,9 @@ def _cannot_read(path: Path, error: OSError) -> str:
     """Why an experiment file cannot be read, and what was probably meant."""
     inside = path / "config.toml"
     if not path.is_dir():
-        return f"cannot read experiment file {path}: {error.strerror}"
+        near = nearest(path.name, [file.name for file in path.parent.glob("*.toml")])
+        meant = f"; did you mean '{path.parent / near}'?" if near and near != path.name else ""
+        return f"cannot read experiment file {path}: {error.strerror}{meant}"
     if any((path / name).exists() for name in ("checkpoint.h5", "archive.h5", "log.txt")):
         return f"{path} is a run folder; to continue it: qdrl resume {path}; to start a new run: qdrl evolve {inside}"
     return f"{path} is a folder; give the experiment file{f', {inside}' if inside.is_file() else ' in it'}"
@@ -306,7 +308,7 @@ def _refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
     for key in table:
         others = [name for name, model in _ARCHIVES.items() if key in model.model_fields]
         if others and kind not in others:
-            raise UserError(f"unknown key 'archive.{key}' in kind '{kind}'; it belongs to archive.kind = '{others[0]}'")
+            raise UserError(f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}'")
 
 
 def _all_keys(data: Mapping[str, Any]) -> list[str]:

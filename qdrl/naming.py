@@ -26,10 +26,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     folded = _folded(name)
     if folded in names:
         return names[folded]
-    if near := get_close_matches(folded, names, n=1, cutoff=0.6):
-        return names[near[0]]
-    begun = [each for each in names if len(folded) >= _LEAST and each.startswith(folded)]
-    return names[min(begun, key=len)] if begun else None
+    if begun := [each for each in names if len(folded) >= _LEAST and each.startswith(folded)]:
+        return names[min(begun, key=len)]
+    near = get_close_matches(folded, names, n=1, cutoff=0.6)
+    return names[near[0]] if near else None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

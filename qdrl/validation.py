@@ -39,7 +39,8 @@ def check(model: type[BaseModel], data: Mapping[str, Any], table: str, elsewhere
     try:
         plain = json.loads(json.dumps(data))
     except TypeError as error:
-        raise UserError(f"[{table}]: dates and times have no meaning here") from error
+        key = next(key for key, value in data.items() if not _is_plain(value))
+        raise UserError(f"{table}.{key}: dates and times have no meaning here, got {data[key]}") from error
     adapter = TypeAdapter(model)
     return _validated(lambda: adapter.validate_json(json.dumps(plain), strict=True), model, plain, table, elsewhere)
 
@@ -131,6 +132,14 @@ def _members(model: type[BaseModel], path: Sequence[Any]) -> tuple[dict[str, typ
             members = {str(inner.model_fields["name"].default): inner for inner in _models_in(field.annotation)}
             return members, getattr(field.get_default(call_default_factory=True, validated_data={}), "name", None)
     return {}, None
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _holder(data: Any, path: Sequence[Any]) -> Any:

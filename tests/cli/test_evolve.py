@@ -1,5 +1,6 @@
 """`qdrl evolve` and its neighbours as a person at a terminal meets them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
 from tests.mpi import mpirun
 
@@ -76,6 +78,34 @@ def test_an_unknown_verb_or_option_names_the_nearest(tmp_path: Path) -> None:
     wrong_option = qdrl("evolve", "arm.toml", "--sed", "3", folder=tmp_path)
     assert wrong_option.returncode == 2
     assert "--seed" in wrong_option.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["info", "a.h5"], "qdrl archive info"),
+        (["plot", "a.h5"], "qdrl archive plot"),
+        (["archive", "resume", "run"], "qdrl resume"),
+        (["archive", "inf"], "info"),
+        (["evolv"], "evolve"),
+    ],
+)
+def test_a_verb_of_another_group_is_named_in_full(words: list[str], meant: str) -> None:
+    from qdrl.cli import qdrl as group
+
+    mistake = CliRunner().invoke(group, words).exception
+    assert isinstance(mistake, UserError)
+    assert f"did you mean '{meant}'" in str(mistake)
+
+
+def test_a_gymnasium_environment_is_described_as_far_as_it_can_be() -> None:
+    from qdrl.cli.tasks import command
+
+    printed = CliRunner().invoke(command, ["gym:Pendulum-v1"]).stdout
+    assert "at most 200 steps" in printed
+    assert "needs       task.descriptor" in printed
+    described = json.loads(CliRunner().invoke(command, ["gym:Pendulum-v1", "--json"]).stdout)
+    assert described["task"] == "gym:Pendulum-v1"
 
 
 def test_a_run_folder_that_exists_is_refused_with_exit_code_two(tmp_path: Path) -> None:
