@@ -1,6 +1,7 @@
 """Entry point of the `qdrl` command and of `python -m qdrl`."""
 
 import errno
+import io
 import sys
 import time
 from contextlib import suppress
@@ -21,6 +22,7 @@ def main() -> None:
     any other exception aborts the whole job with the traceback of the rank that raised it.
     """
     limit_threads()  # before anything imports numpy or torch
+    _print_any_text()
     sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
     from qdrl.cli import qdrl
 
@@ -49,6 +51,13 @@ def _end(reason: object, code: int) -> NoReturn:
 def _one_line(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
     return f"cannot write: {place}{error.strerror}"
+
+
+def _print_any_text() -> None:
+    """Escape the characters that the locale's encoding lacks, where printing them would raise an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(reason: object) -> None:

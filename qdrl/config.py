@@ -4,25 +4,27 @@ An experiment is TOML. Each table is checked by the model that owns it: the task
 Nothing is written and no MPI is started before the whole file has passed.
 """
 
-import json
+import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
 from qdrl.algorithms import algorithm_class
 from qdrl.errors import UserError
-from qdrl.naming import suggest
+from qdrl.naming import nearest, run_name, search_also, suggest
+from qdrl.origin import as_unicode
 from qdrl.plain import from_json, to_json
 from qdrl.policies.base import PolicySettings, policy_settings
 from qdrl.policies.mlp import MlpSettings
 from qdrl.tasks import settings_class
+from qdrl.validation import check, check_whole, dotted_keys, fitting, unknown_key
 
 MOST_CELLS = 10_000_000
 
@@ -157,7 +159,11 @@ class Experiment(_Settings):
     """A whole experiment, checked.
 
     Attributes:
-        name: names the run folder.
+        name: names the run folder: letters, digits, ".", "_" and "-". The file's name (the folder's for `config.toml`)
+            when left out, without accents and with "_" for every other character.
+        title: the name for people, any text; the file's or folder's name as it is, where `name` had to differ.
+        license: licence under which the files of the run may be used, as an SPDX expression such as "CC-BY-4.0". Files
+            carry no licence when left out.
         seed: the run's seed.
         task: the task's settings.
         policy: shape of the policies; unused where genomes are not policies.
@@ -167,7 +173,9 @@ class Experiment(_Settings):
         compute: worlds and threads.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: str
+    title: Annotated[str, Field(min_length=1)] | None = None
+    license: Annotated[str, Field(min_length=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: BaseModel
     policy: PolicySettings = MlpSettings()
@@ -176,6 +184,13 @@ class Experiment(_Settings):
     run: RunSettings
     compute: ComputeSettings = ComputeSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("a run's name has only letters, digits, '.', '_' and '-'; other text may stand in title")
+        return name
+
     def resolved(self) -> dict[str, Any]:
         """Return all settings, defaults included, as TOML holds them; `qdrl.plain` writes them as JSON.
 
@@ -183,7 +198,9 @@ class Experiment(_Settings):
             pydantic_core.PydanticSerializationError: a settings class of a user's holds what neither can express.
         """
         plain = {
-            key: value.model_dump(exclude_none=True) if isinstance(value, BaseModel) else value for key, value in self
+            key: value.model_dump(exclude_none=True) if isinstance(value, BaseModel) else value
+            for key, value in self
+            if value is not None
         }
         return to_jsonable_python(plain, inf_nan_mode="constants")
 
@@ -191,7 +208,7 @@ class Experiment(_Settings):
 def load_experiment(
     path: str | Path, overrides: Sequence[str] = (), seed: int | None = None, *, unset: Sequence[str] = ()
 ) -> Experiment:
-    """Read and check an experiment file.
+    """Read and check an experiment file. Modules that it names are also searched in its folder.
 
     Args:
         path: a TOML file.
@@ -203,13 +220,13 @@ def load_experiment(
         UserError: one line that names the key and the nearest right one.
     """
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read experiment file {path}: {getattr(error, 'strerror', error)}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not TOML: {error}") from error
-    data.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
+    data = _read(path)
+    display = as_unicode(path.resolve().parent.name if path.stem == "config" else path.stem)
+    if "name" not in data:
+        data["name"] = run_name(display)
+        if data["name"] != display:
+            data.setdefault("title", display)
+    search_also(path.parent)
     data = changed(data, overrides, unset)
     if seed is not None:
         data["seed"] = seed
@@ -258,24 +275,60 @@ def _check_storable(experiment: Experiment) -> None:
 
 
 def _parse(data: Mapping[str, Any]) -> Experiment:
+    known = _all_keys(data)
     if unknown := [key for key in data if key not in Experiment.model_fields]:
-        raise UserError(f"unknown key '{unknown[0]}'{suggest(unknown[0], Experiment.model_fields)}")
+        raise UserError(unknown_key(unknown[0], Experiment.model_fields, known))
     task = _table(data, "task", required=True)
     algorithm = {"name": "map_elites"} | _table(data, "algorithm")
+    policy, archive = _table(data, "policy"), _table(data, "archive")
+    kind = _archive_kind(archive)
+    _refuse_keys_of_another_kind(archive, kind)
     sections = {
-        "task": _check(settings_class(_name(task, "task")), task, "task"),
-        "policy": _check(policy_settings(_table(data, "policy")), _table(data, "policy"), "policy"),
-        "archive": _check(_archive_class(_table(data, "archive")), _table(data, "archive"), "archive"),
-        "algorithm": _check(algorithm_class(_name(algorithm, "algorithm")).Settings, algorithm, "algorithm"),
-        "run": _check(RunSettings, _table(data, "run"), "run"),
-        "compute": _check(ComputeSettings, _table(data, "compute"), "compute"),
+        "task": check(settings_class(_name(task, "task")), task, "task", known),
+        "policy": check(policy_settings(policy), policy, "policy", known),
+        "archive": check(_ARCHIVES[kind], {"kind": kind} | archive, "archive", known),
+        "algorithm": check(algorithm_class(_name(algorithm, "algorithm")).Settings, algorithm, "algorithm", known),
+        "run": check(RunSettings, _table(data, "run"), "run", known),
+        "compute": check(ComputeSettings, _table(data, "compute"), "compute", known),
     }
     run = sections["run"]
     budgets = ("generations", "evaluations", "env_steps", "frames", "minutes")
     if all(getattr(run, name) is None for name in budgets):
         raise UserError(f"run: no budget; set one of {', '.join(f'run.{name}' for name in budgets)}")
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping)}
-    return _check(Experiment, plain | sections, "")
+    return check_whole(Experiment, plain | sections, known)
+
+
+_ARCHIVES: dict[str, type[BaseModel]] = {"cvt": CvtSettings, "grid": GridSettings, "novelty": NoveltySettings}
+_MAIN_KEYS = {"task": "name", "algorithm": "name", "archive": "kind", "policy": "kind"}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A TOML file in UTF-8, with or without a byte order mark."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(_cannot_read(path, error)) from error
+    if raw.startswith(b"\x89HDF"):
+        raise UserError(f"{path} is an HDF5 file, not an experiment; to look into it: qdrl archive info {path}")
+    try:
+        return tomllib.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8 (byte {error.start} is not)") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+
+
+def _cannot_read(path: Path, error: OSError) -> str:
+    """Why an experiment file cannot be read, and what was probably meant."""
+    inside = path / "config.toml"
+    if not path.is_dir():
+        near = nearest(path.name, [file.name for file in path.parent.glob("*.toml")])
+        meant = f"; did you mean '{path.parent / near}'?" if near and near != path.name else ""
+        return f"cannot read experiment file {path}: {error.strerror}{meant}"
+    if any((path / name).exists() for name in ("checkpoint.h5", "archive.h5", "log.txt")):
+        return f"{path} is a run folder; to continue it: qdrl resume {path}; to start a new run: qdrl evolve {inside}"
+    return f"{path} is a folder; give the experiment file{f', {inside}' if inside.is_file() else ' in it'}"
 
 
 def _table(data: Mapping[str, Any], key: str, *, required: bool = False) -> dict[str, Any]:
@@ -283,7 +336,9 @@ def _table(data: Mapping[str, Any], key: str, *, required: bool = False) -> dict
         raise UserError(f"table [{key}] is missing; it needs at least a name")
     table = data.get(key, {})
     if not isinstance(table, Mapping):
-        raise UserError(f"'{key}' must be a table, got {table!r}")
+        main = _MAIN_KEYS.get(key)
+        remedy = f"; set {key}.{main}={table}" if main and isinstance(table, str) else ""
+        raise UserError(f"'{key}' must be a table, got {table!r}{remedy}")
     return dict(table)
 
 
@@ -294,48 +349,40 @@ def _name(table: Mapping[str, Any], key: str) -> str:
     return name
 
 
-def _archive_class(table: Mapping[str, Any]) -> type[BaseModel]:
-    kinds: dict[str, type[BaseModel]] = {"grid": GridSettings, "cvt": CvtSettings, "novelty": NoveltySettings}
-    kind = str(table.get("kind", "cvt"))
-    if kind not in kinds:
-        raise UserError(f"archive.kind: no archive '{kind}'{suggest(kind, kinds)}")
-    return kinds[kind]
+def _archive_kind(table: Mapping[str, Any]) -> str:
+    """The kind stated; the one kind that has all the keys where none is."""
+    kind = str(table["kind"]) if "kind" in table else fitting(_ARCHIVES, table, "cvt")
+    if kind not in _ARCHIVES:
+        raise UserError(f"archive.kind: no archive '{kind}'{suggest(kind, _ARCHIVES)}")
+    return kind
 
 
-def _check(model: type[BaseModel], data: Mapping[str, Any], table: str) -> Any:
-    try:
-        if model is Experiment:
-            return TypeAdapter(model).validate_python(data, strict=True)
-        # Strict as JSON is: no number out of a string or a truth value, but a list may become a tuple.
-        return TypeAdapter(model).validate_json(json.dumps(data), strict=True)
-    except TypeError as error:
-        raise UserError(f"[{table}]: {error}; expected strings, numbers, truth values, lists and tables") from error
-    except ValidationError as error:
-        raise UserError(_explain(error, model, table)) from error
+def _refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
+    for key in table:
+        others = [name for name, model in _ARCHIVES.items() if key in model.model_fields]
+        if others and kind not in others:
+            raise UserError(f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}'")
 
 
-def _explain(error: ValidationError, model: type[BaseModel], table: str) -> str:
-    """The first mistake in one line: where, what came, what was expected."""
-    detail = error.errors(include_url=False)[0]
-    path = [str(part) for part in detail["loc"]]
-    place = ".".join(part for part in (table, *path) if part)
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key '{place}'{suggest(path[-1], _known_keys(model, path[:-1]))}"
-    if detail["type"] == "missing":
-        return f"{place} is missing"
-    reason = detail["msg"].removeprefix("Value error, ")
-    return f"{place}: {reason[0].lower()}{reason[1:]}, got {detail['input']!r}"
-
-
-def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
-    """Keys that were possible at a place inside a model: pydantic names fields, and the tag of a union's member."""
-    models = [model]
-    for part in path:
-        fields = [kind.model_fields[part] for kind in models if part in kind.model_fields]
-        inner = [kind for field in fields for kind in get_args(field.annotation) or (field.annotation,)]
-        tagged = [kind for kind in models if "name" in kind.model_fields and kind.model_fields["name"].default == part]
-        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)] or tagged or models
-    return [key for kind in models for key in kind.model_fields]
+def _all_keys(data: Mapping[str, Any]) -> list[str]:
+    """Dotted keys that the file may have, as far as the names of its task and algorithm are known."""
+    models: dict[str, list[type[BaseModel]]] = {
+        "run": [RunSettings],
+        "compute": [ComputeSettings],
+        "archive": list(_ARCHIVES.values()),
+        "policy": [MlpSettings],
+    }
+    for key, default, find in (
+        ("task", "", settings_class),
+        ("algorithm", "map_elites", lambda name: algorithm_class(name).Settings),
+    ):
+        table = data.get(key, {})
+        try:
+            models[key] = [find(str(table.get("name", default)))] if isinstance(table, Mapping) else []
+        except UserError:  # said when the table itself is checked
+            models[key] = []
+    keys = [each for table, kinds in models.items() for kind in kinds for each in dotted_keys(kind, table)]
+    return list(dict.fromkeys(keys))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -28,7 +28,7 @@ class FolderLock:
         if self._file is not None:
             return
         try:
-            file = self._path.open("w")
+            file = self._path.open("w", encoding="utf-8")
         except OSError as error:
             folder = self._path.parent
             raise UserError(f"cannot write into run folder {folder}: {error.strerror or error}") from error

@@ -52,5 +52,5 @@ class MetricsFile:
         write_text(self._path, text.getvalue())
 
     def _append(self, history: History) -> None:
-        with self._path.open("a", newline="") as file:
+        with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(history.last_row())

@@ -54,6 +54,9 @@ class MpiRanks:
     def from_first(self, value: Any) -> Any:
         return self._together(lambda: self._communicator.bcast(value, root=0))
 
+    def gather(self, value: Any) -> list[Any]:
+        return self._together(lambda: self._communicator.allgather(value))
+
     def shared(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
         return self._together(lambda: self._share_memory(size, fill))
 

@@ -77,6 +77,7 @@ class Recorder:
         self.begun = False
         self.generations = 0
         self.ended_by = ""
+        self.commit = ""
         self.finished = False
         self.failure: str | None = None
         self.lock = FolderLock(folder)
@@ -175,7 +176,13 @@ class Recorder:
         normalizer = parts.task.state_dict(_generations(elites, champion))
         if normalizer is not None:
             normalizer.pop("deviation")  # only resuming needs it
-        attributes, meta = origin(parts.experiment.seed, self.created_utc, ranks=self._ranks.size)
+        attributes, meta = origin(
+            parts.experiment.seed,
+            self.created_utc,
+            ranks=self._ranks.size,
+            commit=self.commit,
+            license=parts.experiment.license,
+        )
         if self.inexact_from:
             meta["command"]["inexact_from"] = self.inexact_from
         return StoredArchive(

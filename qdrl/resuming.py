@@ -190,7 +190,7 @@ def _refuse_another_experiment(before: Mapping[str, Any], experiment: Experiment
             f"compute.device: the {file} was made on '{device}', whose results differ from those of"
             f" '{experiment.compute.device}'; start a new run instead"
         )
-    for table in sorted({*before, *now} - {"run", "compute"}):
+    for table in sorted({*before, *now} - {"run", "compute", "license"}):
         old, new = before.get(table), now.get(table)
         if to_json(_ordered(old)) != to_json(_ordered(new)):  # NaN equals itself there
             raise UserError(

@@ -38,6 +38,7 @@ from qdrl.config import (
 )
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, RunFailed, UserError
+from qdrl.origin import git_commit
 from qdrl.physics.devices import device_of, free_memory
 from qdrl.plain import to_json
 from qdrl.ranks import Ranks
@@ -251,13 +252,15 @@ def _share_memory(parts: Parts, ranks: Ranks) -> None:
 @contextmanager
 def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
     """Collective. Hold the run folder against a second job; a rank that writes in place of a lost one takes it over."""
-    busy = None
+    busy, commit = None, ""
     if ranks.first:
+        commit = git_commit()
         try:
             recorder.lock.take()
         except UserError as error:
             busy = str(error)
-    if (busy := ranks.from_first(busy)) is not None:
+    busy, recorder.commit = ranks.from_first((busy, commit))
+    if busy is not None:
         raise UserError(busy)
     try:
         yield

@@ -61,7 +61,7 @@ def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable
 def write_text(path: Path, text: str) -> None:
     """Write a text file in the same way."""
     with replacing(path) as temporary:
-        temporary.write_text(text, newline="")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager

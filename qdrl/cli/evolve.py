@@ -42,9 +42,10 @@ def command(
         overrides = (*overrides, f"compute.device={device}")
     settings = load_experiment(experiment, overrides, seed, unset=unset)
 
-    from qdrl.cli.outcome import end
+    from qdrl.cli.outcome import end, load_figures
     from qdrl.ranks import connect
     from qdrl.run import start
 
+    load_figures()
     ranks = connect()
     end(start(settings, ranks, folder=output, progress=progress), ranks)

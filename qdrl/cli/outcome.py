@@ -2,16 +2,27 @@
 
 import os
 from contextlib import suppress
+from importlib import import_module
 
 import click
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import RankLost, UserError
-from qdrl.ranks import Ranks
+from qdrl.ranks import Ranks, launched_rank
 from qdrl.run import Outcome
 
 STOPPED = os.EX_TEMPFAIL  # 75: a job that may be started again
+
+
+def load_figures() -> None:
+    """Import what draws the figures, on the first rank of an MPI job; call it before MPI starts.
+
+    matplotlib starts a process to list fonts when its cache is missing, and after MPI_Init no process may be started.
+    """
+    if launched_rank() == 0:
+        with suppress(ImportError):
+            import_module("qdrl.report.figures")
 
 
 def end(outcome: Outcome, ranks: Ranks) -> None:

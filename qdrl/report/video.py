@@ -36,8 +36,9 @@ def check_video_path(path: Path) -> None:
 def check_rendering() -> str | None:
     """Why this machine cannot draw without a screen; None when it can."""
     try:
-        import mujoco  # reads MUJOCO_GL and loads its library at import
+        from qdrl.physics.library import load_opengl, mujoco
 
+        load_opengl()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GLFW warns of every attempt without a screen
             with mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 16, 16) as renderer:
@@ -96,7 +97,7 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
 
 
 def _frames(track: "Track", stride: int, width: int, height: int) -> Iterator[Any]:
-    import mujoco
+    from qdrl.physics.library import mujoco
 
     model = track.model
     model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)

@@ -24,6 +24,7 @@ from qdrl.naming import load_reference
 from qdrl.policies.base import PolicySettings
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.gym_ids import require_environment
 
 _LOGGER = logging.getLogger("qdrl")
 _LARGEST_SEED = 2**31  # many environments take 32-bit seeds only
@@ -198,6 +199,7 @@ def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int)
         UserError: no such environment or function, bounds that cannot be, a space that policies cannot serve.
     """
     environment_id = settings.name.removeprefix("gym:")
+    require_environment(environment_id)
     describe = load_reference(settings.descriptor)
     _check_descriptor_function(describe, settings.descriptor)
 
