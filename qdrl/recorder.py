@@ -285,7 +285,9 @@ class Recorder:
         """Warn at the first failure in a row; end the run with one line at the last save."""
         generation, self._failed_saves = self._parts.algorithm.generation, self._failed_saves + 1
         path = getattr(error, "filename", None) or self._folder
-        kept = f"the last good checkpoint is of generation {self._saved}" if self._saved else "there is none yet"
+        kept = "there is no checkpoint yet"
+        if (self._folder / "checkpoint.h5").is_file():
+            kept = f"the last good checkpoint is of generation {self._saved}"
         reason = reason_of(error) if isinstance(error, OSError) else "out of memory"
         line = f"cannot save generation {generation}: {path}: {reason}; {kept}"
         if last:
