@@ -269,7 +269,7 @@ class Recorder:
         if self._log.is_open:
             try:
                 self._write_files()
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 self._report_failed_save(error, last=last)
                 return
             if self._failed_saves:
@@ -288,12 +288,15 @@ class Recorder:
         write_checkpoint(self._folder / "checkpoint.h5", stored, state)
         write_archive(self._folder / "archive.h5", stored)
 
-    def _report_failed_save(self, error: OSError, *, last: bool) -> None:
+    def _report_failed_save(self, error: OSError | MemoryError, *, last: bool) -> None:
         """Warn at the first failure in a row; end the run with one line at the last save."""
         generation, self._failed_saves = self._parts.algorithm.generation, self._failed_saves + 1
-        path = error.filename or self._folder
-        kept = f"the last good checkpoint is of generation {self._saved}" if self._saved else "there is none yet"
-        line = f"cannot save generation {generation}: {path}: {reason_of(error)}; {kept}"
+        path = getattr(error, "filename", None) or self._folder
+        kept = "there is no checkpoint yet"
+        if (self._folder / "checkpoint.h5").is_file():
+            kept = f"the last good checkpoint is of generation {self._saved}"
+        reason = reason_of(error) if isinstance(error, OSError) else "out of memory"
+        line = f"cannot save generation {generation}: {path}: {reason}; {kept}"
         if last:
             self._log.note(line)
             raise RunFailed(f"{line}; free space, then `qdrl resume {self._folder}` computes the rest again")

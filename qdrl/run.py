@@ -329,23 +329,33 @@ def _centroids(settings: CvtSettings, lower: list[float], upper: list[float]) ->
 
 
 def _make_folder(folder: Path | None, experiment: Experiment) -> Path | str:
-    """Make a run folder with its config; gives it, or says why it cannot be made."""
+    """Make a run folder with its config; returns its path, or why it cannot be made."""
     candidates = [folder] if folder else _new_names(experiment)
     for candidate in candidates:
         try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            continue
+            if _place(candidate, experiment):
+                return candidate
         except OSError as error:
-            return f"cannot make a run folder: {reason_of(error)}: {error.filename}"
-        try:
-            (candidate / "figures").mkdir()
-            write_text(candidate / "config.toml", tomli_w.dumps(experiment.resolved()))
-        except OSError as error:
-            shutil.rmtree(candidate, ignore_errors=True)
-            return f"cannot write into run folder {candidate}: {reason_of(error)}"
-        return candidate
+            return f"cannot make a run folder: {reason_of(error)}: {candidate}"
     return f"{candidates[0]} exists; a run never writes into a folder that exists"
+
+
+def _place(folder: Path, experiment: Experiment) -> bool:
+    """Make a run folder at once, config included; returns whether it is this run's and not one that exists."""
+    if folder.exists():
+        return False
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        (temporary / "figures").mkdir(parents=True)
+        write_text(temporary / "config.toml", tomli_w.dumps(experiment.resolved()))
+        temporary.rename(folder)
+    except OSError:
+        if folder.exists():  # another run was quicker
+            return False
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
 
 
 def _new_names(experiment: Experiment) -> list[Path]:

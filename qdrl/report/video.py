@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qdrl.archives.files import writing
+from qdrl.archives.files import replacing, writing
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,11 +88,14 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
     stride = max(1, int(np.ceil(1.0 / (limit * track.step_seconds) - 1e-9)))
     frames = list(_frames(track, stride, width, height))
     seconds = track.step_seconds * stride
-    with writing(path):
-        if is_gif:
-            imageio.imwrite(path, frames, duration=1000 * seconds, loop=0)
-        else:
-            imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
+    if is_gif:
+        encoded: Any = imageio.imwrite("<bytes>", frames, extension=".gif", duration=1000 * seconds, loop=0)
+        with writing(path), replacing(path) as temporary:
+            temporary.write_bytes(encoded)
+    else:
+        with writing(path):
+            path.open("ab").close()  # what ffmpeg says of a path that it cannot write is many lines
+        imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
     return len(frames)
 
 
