@@ -26,6 +26,7 @@ from qdrl.archives.hdf5 import write_archive, write_checkpoint
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
 from qdrl.errors import UserError
+from qdrl.estimate import estimate
 from qdrl.evaluation import Evaluation
 from qdrl.lock import FolderLock
 from qdrl.origin import origin
@@ -259,6 +260,10 @@ class Recorder:
         line = f"ranks {self._ranks.size}, from generation {self._parts.algorithm.generation}, {threads}"
         LOGGER.info(line)
         self._progress.say(f"qdrl: {line}")
+        parts = self._parts
+        needed = estimate(parts.experiment, parts.task, rows=parts.algorithm.batch_size, ranks=self._ranks.size)
+        LOGGER.info(needed.in_a_line())
+        self._progress.say(f"qdrl: {needed.in_a_line()}")
         if late is not None:
             LOGGER.warning(late)
 
