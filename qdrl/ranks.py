@@ -12,6 +12,7 @@ module imports neither numpy nor torch: their numbers of threads are fixed when 
 """
 
 import os
+import re
 import sys
 import traceback
 from contextlib import suppress
@@ -72,7 +73,18 @@ def local_size() -> int:
     if launched_rank() is None:
         return 1
     names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
-    return _stated(names, 1) or 1
+    return _stated(names, None) or _tasks_of_slurm() or 1
+
+
+def _tasks_of_slurm() -> int | None:
+    """Return this node's tasks of an srun step, from a text such as "4(x2),3"; None outside srun."""
+    node, text = _stated(("SLURM_NODEID",), None), os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if node is None or os.environ.get("SLURM_PROCID") != str(launched_rank()):
+        return None
+    counts: list[int] = []
+    for part in re.finditer(r"(\d+)(?:\(x(\d+)\))?", text):
+        counts += [int(part[1])] * int(part[2] or 1)
+    return counts[node] if node < len(counts) else None
 
 
 def _stated(names: tuple[str, ...], otherwise: int | None) -> int | None:

@@ -26,6 +26,7 @@ from qdrl.archives.trees import check_storable
 from qdrl.budgets import spent_budgets
 from qdrl.config import Experiment
 from qdrl.errors import RunFailed, UserError
+from qdrl.estimate import estimate
 from qdrl.evaluation import Evaluation
 from qdrl.history import History, checked_counts
 from qdrl.lock import FolderLock
@@ -319,6 +320,10 @@ class Recorder:
         line = f"ranks {self._ranks.size}, from generation {self._parts.algorithm.generation}, {threads}"
         LOGGER.info(line)
         self._progress.say(f"qdrl: {line}")
+        parts = self._parts
+        needed = estimate(parts.experiment, parts.task, rows=parts.algorithm.batch_size, ranks=self._ranks.size)
+        LOGGER.info(needed.in_a_line())
+        self._progress.say(f"qdrl: {needed.in_a_line()}")
         if late is not None:
             LOGGER.warning(late)
 

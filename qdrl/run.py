@@ -38,10 +38,11 @@ from qdrl.config import (
 )
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, RunFailed, UserError
+from qdrl.estimate import estimate, refuse_what_cannot_fit
 from qdrl.origin import git_commit
-from qdrl.physics.devices import device_of, free_memory
+from qdrl.physics.devices import check_archive, device_of
 from qdrl.plain import to_json
-from qdrl.ranks import Ranks
+from qdrl.ranks import Ranks, launched_size
 from qdrl.recorder import Parts, Recorder
 from qdrl.resuming import Restored, read_checkpoint_of, restore_checkpoint, restore_run, stored_settings
 from qdrl.streams import Streams
@@ -90,6 +91,8 @@ def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
+    needs = estimate(experiment, task, rows=_most_rows(settings), ranks=launched_size() or 1).needs
+    refuse_what_cannot_fit(needs)
     device = _HOST if on_host or is_of_lineages(kind) else _device(experiment)
     archive = _archive(experiment, task, device, lineages=is_of_lineages(kind))
     return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
@@ -268,17 +271,23 @@ def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
         recorder.lock.release()
 
 
+def _most_rows(settings: Any) -> int:
+    """Rows of a generation as settings state them; an algorithm of a user's may state none."""
+    rows = [getattr(settings, name, 0) for name in ("batch_size", "probe_rows", "mean_rows")]
+    return max(1, sum(number for number in rows if isinstance(number, int)))
+
+
 def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineages: bool) -> AnyArchive:
     """The empty archive; one of lineages holds one number a genome."""
     settings, spec = experiment.archive, task.spec
     parameters, dtype = (1, torch.int64) if lineages else (task.parameters, torch.float32)
     if isinstance(settings, NoveltySettings):
-        _refuse_too_large(settings.capacity or 0, parameters, "archive.capacity")
         rule = _rule(settings, Streams(experiment.seed))
         options: dict[str, Any] = {"k": settings.k, "rule": rule, "capacity": settings.capacity, "dtype": dtype}
         return NoveltyArchive(spec.lower, spec.upper, parameters, qd_offset=spec.qd_offset, **options)
     geometry = _geometry(settings, task)
-    _refuse_too_large(geometry.cells, parameters, "archive.cells", device)
+    if device.type == "cuda":
+        check_archive(geometry.cells, parameters, device)
     return Archive(geometry, parameters, qd_offset=spec.qd_offset, dtype=dtype, device=device)
 
 
@@ -298,19 +307,6 @@ def _rule(settings: NoveltySettings, streams: Streams) -> Rule:
     )
     adaptation = adaptation if settings.adaptive else None
     return Threshold(settings.threshold, neighbours=settings.threshold_k, adaptation=adaptation)
-
-
-def _refuse_too_large(cells: int, parameters: int, setting: str, device: torch.device = _HOST) -> None:
-    """Refuse an archive that cannot fit this machine's memory, or the GPU's, once its cells are full."""
-    needed, there = 4 * cells * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if device.type == "cuda":
-        there = free_memory(device)
-    if needed > there:
-        raise UserError(
-            f"{setting} and policy.hidden_sizes: {cells} cells of {parameters} parameters need"
-            f" {needed / 2**30:.1f} GiB a rank, {'this machine' if device == _HOST else device} has"
-            f" {there / 2**30:.1f} GiB"
-        )
 
 
 def _geometry(settings: GridSettings | CvtSettings, task: Task) -> Geometry:

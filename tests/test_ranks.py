@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from qdrl.errors import UserError
-from qdrl.ranks import THREAD_VARIABLES, OneProcess, abort, connect, launched_rank, launched_size, limit_threads
+from qdrl.ranks import (
+    THREAD_VARIABLES,
+    OneProcess,
+    abort,
+    connect,
+    launched_rank,
+    launched_size,
+    limit_threads,
+    local_size,
+)
 from tests.mpi import mpirun
 from tests.ranks_programs import COUNTS, PARAMETERS, asked_rows, evaluation_of
 
@@ -64,6 +73,19 @@ def test_the_launcher_tells_how_many_ranks_there_are(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launched_size() == expected
+
+
+@pytest.mark.parametrize(("node", "expected"), [("0", 4), ("1", 4), ("2", 3), ("3", 1)])
+def test_slurm_tells_how_many_ranks_a_node_has(
+    node: str, expected: int, no_launcher: None, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"SLURM_PROCID": "7", "SLURM_NODEID": node, "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}.items():
+        monkeypatch.setenv(name, value)
+    assert local_size() == 1  # no launcher: a process of its own
+    monkeypatch.setenv("PMIX_RANK", "7")
+    assert local_size() == expected
 
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}

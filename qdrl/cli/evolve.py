@@ -14,6 +14,7 @@ import click
     "--device", type=click.Choice(["cpu", "cuda", "warp-cpu"]), help="Where locomotion is simulated; compute.device."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="The run folder; it must not exist yet.")
+@click.option("--dry-run", is_flag=True, help="Print memory, time and file sizes of the run, and write nothing.")
 @click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
 def command(
     experiment: Path,
@@ -22,6 +23,7 @@ def command(
     seed: int | None,
     device: str | None,
     output: Path | None,
+    dry_run: bool,
     progress: bool | None,
 ) -> None:
     """Start a run from an EXPERIMENT file.
@@ -34,6 +36,7 @@ def command(
     \b
     Example:
       mpirun -n 2 qdrl evolve experiments/quickstart/config.toml
+      qdrl evolve experiments/quickstart/config.toml --dry-run
       qdrl evolve experiments/quickstart/config.toml --set algorithm.batch_size=512 --seed 3
     """
     from qdrl.config import load_experiment
@@ -46,6 +49,11 @@ def command(
     from qdrl.ranks import connect
     from qdrl.run import start
 
+    if dry_run:
+        from qdrl.cli.plan import print_plan
+
+        print_plan(settings, connect())
+        return
     load_figures()
     ranks = connect()
     end(start(settings, ranks, folder=output, progress=progress), ranks)
