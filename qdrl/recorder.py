@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from qdrl.lock import FolderLock
 from qdrl.origin import origin
 from qdrl.progress import Progress
 from qdrl.ranks import THREAD_VARIABLES, Ranks
+from qdrl.sources import Sources
 from qdrl.tasks.base import Task
 
 LOGGER = logging.getLogger("qdrl")
@@ -38,12 +39,13 @@ LOGGER = logging.getLogger("qdrl")
 
 @dataclass
 class Parts:
-    """What an experiment is made of, ready to run."""
+    """What an experiment is made of, ready to run; `code` is the source of the user's own code at the start."""
 
     experiment: Experiment
     task: Task
     archive: AnyArchive
     algorithm: Algorithm
+    code: Sources = field(default_factory=dict)
 
 
 class Recorder:
@@ -174,6 +176,7 @@ class Recorder:
                 "task": spec.describe(),
                 "policy": parts.task.describe_policy(),
                 "mjcf": parts.task.mjcf,
+                "code": parts.code,
             },
             normalizer=normalizer,
             actor=getattr(parts.algorithm, "actor", None),

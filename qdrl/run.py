@@ -31,9 +31,11 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, UserError
+from qdrl.naming import is_reference
 from qdrl.physics.devices import device_of, free_memory
 from qdrl.ranks import Ranks
 from qdrl.recorder import Parts, Recorder
+from qdrl.sources import Sources, changed, sources_of
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
 from qdrl.tasks.base import Task
@@ -72,13 +74,15 @@ def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
     """
     compute, run = experiment.compute, experiment.run
     task = build_task(experiment.task, policy=experiment.policy, **compute.model_dump())
+    experiment = _with_version(experiment, task)
     if run.frames is not None and task.spec.frames_per_step == 1:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
     device = _HOST if on_host or is_of_lineages(kind) else _device(experiment)
     archive = _archive(experiment, task, device, lineages=is_of_lineages(kind))
-    return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
+    algorithm = kind(task, archive, Streams(experiment.seed), settings)
+    return Parts(experiment, task, archive, algorithm, code=_code_of(task, str(getattr(settings, "name", ""))))
 
 
 def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, progress: bool | None = None) -> Outcome:
@@ -95,7 +99,7 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
     """
     parts = build(experiment)
     _prepare(parts.task)
-    made = _make_folder(folder, experiment) if ranks.first else None
+    made = _make_folder(folder, parts.experiment) if ranks.first else None
     made = ranks.from_first(made)
     if isinstance(made, str):
         raise UserError(made)
@@ -116,7 +120,14 @@ def load(folder: str | Path) -> Parts:
     return parts
 
 
-def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progress: bool | None = None) -> Outcome:
+def resume(
+    folder: Path,
+    ranks: Ranks,
+    *,
+    overrides: Sequence[str] = (),
+    progress: bool | None = None,
+    accept_changed_code: bool = False,
+) -> Outcome:
     """Collective. Go on with a run from its last checkpoint, on any number of ranks.
 
     The final archive is the uninterrupted run's, bit for bit. Without a checkpoint the run starts over.
@@ -126,9 +137,11 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
         ranks: who runs it.
         overrides: `run.key=value` or `compute.key=value`, for example a larger budget.
         progress: a live bar; decided by the terminal when left out.
+        accept_changed_code: continue although the source of the user's own code has changed.
 
     Raises:
-        UserError: the folder is no run, its checkpoint is damaged, or an override would change results.
+        UserError: the folder is no run, its checkpoint is damaged, an override would change results, or the user's
+            own code has changed.
     """
     for override in overrides:
         if override.partition(".")[0].strip() not in ("run", "compute"):
@@ -138,6 +151,8 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
     recorder = Recorder(parts, ranks, folder, progress=progress)
     if (folder / "checkpoint.h5").exists():
         stored = _restore(parts, folder / "checkpoint.h5")
+        if not accept_changed_code:
+            _refuse_changed_code(stored, parts)
         recorder.history = {name: values.tolist() for name, values in stored.history.items()}
         recorder.created_utc = stored.attributes["created_utc"]
     return _run(parts, ranks, folder, recorder, rewrites_config=bool(overrides))
@@ -168,7 +183,13 @@ def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder, *, rewrit
         if ranks.first and rewrites_config:
             write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
         _share_memory(parts, ranks)
-        evolve(parts.algorithm, parts.task, recorder, ranks)
+        if ranks.first and isinstance(parts.task, EpisodicTask) and (warning := parts.task.find_warning()):
+            recorder.warn(warning)
+        try:
+            evolve(parts.algorithm, parts.task, recorder, ranks)
+        finally:
+            if isinstance(parts.task, EpisodicTask):
+                parts.task.close()
     return Outcome(folder, recorder.finished)
 
 
@@ -221,6 +242,36 @@ def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -
                 f"config.toml differs from the checkpoint in '{table}': {new!r}, it was {old!r};"
                 " resuming would mix two experiments, start a new run instead"
             )
+
+
+def _with_version(experiment: Experiment, task: Task) -> Experiment:
+    """Name the task as it was made: an environment's id without a version means another one some day."""
+    name = task.spec.name
+    if getattr(experiment.task, "name", name) == name:
+        return experiment
+    return experiment.model_copy(update={"task": experiment.task.model_copy(update={"name": name})})
+
+
+def _code_of(task: Task, algorithm: str) -> Sources:
+    """The source of the user's own code that a run executes."""
+    own = task.code if isinstance(task, EpisodicTask) else ()
+    return sources_of([*own, *([algorithm] if is_reference(algorithm) else [])])
+
+
+def _refuse_changed_code(stored: StoredArchive, parts: Parts) -> None:
+    """Refuse to continue with other code than the checkpoint was made with."""
+    names = changed(stored.meta.get("code"), parts.code)
+    if names:
+        raise UserError(
+            f"the source of {', '.join(names)} has changed since the checkpoint: resuming would mix two experiments;"
+            " restore it, start a new run, or add --accept-changed-code"
+        )
+    before, now = stored.meta.get("policy") or {}, parts.task.describe_policy() or {}
+    if before.get("output") != now.get("output"):
+        raise UserError(
+            f"the checkpoint's policies end in '{before.get('output')}', here they would in '{now.get('output')}',"
+            " as all policies with discrete actions do since archive format 1.2; start a new run"
+        )
 
 
 def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineages: bool) -> AnyArchive:

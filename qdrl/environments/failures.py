@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 _LOGGER = logging.getLogger("qdrl")
-_MOST_LINES = 20  # of the failures that are reported one by one
+_MOST_LINES = 20  # about episodes that hung or died
 _Result = TypeVar("_Result")
 
 Kind = Literal["raised", "timeout", "died"]
@@ -51,7 +51,7 @@ def attempt(what: str, call: Callable[[], _Result]) -> _Result:
 
 
 class FailureLog:
-    """Reports failed episodes: the first with its traceback, those that hung or died one by one, others not.
+    """Logs failed episodes: of those that raise the first with its traceback, those that hang or die one by one.
 
     Attributes:
         first: the text of the first failure, traceback included; None as long as there was none.
@@ -59,7 +59,7 @@ class FailureLog:
 
     def __init__(self) -> None:
         self.first: str | None = None
-        self._lines = 0
+        self._raised, self._lines = False, 0
 
     def add(self, failure: EpisodeFailure, *, environment: str, seed: int, steps: int) -> None:
         """Report an episode that failed.
@@ -71,10 +71,13 @@ class FailureLog:
             steps: control steps completed before it failed.
         """
         line = f"{environment}: the evaluation with seed {seed} failed after {steps} steps: {failure.reason}"
+        details = f"\n{failure.details.rstrip()}" if failure.details else ""
         if self.first is None:
-            details = f"\n{failure.details.rstrip()}" if failure.details else ""
             self.first = line + details
-            _LOGGER.warning("%s; further ones that raise are only counted%s", line, details)
-        elif failure.kind != "raised" and self._lines < _MOST_LINES:
+        if failure.kind != "raised":
             self._lines += 1
-            _LOGGER.warning("%s", line)
+            if self._lines <= _MOST_LINES:
+                _LOGGER.warning("%s", line)
+        elif not self._raised:
+            self._raised = True
+            _LOGGER.warning("%s; further evaluations that raise are only counted%s", line, details)

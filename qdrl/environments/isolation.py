@@ -130,7 +130,7 @@ class ProcessRunner:
                 raise self._allowance.exceeded(self._call)
             answer, seconds = self._worker.connection.recv()
         except (EOFError, ConnectionError):
-            raise EpisodeFailure("died", f"{self._end()} during the call of '{self._call}'") from None
+            raise EpisodeFailure("died", f"{self._end()} in '{self._call}'") from None
         if isinstance(answer, EpisodeFailure):
             raise answer
         self._allowance.spend(self._call, seconds)

@@ -45,11 +45,14 @@ def why_not_repeatable(start: Callable[[], Runner]) -> str | None:
         return None
     if before == fresh:
         keeps = [name for name in facts.wrappers if "Normalize" in name]
-        place = f" (perhaps its wrapper {', '.join(keeps)})" if keeps else ""
-        reason = f"keeps something from one episode to the next{place}"
+        place = f", as its wrapper {', '.join(keeps)} does" if keeps else ""
+        reason = f"keeps state from one episode to the next{place}"
     else:
         reason = "gave different episodes for the same seed and actions"
-    return f"{facts.id} {reason}: its elites will not replay, and results will depend on the number of ranks and worlds"
+    return (
+        f"{facts.id} {reason}: its elites will not replay and results depend on the number of ranks and worlds;"
+        " policy.normalize_observations = true normalises observations without that"
+    )
 
 
 def _play(runner: Runner, space: Space, seed: int) -> Record:

@@ -68,8 +68,10 @@ class Allowance:
 
     def exceeded(self, call: str) -> EpisodeFailure:
         """Return the failure of an episode whose allowance a call has used up."""
-        limit = f"{_OPENING_SECONDS:g} s" if call == "open" else f"compute.episode_seconds = {self._seconds:g}"
-        return EpisodeFailure("timeout", f"its call of '{call}' exceeded {limit}; the environment is abandoned")
+        if call == "open":
+            return EpisodeFailure("timeout", f"making the environment took more than {_OPENING_SECONDS:g} s")
+        limit = f"compute.episode_seconds = {self._seconds:g}"
+        return EpisodeFailure("timeout", f"the episode exceeded {limit} in '{call}'; its environment is replaced")
 
 
 class DirectRunner:
