@@ -41,9 +41,11 @@ def observation_answer(observation: Any, space: Box) -> np.ndarray:
     """Return an observation as a flat copy, `(size,)`: float64, or of the space's dtype where that is integer.
 
     Raises:
-        UnusableError: it has another shape or kind of numbers than the space, or numbers that float32 cannot hold.
+        UnusableError: it has another shape or kind of numbers than the space.
     """
     array = np.asarray(observation)
+    if array.dtype == space.dtype and array.shape == space.shape:  # the usual case, quickly
+        return array.astype(np.float64 if space.dtype.kind == "f" else space.dtype).ravel()
     if array.dtype.kind not in "biuf":
         raise UnusableError(f"observed an array of dtype {array.dtype}, expected numbers")
     if array.shape != space.shape and _squeezed(array.shape) != _squeezed(space.shape):
@@ -54,19 +56,6 @@ def observation_answer(observation: Any, space: Box) -> np.ndarray:
     if array.dtype != space.dtype and not np.array_equal(kept, array.ravel()):
         raise UnusableError(f"observed numbers that do not fit the space's dtype {space.dtype}")
     return kept
-
-
-def policy_input(observation: np.ndarray) -> np.ndarray:
-    """Return a flat observation as float32.
-
-    Raises:
-        UnusableError: a number is not finite, or float32 cannot hold it.
-    """
-    with np.errstate(over="ignore"):
-        values = observation.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise UnusableError("observed a number that is not finite or too large for float32")
-    return values
 
 
 def descriptor_answer(described: Any, dimensions: int) -> np.ndarray:
@@ -90,16 +79,20 @@ def descriptor_answer(described: Any, dimensions: int) -> np.ndarray:
 
 
 def _reward(reward: Any) -> float:
-    array = np.asarray(reward)
-    if array.size != 1 or array.dtype.kind not in "biuf":
-        raise UnusableError(f"returned {_brief(reward)} as reward, expected one real number")
-    value = float(array.reshape(()))
+    if not isinstance(reward, float):  # numpy's float64 is one too
+        array = np.asarray(reward)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise UnusableError(f"returned {_brief(reward)} as reward, expected one real number")
+        reward = array.reshape(())
+    value = float(reward)
     if not abs(value) <= MAGNITUDE:
         raise UnusableError(f"returned the reward {value}, expected a finite one of a magnitude up to {MAGNITUDE:g}")
     return value
 
 
 def _flag(flag: Any, name: str) -> bool:
+    if isinstance(flag, bool):
+        return flag
     array = np.asarray(flag)
     if array.size != 1 or array.dtype.kind not in "biu":
         raise UnusableError(f"returned {_brief(flag)} as {name}, expected one truth value")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from qdrl.environments.answers import (
     descriptor_answer,
     observation_answer,
-    policy_input,
     reset_answer,
     step_answer,
 )
@@ -23,7 +22,6 @@ from qdrl.environments.trajectory import Trajectory, copied
 from qdrl.naming import load_reference
 
 _VERSION = re.compile(r"-v\d+$")
-_BAD_STATES = ("mjWARN_BADQPOS", "mjWARN_BADQVEL", "mjWARN_BADQACC", "mjWARN_BADCTRL")
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,11 @@ class EnvironmentFacts:
     entry_point: str | None
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a control step gave.
 
     Attributes:
-        observation: `(observation_size,)` float32.
+        observation: `(observation_size,)`, see `Trajectory`.
         reward: the reward.
         terminated: whether the environment ended the episode.
         truncated: whether a time limit of the environment's did.
@@ -96,31 +93,33 @@ class Episode:
     _environment: Any = None
     _describe: Callable[[Trajectory], Any] | None = None
     _trajectory: Trajectory = field(default_factory=Trajectory)
+    _simulator: Any = None
     _bad_states: int = 0
 
     def open(self) -> EnvironmentFacts:
         """Make the environment, unless there is one, and return what it says about itself."""
         if self._environment is None:
-            self._environment = attempt("the environment", lambda: _make(self.plan))
-            self._describe = attempt("the descriptor function", lambda: load_reference(self.plan.descriptor))
-        return attempt("the environment", lambda: _facts(self.plan, self._environment))
+            self._environment = attempt("the environment", _make, self.plan)
+            self._describe = attempt("the descriptor function", load_reference, self.plan.descriptor)
+        return attempt("the environment", _facts, self.plan, self._environment)
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start an episode; return its first observation, `(observation_size,)` float32."""
-        return attempt("the environment", lambda: self._reset(seed))
+        """Start an episode; return its first observation, `(observation_size,)`."""
+        return attempt("the environment", self._reset, seed)
 
     def step(self, action: Any) -> Step:
         """Apply an action."""
-        return attempt("the environment", lambda: self._step(action))
+        return attempt("the environment", self._step, action)
 
     def describe(self) -> np.ndarray:
         """Return the descriptor `(d,)` float64, and forget the episode."""
         trajectory, self._trajectory = self._trajectory, Trajectory()
-        return attempt("the descriptor function", lambda: self._described(trajectory))
+        return attempt("the descriptor function", self._described, trajectory)
 
     def close(self) -> None:
         """Close the environment; what that raises is of no interest any more."""
-        environment, self._environment, self._trajectory = self._environment, None, Trajectory()
+        environment, self._environment, self._simulator = self._environment, None, None
+        self._trajectory = Trajectory()
         if environment is not None:
             with contextlib.suppress(EpisodeFailure):
                 attempt("the environment", environment.close)
@@ -128,7 +127,8 @@ class Episode:
     def _reset(self, seed: int) -> np.ndarray:
         self._trajectory = Trajectory(env=self._environment)
         observation = self._observed(reset_answer(self._environment.reset(seed=seed)))
-        self._bad_states = _bad_states(self._environment)
+        self._simulator = self._environment.unwrapped
+        self._bad_states = _bad_states(self._simulator)
         return observation
 
     def _step(self, action: Any) -> Step:
@@ -139,7 +139,7 @@ class Episode:
         trajectory.infos.append(copied(info))
         trajectory.terminated = terminated
         seen = self._observed(observation)
-        if _bad_states(self._environment) > self._bad_states:
+        if _bad_states(self._simulator) > self._bad_states:
             raise UnusableError("lost its physics: MuJoCo warned of a bad state")
         return Step(seen, reward, terminated, truncated)
 
@@ -148,7 +148,7 @@ class Episode:
         if not self.plan.keep_all:
             self._trajectory.observations.clear()
         self._trajectory.observations.append(flat)
-        return policy_input(flat)
+        return flat
 
     def _described(self, trajectory: Trajectory) -> np.ndarray:
         assert self._describe is not None  # noqa: S101 - `open` comes first
@@ -185,11 +185,12 @@ def _facts(plan: EpisodePlan, environment: Any) -> EnvironmentFacts:
     )
 
 
-def _bad_states(environment: Any) -> int:
+def _bad_states(simulator: Any) -> int:
     """How often MuJoCo has warned of a bad state since the environment reset its data; 0 without MuJoCo."""
-    data: Any = getattr(environment.unwrapped, "data", None)
+    data: Any = getattr(simulator, "data", None)
     if type(data).__name__ != "MjData":
         return 0
-    import mujoco
+    from mujoco import mjtWarning
 
-    return sum(data.warning[int(getattr(mujoco.mjtWarning, name))].number for name in _BAD_STATES)
+    # Positions, velocities, accelerations and controls, one after the other.
+    return sum(data.warning.number.tolist()[int(mjtWarning.mjWARN_BADQPOS) : int(mjtWarning.mjWARN_BADCTRL) + 1])

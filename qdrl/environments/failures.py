@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 _LOGGER = logging.getLogger("qdrl")
 _MOST_LINES = 20  # about episodes that hung or died
@@ -30,18 +30,19 @@ class EpisodeFailure(Exception):  # noqa: N818 - an outcome of an evaluation, no
         self.kind, self.reason, self.details = kind, reason, details
 
 
-def attempt(what: str, call: Callable[[], _Result]) -> _Result:
+def attempt(what: str, call: Callable[..., _Result], *arguments: Any) -> _Result:
     """Call user code.
 
     Args:
         what: the name of that code in messages.
         call: the code.
+        arguments: of the call.
 
     Raises:
         EpisodeFailure: the code raised anything, SystemExit, GeneratorExit and KeyboardInterrupt included.
     """
     try:
-        return call()
+        return call(*arguments)
     except UnusableError as error:
         raise EpisodeFailure("raised", f"{what} {error}") from error
     except BaseException as error:  # a user's code may raise whatever it likes

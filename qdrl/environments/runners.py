@@ -85,15 +85,16 @@ class DirectRunner:
 
     def __init__(self, plan: EpisodePlan) -> None:
         self._episode = Episode(plan)
-        self._pending: Callable[[], Any] | None = None
+        self._pending: tuple[str, tuple[Any, ...]] | None = None
 
     def submit(self, call: str, *arguments: Any) -> None:
-        self._pending = lambda: getattr(self._episode, call)(*arguments)
+        self._pending = call, arguments
 
     def result(self) -> Any:
         assert self._pending is not None  # noqa: S101 - `submit` comes first
+        call, arguments = self._pending
         try:
-            return self._pending()
+            return getattr(self._episode, call)(*arguments)
         except EpisodeFailure as failure:
             if isinstance(failure.__cause__, KeyboardInterrupt):
                 raise failure.__cause__ from None

@@ -120,6 +120,7 @@ def make_gym_task(
             lambda: spare.pop() if spare else start(),
             name=spec.name,
             to_action=to_action,
+            observations=facts.observation_space.dtype,
             sizes=(spec.observation_size, len(spec.axes)),
             failures=failures,
         )
@@ -243,7 +244,8 @@ def _action_of(space: gymnasium.Space) -> Callable[[np.ndarray], Any]:
     middle, half = (high + low) / 2, (high - low) / 2
 
     def stretched(output: np.ndarray) -> np.ndarray:
-        action = (middle + half * np.clip(output, -1, 1).reshape(space.shape)).astype(space.dtype)
-        return np.clip(action, space.low, space.high)
+        within = np.minimum(np.maximum(output, -1), 1).reshape(space.shape)  # np.clip takes five times as long
+        action = (middle + half * within).astype(space.dtype)
+        return np.minimum(np.maximum(action, space.low), space.high)
 
     return stretched

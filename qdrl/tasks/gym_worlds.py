@@ -11,6 +11,7 @@ from torch import Tensor
 from qdrl.environments.failures import EpisodeFailure, FailureLog
 from qdrl.environments.runners import Runner
 
+_LARGEST_INPUT = float(np.finfo(np.float32).max)
 _LARGEST_SEED = 2**31  # many environments take 32-bit seeds only
 
 
@@ -22,6 +23,7 @@ class GymWorlds:
         start: makes the runner of one more environment.
         name: the environment's name in messages.
         to_action: turns a policy's output `(action_size,)` into an action.
+        observations: dtype of observations.
         sizes: numbers in an observation, numbers in a descriptor.
         failures: is told of each episode that fails.
     """
@@ -33,6 +35,7 @@ class GymWorlds:
         *,
         name: str,
         to_action: Callable[[np.ndarray], Any],
+        observations: np.dtype,
         sizes: tuple[int, int],
         failures: FailureLog,
     ) -> None:
@@ -40,7 +43,8 @@ class GymWorlds:
         self.count = count
         self._start, self._name, self._to_action, self._failures = start, name, to_action, failures
         self._runners: list[Runner | None] = [None] * count
-        self._observations = np.zeros((count, observation_size), np.float32)
+        kept = np.float64 if observations.kind == "f" else np.float32  # of what float32 cannot hold, nothing is lost
+        self._observations = np.zeros((count, observation_size), kept)
         self._seeds, self._steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self._broken, self._terminated = np.zeros(count, bool), np.zeros(count, bool)
         self._of_slots = (self._observations, self._seeds, self._steps, self._broken, self._terminated)
@@ -58,9 +62,10 @@ class GymWorlds:
         arguments = [(int(self._seeds[slot]) % _LARGEST_SEED,) for slot in ready]
         for slot, observation in self._each("reset", ready, arguments):
             self._observations[slot] = observation
+        self._fail_where_not_finite(list(slots))
 
     def observe(self, ages: Tensor) -> Tensor:
-        return torch.from_numpy(self._observations[: len(ages)].copy())
+        return torch.from_numpy(self._observations[: len(ages)].astype(np.float32))
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         outputs = actions.numpy()
@@ -72,6 +77,8 @@ class GymWorlds:
             self._observations[slot], rewards[slot] = step.observation, step.reward
             self._steps[slot] += 1
             self._terminated[slot], ended[slot] = step.terminated, step.terminated or step.truncated
+        self._fail_where_not_finite(alive)
+        rewards[self._broken[: len(outputs)]], ended[self._broken[: len(outputs)]] = np.nan, True
         return torch.from_numpy(rewards), torch.from_numpy(ended)
 
     def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
@@ -115,6 +122,14 @@ class GymWorlds:
                     yield slot, runner.result()
             except EpisodeFailure as failure:
                 self._fail(slot, failure)
+
+    def _fail_where_not_finite(self, slots: list[int]) -> None:
+        """Fail episodes whose latest observation float32 cannot hold: policies compute with float32."""
+        finite = (np.abs(self._observations[slots]) <= _LARGEST_INPUT).all(axis=1)
+        for slot in np.array(slots, np.int64)[~finite & ~self._broken[slots]].tolist():
+            self._observations[slot] = 0
+            reason = "the environment observed a number that is not finite or too large for float32"
+            self._fail(slot, EpisodeFailure("raised", reason))
 
     def _fail(self, slot: int, failure: EpisodeFailure) -> None:
         """Mark an episode as failed. What failed may be in any state: the next episode has a fresh environment."""
