@@ -6,6 +6,7 @@ how.
 """
 
 import inspect
+import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Annotated, Any, Literal
@@ -126,7 +127,7 @@ def make_gym_task(
         )
 
     to_action = _action_of(facts.action_space)
-    return EpisodicTask(
+    task = EpisodicTask(
         spec,
         make_worlds,
         policy=policy,
@@ -135,6 +136,13 @@ def make_gym_task(
         find_warning=lambda: why_not_repeatable(start),
         code=_code(settings, facts, describe),
     )
+    weakref.finalize(task, _close, spare)
+    return task
+
+
+def _close(runners: list[Runner]) -> None:
+    while runners:
+        runners.pop().close()
 
 
 def _starter(plan: EpisodePlan, seconds: float | None, *, isolate: bool) -> Callable[[], Runner]:
