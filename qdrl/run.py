@@ -151,6 +151,7 @@ def resume(
     recorder = Recorder(parts, ranks, folder, progress=progress)
     if (folder / "checkpoint.h5").exists():
         stored = _restore(parts, folder / "checkpoint.h5")
+        _refuse_other_outputs(stored, parts.task)
         if not accept_changed_code:
             _refuse_changed_code(stored, parts)
         recorder.history = {name: values.tolist() for name, values in stored.history.items()}
@@ -266,7 +267,11 @@ def _refuse_changed_code(stored: StoredArchive, parts: Parts) -> None:
             f"the source of {', '.join(names)} has changed since the checkpoint: resuming would mix two experiments;"
             " restore it, start a new run, or add --accept-changed-code"
         )
-    before, now = stored.meta.get("policy") or {}, parts.task.describe_policy() or {}
+
+
+def _refuse_other_outputs(stored: StoredArchive, task: Task) -> None:
+    """Refuse to continue a run on discrete actions whose policies squash their outputs, as they did before format 1.2."""
+    before, now = stored.meta.get("policy") or {}, task.describe_policy() or {}
     if before.get("output") != now.get("output"):
         raise UserError(
             f"the checkpoint's policies end in '{before.get('output')}', here they would in '{now.get('output')}',"

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import logging
 import tracemalloc
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
-from qdrl.run import build
+from qdrl.ranks import OneProcess
+from qdrl.run import build, resume, start
 from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.gym import Trajectory
@@ -282,6 +285,26 @@ def test_discrete_actions_are_chosen_among_outputs_that_no_tanh_has_squashed() -
         "QdrlCounting-v0", episode_length=6, kwargs=kwargs, policy={"hidden_sizes": ()}, policy_as_given=True
     )
     assert as_stored.evaluate(candidates(genomes)).fitness.item() == 0.0
+
+
+def test_a_run_whose_discrete_actions_came_from_a_tanh_is_not_resumed_without_one(tmp_path: Path) -> None:
+    axes = [UNIT | {"unit": "1"}] * 2
+    experiment = {
+        "name": "x",
+        "task": {"name": "gym:CartPole-v1", "descriptor": "tests.tasks.test_gym:last_place", "axes": axes},
+        "policy": {"hidden_sizes": []},
+        "archive": {"kind": "grid", "shape": [2, 2]},
+        "algorithm": {"name": "map_elites", "batch_size": 2},
+        "run": {"generations": 1},
+    }
+    start(parse_experiment(experiment), OneProcess(), folder=tmp_path / "run", progress=False)
+    with h5py.File(tmp_path / "run" / "checkpoint.h5", "r+") as file:
+        policy = json.loads(file["meta/policy"].asstr()[()])  # pyright: ignore[reportAttributeAccessIssue]
+        assert policy["output"] == "linear"
+        del file["meta/policy"]
+        file["meta/policy"] = json.dumps(policy | {"output": "tanh"})
+    with pytest.raises(UserError, match=r"the checkpoint's policies end in 'tanh', here they would in 'linear'"):
+        resume(tmp_path / "run", OneProcess(), overrides=["run.generations=2"], progress=False)
 
 
 class Filming(gymnasium.Env):
