@@ -148,11 +148,17 @@ class ComputeSettings(_Settings):
         threads: threads a rank steps them with, on the CPU.
         device: where locomotion is simulated: "cpu", by C MuJoCo, as Gymnasium does bit for bit; "cuda", by MuJoCo Warp
             in float32, each rank of a node on the next GPU; "warp-cpu", the same on the CPU, slowly.
+        episode_seconds: wall-clock seconds that an episode behind `gym:` may take, its environment's calls and the
+            descriptor function together; longer ones fail and their environment is replaced. No limit when left out.
+        isolate: run environments and descriptor functions behind `gym:` in worker processes, one a world, so that
+            one that crashes or hangs is a failed evaluation.
     """
 
     worlds: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["cpu", "cuda", "warp-cpu"] = "cpu"
+    episode_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    isolate: bool = False
 
 
 class Experiment(_Settings):

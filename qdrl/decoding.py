@@ -50,7 +50,7 @@ def task_of(archive: StoredArchive, worlds: int = 1) -> Task:
         name, shape = options.pop("name"), None if policy is None else _shape(policy)
     except (KeyError, TypeError) as error:
         raise UserError("the archive does not say how to make its task and policies") from error
-    made = make_task(name, policy=shape, worlds=worlds, **options)
+    made = make_task(name, policy=shape, worlds=worlds, policy_as_given=True, **options)
     parameters = archive.parameters if len(archive) else made.parameters
     if made.parameters != parameters:
         raise UserError(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qdrl.learners import Learners, OneLearner, block
+from qdrl.limits import MAGNITUDE
 
 
 class Genomes(Protocol):
@@ -121,7 +122,8 @@ class Evaluation:
         rows: which rows these are: a rank's own before `ranks.share`, all of them after.
         fitness: `(rows,)` float64, to be maximised; NaN where failed.
         descriptor: `(rows, d)` float64; NaN where failed.
-        failed: `(rows,)` bool: the physics or a user's function broke; such a row never enters an archive.
+        failed: `(rows,)` bool: the physics or a user's code failed, or a number is not `usable`;
+            such a row never enters an archive.
         steps: `(rows,)` int64 environment steps.
         seeds: `(rows,)` int64 evaluation seeds.
         emitter: `(rows,)` int64.
@@ -190,6 +192,18 @@ class Evaluation:
         return replace(self, rows=rows, observations=observations, **calls, **plain)
 
 
+def usable(fitness: Tensor, descriptor: Tensor) -> Tensor:
+    """Return whether each row's fitness and descriptor are finite and of a magnitude up to 1e30, `(rows,)` bool.
+
+    Larger numbers are of no use: sums over an archive and the critics' float32 overflow.
+
+    Args:
+        fitness: `(rows,)`.
+        descriptor: `(rows, d)`.
+    """
+    return (fitness.abs() <= MAGNITUDE) & (descriptor.abs() <= MAGNITUDE).all(dim=1)
+
+
 def evaluated(
     candidates: Candidates,
     *,
@@ -201,8 +215,8 @@ def evaluated(
 ) -> Evaluation:
     """Put a task's results beside the candidates they belong to.
 
-    Rows whose fitness, descriptor or genome is not finite count as failed, besides those that `failed` names; a failed
-    row's fitness and descriptor become NaN.
+    Rows whose fitness or descriptor is not `usable` or whose genome is not finite count as failed, besides those that
+    `failed` names; a failed row's fitness and descriptor become NaN.
 
     Args:
         candidates: what was evaluated.
@@ -212,7 +226,7 @@ def evaluated(
         failed: `(rows,)` bool, rows known to have failed.
         observations: moments of the observations of each row.
     """
-    broken = ~(torch.isfinite(fitness) & torch.isfinite(descriptor).all(dim=1))
+    broken = ~usable(fitness, descriptor)
     first, genomes = candidates.rows.start, candidates.genomes
     if isinstance(genomes, Tensor):  # others are finite by making
         broken |= ~torch.isfinite(genomes).all(dim=1).to(broken.device)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ from qdrl.origin import origin
 from qdrl.progress import Progress
 from qdrl.ranks import THREAD_VARIABLES, Ranks
 from qdrl.runlog import LOGGER, RunLog
+from qdrl.sources import Sources
 from qdrl.tasks.base import Task
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -42,12 +43,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 @dataclass
 class Parts:
-    """What an experiment is made of, ready to run."""
+    """What an experiment is made of, ready to run; `code` is the source of the user's own code at the start."""
 
     experiment: Experiment
     task: Task
     archive: AnyArchive
     algorithm: Algorithm
+    code: Sources = field(default_factory=dict)
 
 
 class Recorder:
@@ -206,6 +208,7 @@ class Recorder:
                 "task": spec.describe(),
                 "policy": parts.task.describe_policy(),
                 "mjcf": parts.task.mjcf,
+                "code": parts.code,
             },
             normalizer=normalizer,
             actor=getattr(parts.algorithm, "actor", None),

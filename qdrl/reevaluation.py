@@ -22,6 +22,7 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.conditioned import ConditionedPolicy
 from qdrl.decoding import genomes_of, normalization_of, task_of
 from qdrl.errors import UserError
+from qdrl.evaluation import usable
 from qdrl.genomes.decoding import Offspring
 from qdrl.streams import Streams
 from qdrl.tasks.episodic import EpisodicTask
@@ -144,8 +145,7 @@ def _reevaluate(
         for rows, normalization in _groups(archive, generations, count):
             some = genomes[rows] if isinstance(genomes, torch.Tensor) else genomes.take(rows.tolist())
             episodes: Episodes = task.rollout().run(some, seeds[rows].tolist(), normalization)
-            broken = episodes.failed | ~torch.isfinite(episodes.fitness) | ~torch.isfinite(episodes.descriptor).all(1)
-            broken = broken.numpy()
+            broken = (episodes.failed | ~usable(episodes.fitness, episodes.descriptor)).numpy()
             fitness[rows, repeat] = np.where(broken, np.nan, episodes.fitness.numpy())
             descriptor[rows, repeat] = np.where(broken[:, None], np.nan, episodes.descriptor.numpy())
             env_steps += int(episodes.steps.sum())

@@ -16,6 +16,7 @@ from qdrl.errors import UserError
 from qdrl.history import History
 from qdrl.plain import from_json, to_json
 from qdrl.recorder import Parts
+from qdrl.sources import changed
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,24 @@ class Restored:
     suffix: str = "before"
 
 
-def restore_run(parts: Parts, folder: Path, *, from_archive: bool) -> Restored:
+def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_changed_code: bool = False) -> Restored:
     """Put a run back into its parts. Writes nothing.
 
     Args:
         parts: the run's parts as they are before its first generation.
         folder: the run folder.
         from_archive: continue from the elites of archive.h5, for a run that has no readable checkpoint.
+        accept_changed_code: continue although the source of the user's own code has changed.
 
     Raises:
         UserError: what is needed is missing, damaged or of another experiment; the message names the ways out.
     """
     archive, checkpoint, metrics = (folder / name for name in ("archive.h5", "checkpoint.h5", "metrics.csv"))
     if from_archive:
-        return _restore_elites(parts, folder)
+        return _restore_elites(parts, folder, accept_changed_code=accept_changed_code)
     if checkpoint.is_file():
         stored, state = _read(checkpoint)
+        _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
         restore_checkpoint(parts, stored, state)
         replaced = _newer_archive(archive, stored)
         warning = f"{archive} is not older than checkpoint.h5" if replaced else None
@@ -120,12 +123,13 @@ def _ways_out(folder: Path) -> str:
     return f"`qdrl resume {folder} --from-archive` continues from the elites of archive.h5, not exactly; {new}"
 
 
-def _restore_elites(parts: Parts, folder: Path) -> Restored:
+def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) -> Restored:
     archive, checkpoint = folder / "archive.h5", folder / "checkpoint.h5"
     if _is_readable(checkpoint):
         raise UserError(f"{folder} has a readable checkpoint.h5: resume it without --from-archive, which is exact")
     stored = open_archive(archive)
     _refuse_another_experiment(stored.meta["config"], parts.experiment, "archive")
+    _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
     if stored.lineages is not None or stored.unstructured:
         kind = "lineages" if stored.lineages is not None else "a novelty archive's entries"
         raise UserError(f"{archive} holds {kind}; continuing needs state that only checkpoint.h5 has: start a new run")
@@ -197,6 +201,22 @@ def _refuse_another_experiment(before: Mapping[str, Any], experiment: Experiment
                 f"config.toml differs from the {file} in '{table}': {new!r}, it was {old!r};"
                 " resuming would mix two experiments, start a new run instead"
             )
+
+
+def _refuse_other_evaluations(stored: StoredArchive, parts: Parts, *, accept_changed_code: bool) -> None:
+    """Refuse to continue where evaluations would not be those of the stored run."""
+    before, now = stored.meta.get("policy") or {}, parts.task.describe_policy() or {}
+    if before.get("output") != now.get("output"):
+        raise UserError(
+            f"the stored policies end in '{before.get('output')}', here they would in '{now.get('output')}', as all"
+            " policies with discrete actions do since archive format 1.2; start a new run"
+        )
+    names = [] if accept_changed_code else changed(stored.meta.get("code"), parts.code)
+    if names:
+        raise UserError(
+            f"the source of {', '.join(names)} has changed since the run was saved: resuming would mix two experiments;"
+            " restore it, start a new run, or add --accept-changed-code"
+        )
 
 
 def _ordered(value: Any) -> Any:

@@ -39,12 +39,14 @@ from qdrl.config import (
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, RunFailed, UserError
 from qdrl.estimate import estimate, refuse_what_cannot_fit
+from qdrl.naming import is_reference
 from qdrl.origin import git_commit
 from qdrl.physics.devices import check_archive, device_of
 from qdrl.plain import to_json
 from qdrl.ranks import Ranks, launched_size
 from qdrl.recorder import Parts, Recorder
 from qdrl.resuming import Restored, read_checkpoint_of, restore_checkpoint, restore_run, stored_settings
+from qdrl.sources import Sources, sources_of
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
 from qdrl.tasks.base import Task
@@ -87,6 +89,7 @@ def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
     """
     compute, run = experiment.compute, experiment.run
     task = build_task(experiment.task, policy=experiment.policy, **compute.model_dump())
+    experiment = _with_version(experiment, task)
     if run.frames is not None and task.spec.frames_per_step == 1:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
@@ -95,7 +98,8 @@ def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
     refuse_what_cannot_fit(needs)
     device = _HOST if on_host or is_of_lineages(kind) else _device(experiment)
     archive = _archive(experiment, task, device, lineages=is_of_lineages(kind))
-    return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
+    algorithm = kind(task, archive, Streams(experiment.seed), settings)
+    return Parts(experiment, task, archive, algorithm, code=_code_of(task, str(getattr(settings, "name", ""))))
 
 
 def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, progress: bool | None = None) -> Outcome:
@@ -115,7 +119,7 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
     parts = build(experiment)
     _prepare(parts.task)
     _refuse_unstorable(parts)
-    made = _make_folder(folder, experiment) if ranks.first else None
+    made = _make_folder(folder, parts.experiment) if ranks.first else None
     made = ranks.from_first(made)
     if isinstance(made, str):
         raise UserError(made)
@@ -149,6 +153,7 @@ def resume(
     overrides: Sequence[str] = (),
     unset: Sequence[str] = (),
     from_archive: bool = False,
+    accept_changed_code: bool = False,
     progress: bool | None = None,
 ) -> Outcome:
     """Collective. Continue a run from its last checkpoint, on any number of ranks.
@@ -162,10 +167,12 @@ def resume(
         unset: `run.key` or `compute.key` each, for example a budget to remove.
         from_archive: for a run without a readable checkpoint: continue from the elites of its archive, which is not
             exact. Copies of the archive and of metrics.csv are kept beside them.
+        accept_changed_code: continue although the source of the user's own code has changed.
         progress: a live bar; decided by the terminal when left out.
 
     Raises:
-        UserError: the folder is no run, its checkpoint is missing or damaged, or an override would change results.
+        UserError: the folder is no run, its checkpoint is missing or damaged, an override would change results, or the
+            user's own code has changed.
         RunFailed: too many evaluations failed, or the last files cannot be written.
     """
     for option, changes in (("--set", overrides), ("--unset", unset)):
@@ -174,7 +181,7 @@ def resume(
                 raise UserError(f"{option} {change}: only run.* and compute.* may change when resuming")
     parts = build(_experiment_of(folder, overrides, unset))
     _prepare(parts.task)
-    restored = restore_run(parts, folder, from_archive=from_archive)
+    restored = restore_run(parts, folder, from_archive=from_archive, accept_changed_code=accept_changed_code)
     recorder = Recorder(parts, ranks, folder, progress=progress)
     recorder.history, recorder.inexact_from = restored.history, list(restored.inexact_from)
     recorder.created_utc = restored.created_utc or recorder.created_utc
@@ -207,7 +214,13 @@ def _run(
             if restored is not None and restored.warning is not None:
                 recorder.warn(restored.warning)
             _share_memory(parts, ranks)
-            evolve(parts.algorithm, parts.task, recorder, ranks)
+            if ranks.first and isinstance(parts.task, EpisodicTask) and (warning := parts.task.find_warning()):
+                recorder.warn(warning)
+            try:
+                evolve(parts.algorithm, parts.task, recorder, ranks)
+            finally:
+                if isinstance(parts.task, EpisodicTask):
+                    parts.task.close()
     if recorder.failure is not None:
         raise RunFailed(f"{recorder.failure}; once that is fixed, `qdrl resume {folder}` continues")
     return Outcome(folder, recorder.finished, recorder.ended_by, recorder.generations)
@@ -275,6 +288,20 @@ def _most_rows(settings: Any) -> int:
     """Rows of a generation as settings state them; an algorithm of a user's may state none."""
     rows = [getattr(settings, name, 0) for name in ("batch_size", "probe_rows", "mean_rows")]
     return max(1, sum(number for number in rows if isinstance(number, int)))
+
+
+def _with_version(experiment: Experiment, task: Task) -> Experiment:
+    """Name the task as it was made: an environment's id without a version means another one some day."""
+    name = task.spec.name
+    if getattr(experiment.task, "name", name) == name:
+        return experiment
+    return experiment.model_copy(update={"task": experiment.task.model_copy(update={"name": name})})
+
+
+def _code_of(task: Task, algorithm: str) -> Sources:
+    """The source of the user's own code that a run executes."""
+    own = task.code if isinstance(task, EpisodicTask) else ()
+    return sources_of([*own, *([algorithm] if is_reference(algorithm) else [])])
 
 
 def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineages: bool) -> AnyArchive:

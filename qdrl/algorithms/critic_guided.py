@@ -295,6 +295,8 @@ def _policy_of(task: Task, algorithm: str) -> Any:
         raise UserError(f"algorithm.name: {algorithm} needs a task whose genomes are policies, not {task.spec.name}")
     if not isinstance(task.policy, Mlp):
         raise UserError(f"policy.kind: {algorithm} needs 'mlp', not '{task.policy.settings.kind}'")
+    if task.spec.discrete:
+        raise UserError(f"algorithm.name: {algorithm} needs continuous actions, those of {task.spec.name} are discrete")
     if task.policy.settings.output == "linear":
         raise UserError(f"policy.output: {algorithm} needs actions within [-1, 1]: 'tanh' or 'clip', not 'linear'")
     return task.policy

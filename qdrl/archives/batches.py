@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.base import FIELDS, width_of
+from qdrl.evaluation import usable
+from qdrl.limits import MAGNITUDE
 
 _BLOCK_BYTES = 1 << 20
 
@@ -31,7 +33,7 @@ def check_rows(
         dimensions: axes of the descriptor.
 
     Raises:
-        ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite.
+        ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite or beyond 1e30.
     """
     rows = len(fitness)
     if fitness.ndim != 1 or descriptor.shape != (rows, dimensions):
@@ -43,12 +45,14 @@ def check_rows(
         raise ValueError(f"genomes must have shape ({rows}, {parameters}), got {tuple(genomes.shape)}")
     if valid is not None and (valid.shape != (rows,) or valid.dtype != torch.bool):
         raise ValueError(f"valid must be ({rows},) bool, got {tuple(valid.shape)} {valid.dtype}")
-    broken = ~(torch.isfinite(fitness) & torch.isfinite(descriptor).all(dim=1))
+    broken = ~usable(fitness, descriptor)
     if valid is not None:
         broken &= valid.to(broken.device)
     if bool(broken.any()):
         row = int(torch.nonzero(broken)[0])
-        raise ValueError(f"row {row} has a fitness or descriptor that is not finite; mark it as not valid")
+        raise ValueError(
+            f"row {row} has a fitness or descriptor that is not finite or beyond {MAGNITUDE:g}; mark it as not valid"
+        )
 
 
 def columns_of(

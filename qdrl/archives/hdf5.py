@@ -137,6 +137,8 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
     if archive.meta.get("mjcf"):
         meta["mjcf"] = archive.meta["mjcf"]
         meta["mjcf"].attrs["sha256"] = sha256(archive.meta["mjcf"].encode()).hexdigest()
+    if archive.meta.get("code"):
+        meta["code"] = json.dumps(archive.meta["code"])
     group = file.create_group("archive")
     group.attrs.update(
         {
@@ -213,6 +215,8 @@ def _read(file: Any, path: Path) -> StoredArchive:
     meta: dict[str, Any] = {name: from_json(file["meta"][name].asstr()[()]) for name in META_JSON}
     if "mjcf" in file["meta"]:
         meta["mjcf"] = file["meta/mjcf"].asstr()[()]
+    if "code" in file["meta"]:
+        meta["code"] = json.loads(file["meta/code"].asstr()[()])
     group = file["archive"].attrs
     axes = tuple(
         Axis(str(name), str(unit), float(low), float(high))

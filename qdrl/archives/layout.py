@@ -141,6 +141,7 @@ def _problems_of_the_rest(file: Any) -> list[str]:
                 problems.append(f"/meta/{name}: must be an object or null, is {type(value).__name__}")
         except (ValueError, TypeError) as error:
             problems.append(f"/meta/{name}: not JSON: {error}")
+    problems += _problems_of_code(file["meta"])
     if "mjcf" in file["meta"]:
         text = file["meta/mjcf"].asstr()[()]
         if sha256(text.encode()).hexdigest() != file["meta/mjcf"].attrs.get("sha256"):
@@ -157,6 +158,21 @@ def _problems_of_the_rest(file: Any) -> list[str]:
     if "champion" in file and not problems:
         problems += _problems_of_the_champion(file["champion"])
     return problems + (_problems_of_the_actor(file) if "actor" in file and not problems else [])
+
+
+def _problems_of_code(meta: Any) -> list[str]:
+    """Whether the stored source of users' code is an object of sources that match their digests."""
+    if "code" not in meta:
+        return []
+    try:
+        entries = json.loads(meta["code"].asstr()[()])
+        texts = {name: (entry["source"], entry["sha256"]) for name, entry in entries.items()}
+        differ = [
+            name for name, (text, digest) in texts.items() if text and sha256(text.encode()).hexdigest() != digest
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return [f"/meta/code: not an object of source and sha256: {error}"]
+    return [f"/meta/code: {name} does not match its sha256" for name in differ]
 
 
 def _problems_of_the_champion(champion: Any) -> list[str]:

@@ -18,9 +18,19 @@ import click
 @click.option(
     "--from-archive", is_flag=True, help="Continue from archive.h5 where no checkpoint can be read; not exact."
 )
+@click.option(
+    "--accept-changed-code",
+    is_flag=True,
+    help="Continue although the source of your own task or algorithm has changed.",
+)
 @click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
 def command(
-    folder: Path, overrides: tuple[str, ...], unset: tuple[str, ...], from_archive: bool, progress: bool | None
+    folder: Path,
+    overrides: tuple[str, ...],
+    unset: tuple[str, ...],
+    from_archive: bool,
+    accept_changed_code: bool,
+    progress: bool | None,
 ) -> None:
     """Continue the run in FOLDER from its last checkpoint.
 
@@ -40,5 +50,13 @@ def command(
 
     load_figures()
     ranks = connect()
-    outcome = resume(folder, ranks, overrides=overrides, unset=unset, from_archive=from_archive, progress=progress)
+    outcome = resume(
+        folder,
+        ranks,
+        overrides=overrides,
+        unset=unset,
+        from_archive=from_archive,
+        accept_changed_code=accept_changed_code,
+        progress=progress,
+    )
     end(outcome, ranks)

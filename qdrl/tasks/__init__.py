@@ -54,8 +54,30 @@ def settings_class(name: str) -> type[BaseModel]:
     raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>', 'atari:<game>'])}")
 
 
-def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, threads: int, device: str = "cpu") -> Task:
-    """The task that validated settings describe; see `make_task`."""
+def build_task(
+    settings: BaseModel,
+    *,
+    policy: PolicySettings,
+    worlds: int,
+    threads: int,
+    device: str = "cpu",
+    policy_as_given: bool = False,
+    **limits: Any,
+) -> Task:
+    """The task that validated settings describe; see `make_task`.
+
+    Args:
+        settings: the task's.
+        policy: shape of the policies.
+        worlds: worlds simulated at once.
+        threads: threads that share them.
+        device: where locomotion is simulated.
+        policy_as_given: keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
+        limits: `episode_seconds` and `isolate` of `qdrl.config.ComputeSettings`.
+
+    Raises:
+        UserError: the task cannot be made so.
+    """
     from qdrl.tasks.atari import AtariSettings, make_atari_task
     from qdrl.tasks.functions import FunctionSettings, make_function_task
     from qdrl.tasks.gym import GymSettings, make_gym_task
@@ -66,6 +88,9 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
 
     if device != "cpu" and not isinstance(settings, LocomotionSettings):
         raise UserError(f"compute.device: only locomotion runs on '{device}', not {getattr(settings, 'name', 'this')}")
+    if set_ := [name for name, value in limits.items() if value and not isinstance(settings, GymSettings)]:
+        name = getattr(settings, "name", "this")
+        raise UserError(f"compute.{set_[0]}: only tasks behind 'gym:' run users' code, '{name}' does not; leave it out")
     match settings:
         case FunctionSettings():
             return make_function_task(settings)
@@ -74,11 +99,11 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
         case PointSettings():
             return make_point_task(settings, policy=policy, worlds=worlds)
         case AtariSettings():
-            return make_atari_task(settings, policy=policy, worlds=worlds)
+            return make_atari_task(settings, policy=policy, worlds=worlds, policy_as_given=policy_as_given)
         case ImageMazeSettings():
             return make_image_maze_task(settings, policy=policy, worlds=worlds)
         case GymSettings():
-            return make_gym_task(settings, policy=policy, worlds=worlds)
+            return make_gym_task(settings, policy=policy, worlds=worlds, policy_as_given=policy_as_given, **limits)
         case LocomotionSettings():
             return make_locomotion_task(settings, policy=policy, worlds=worlds, threads=threads, device=device)
         case _:
@@ -92,6 +117,9 @@ def make_task(
     worlds: int = 64,
     threads: int = 1,
     device: str = "cpu",
+    episode_seconds: float | None = None,
+    isolate: bool = False,
+    policy_as_given: bool = False,
     **options: Any,
 ) -> Task:
     """Make a task by name.
@@ -102,6 +130,10 @@ def make_task(
         worlds: worlds simulated at once.
         threads: threads that share them.
         device: "cpu"; locomotion also "cuda" and "warp-cpu", see `qdrl.config.ComputeSettings`.
+        episode_seconds: wall-clock limit of an episode behind `gym:`; none when left out.
+        isolate: run environments and descriptor functions behind `gym:` in worker processes.
+        policy_as_given: keep `policy.output` where actions are discrete; otherwise it becomes "linear" there, and
+            files say so. Policies of archives before format 1.2 need it.
         options: the task's own settings, for example `episode_length=250`.
 
     Raises:
@@ -115,4 +147,13 @@ def make_task(
         detail = error.errors()[0]
         place = ".".join(str(part) for part in detail["loc"])
         raise UserError(f"task '{name}': {place}: {detail['msg']}") from error
-    return build_task(settings, policy=shape, worlds=worlds, threads=threads, device=device)
+    limits: dict[str, Any] = {"episode_seconds": episode_seconds, "isolate": isolate}
+    return build_task(
+        settings,
+        policy=shape,
+        worlds=worlds,
+        threads=threads,
+        device=device,
+        policy_as_given=policy_as_given,
+        **limits,
+    )

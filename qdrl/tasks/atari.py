@@ -119,8 +119,16 @@ class AtariWorlds:
         self._game[[source, target]] = self._game[[target, source]]
 
 
-def make_atari_task(settings: AtariSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
-    """The task that the settings describe.
+def make_atari_task(
+    settings: AtariSettings, *, policy: PolicySettings, worlds: int, policy_as_given: bool = False
+) -> EpisodicTask:
+    """Make the task that the settings describe.
+
+    Args:
+        settings: which game, and how.
+        policy: shape of the policies.
+        worlds: games at a time.
+        policy_as_given: keep `policy.output`, as archives before format 1.2 need it.
 
     Raises:
         UserError: there is no such game, or ale-py is missing.
@@ -146,9 +154,12 @@ def make_atari_task(settings: AtariSettings, *, policy: PolicySettings, worlds: 
         observation=f"the last {_STACK} pictures, grey, {_SIDE} x {_SIDE}, in [0, 1]",
         observation_size=_STACK * _SIDE * _SIDE,
         action_size=_ACTIONS,
+        discrete=True,
         image=(_STACK, _SIDE, _SIDE),
         frames_per_step=FRAMES_PER_STEP,
         initial_noise=f"up to {settings.no_ops} frames of doing nothing",
         options=settings.model_dump(),
     )
+    if not policy_as_given:
+        policy = policy.model_copy(update={"output": "linear"})  # a saturated tanh has no largest output
     return EpisodicTask(spec, partial(AtariWorlds, settings), policy=policy, worlds=worlds)

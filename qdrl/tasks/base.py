@@ -26,6 +26,7 @@ class TaskSpec:
         observation: what a policy sees, in words.
         observation_size: numbers in an observation; 0 where genomes are not policies.
         action_size: numbers in an action.
+        discrete: whether an action is the index of the largest output of a policy.
         frames_per_step: frames of a game that a control step takes; 1 where there are none.
         image: channels, height and width of an observation, where it is an image.
         initial_noise: how an episode's first state is drawn, in words.
@@ -43,6 +44,7 @@ class TaskSpec:
     observation: str = "none"
     observation_size: int = 0
     action_size: int = 0
+    discrete: bool = False
     frames_per_step: int = 1
     image: tuple[int, int, int] | None = None
     initial_noise: str = "none"

@@ -1,6 +1,6 @@
 """A task whose genomes are policies that act in worlds for an episode."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.environments.failures import FailureLog
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.policies.base import PolicySettings, make_policy
 from qdrl.policies.conv import Conv
@@ -28,6 +29,9 @@ class EpisodicTask:
         worlds: worlds simulated at once by this process.
         mjcf: the MuJoCo model in use, as XML.
         make_rollout: makes what runs episodes of the task's policies; when left out, a `Rollout` in `worlds` worlds.
+        failures: is told of episodes that failed, where users' code can fail.
+        find_warning: looks for a reason why elites will not replay; returns one line or None.
+        code: references, `package.module:name`, of users' code that evaluations run.
     """
 
     def __init__(
@@ -39,6 +43,9 @@ class EpisodicTask:
         worlds: int,
         mjcf: str | None = None,
         make_rollout: Callable[[Any], RunsEpisodes] | None = None,
+        failures: FailureLog | None = None,
+        find_warning: Callable[[], str | None] = lambda: None,
+        code: Sequence[str] = (),
     ) -> None:
         self.spec = spec
         self.policy = make_policy(policy, spec.observation_size, spec.action_size, spec.image)
@@ -48,11 +55,14 @@ class EpisodicTask:
         self.make_worlds = make_worlds
         self._make_rollout = make_rollout or (lambda _: self.rollout_in(self.make_worlds(worlds)))
         self._rollout: RunsEpisodes | None = None
+        self._failures = failures
+        self.find_warning = find_warning
+        self.code = tuple(code)
 
     @property
     def first_failure(self) -> str | None:
-        """Why this process's first failed evaluation failed, where a user's code raised: one line."""
-        return getattr(self._rollout, "first_failure", None)
+        """Why this process's first failed evaluation failed, in one line; None when none did."""
+        return None if self._failures is None else self._failures.first
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         return self.policy.initial(generator)
@@ -86,6 +96,12 @@ class EpisodicTask:
         if self._rollout is None:
             self._rollout = self._make_rollout(self.policy)
         return self._rollout
+
+    def close(self) -> None:
+        """Close the worlds; the next evaluation makes new ones."""
+        rollout, self._rollout = self._rollout, None
+        if isinstance(rollout, Rollout):
+            rollout.close()
 
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
         """A rollout of this task's policies and episodes in worlds of the caller's."""

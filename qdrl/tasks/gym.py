@@ -1,33 +1,38 @@
 """`gym:<id>`: any Gymnasium environment, with a descriptor function of the user's.
 
-The function is named as `package.module:function`, takes a `Trajectory` and gives one number an axis. An environment
-or a function that raises marks that evaluation as failed; the run goes on.
+The function is named as `package.module:function`, takes a `Trajectory` and gives one number an axis. Whatever the
+environment or the function does wrong marks that evaluation as failed, and the run continues; `qdrl.environments` says
+how.
 """
 
 import inspect
-import logging
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+import weakref
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.spaces import Box, Discrete
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from qdrl.axes import Axis
+from qdrl.environments.episode import EnvironmentFacts, EpisodePlan
+from qdrl.environments.failures import EpisodeFailure, FailureLog
+from qdrl.environments.isolation import Nursery, ProcessRunner
+from qdrl.environments.repeatability import why_not_repeatable
+from qdrl.environments.runners import DirectRunner, Runner, ThreadRunner
+from qdrl.environments.trajectory import Trajectory
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
 from qdrl.policies.base import PolicySettings
+from qdrl.sources import definition_of, is_users
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.gym_ids import require_environment
+from qdrl.tasks.gym_worlds import GymWorlds
 
-_LOGGER = logging.getLogger("qdrl")
-_LARGEST_SEED = 2**31  # many environments take 32-bit seeds only
+__all__ = ["AxisSettings", "GymSettings", "Trajectory", "make_gym_task"]
 
 
 class AxisSettings(BaseModel):
@@ -52,6 +57,8 @@ class GymSettings(BaseModel):
         qd_offset: a lower bound of the return.
         reward_offset: what makes each step's reward non-negative, when there is such a number.
         kwargs: keyword arguments of `gymnasium.make`.
+        keep_observations: which observations of an episode the descriptor function gets: "all", also when left out,
+            or the "last" one only, which saves the memory of images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,177 +70,153 @@ class GymSettings(BaseModel):
     qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     reward_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    keep_observations: Literal["all", "last"] | None = None  # None: configurations stored before stay as they are
 
 
-@dataclass
-class Trajectory:
-    """What an episode was, for a descriptor function.
+def make_gym_task(
+    settings: GymSettings,
+    *,
+    policy: PolicySettings,
+    worlds: int,
+    episode_seconds: float | None = None,
+    isolate: bool = False,
+    policy_as_given: bool = False,
+) -> EpisodicTask:
+    """Make the task that the settings describe.
 
-    Attributes:
-        observations: `(steps + 1, observation_size)` float64, the first one included.
-        actions: `(steps, ...)` as the environment got them.
-        rewards: `(steps,)` float64.
-        infos: the environment's info of each step.
-        terminated: whether the episode ended by itself.
-        env: the environment after its last step.
-    """
-
-    observations: list[np.ndarray] = field(default_factory=list)
-    actions: list[Any] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    infos: list[dict[str, Any]] = field(default_factory=list)
-    terminated: bool = False
-    env: Any = None
-
-    def as_arrays(self) -> "Trajectory":
-        """The same with observations, actions and rewards as arrays."""
-        return Trajectory(
-            np.asarray(self.observations),  # pyright: ignore[reportArgumentType]
-            np.asarray(self.actions),  # pyright: ignore[reportArgumentType]
-            np.asarray(self.rewards),  # pyright: ignore[reportArgumentType]
-            self.infos,
-            self.terminated,
-            self.env,
-        )
-
-
-class GymWorlds:
-    """Gymnasium environments; see `qdrl.tasks.rollout.EpisodeWorlds`."""
-
-    def __init__(
-        self, make: Callable[[], gymnasium.Env], count: int, describe: Callable[[Trajectory], Any], dimensions: int
-    ) -> None:
-        self.count = count
-        self._make = make
-        self._environments = [make() for _ in range(count)]
-        self._describe = describe
-        self._dimensions = dimensions
-        self._trajectories = [Trajectory() for _ in range(count)]
-        self._broken = [False] * count
-        self._to_action = _action_of(self._environments[0].action_space)
-        self._observation_size = _size(self._environments[0].observation_space)
-        self.first_failure: str | None = None
-
-    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        for slot, seed in zip(slots, seeds, strict=True):
-            self._trajectories[slot] = Trajectory([np.zeros(self._observation_size)])
-            try:
-                if self._broken[slot]:  # what raised may be left in any state
-                    self._environments[slot] = self._make()
-                self._broken[slot] = False
-                observation, _ = self._environments[slot].reset(seed=seed % _LARGEST_SEED)
-                self._trajectories[slot] = Trajectory([self._flat(observation)], env=self._environments[slot])
-            except Exception:  # whatever a user's environment raises, the run goes on
-                self._break(slot, "the environment")
-
-    def observe(self, ages: Tensor) -> Tensor:
-        latest = [trajectory.observations[-1] for trajectory in self._trajectories[: len(ages)]]
-        return torch.from_numpy(np.stack(latest).astype(np.float32))
-
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        rewards, ended = np.full(len(actions), np.nan), np.ones(len(actions), bool)
-        for slot, output in enumerate(actions.numpy()):
-            if self._broken[slot]:
-                continue
-            try:
-                rewards[slot], ended[slot] = self._step_one(slot, output)
-            except Exception:  # whatever a user's environment raises, the run goes on
-                self._break(slot, "the environment")
-        return torch.from_numpy(rewards), torch.from_numpy(ended)
-
-    def _step_one(self, slot: int, output: np.ndarray) -> tuple[float, bool]:
-        action, trajectory = self._to_action(output), self._trajectories[slot]
-        observation, reward, terminated, truncated, info = self._environments[slot].step(action)
-        trajectory.observations.append(self._flat(observation))
-        trajectory.actions.append(action)
-        trajectory.rewards.append(float(reward))
-        trajectory.infos.append(info)
-        trajectory.terminated = bool(terminated)
-        return float(reward), bool(terminated or truncated)
-
-    def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
-        unknown = torch.full((self._dimensions,), torch.nan, dtype=torch.float64)
-        if self._broken[slot]:
-            return unknown
-        try:
-            described = np.asarray(self._describe(self._trajectories[slot].as_arrays()), np.float64)
-            if described.shape != (self._dimensions,):
-                raise ValueError(f"gave shape {described.shape}, expected ({self._dimensions},)")
-        except Exception:
-            self._break(slot, "the descriptor function")
-            return unknown
-        return torch.from_numpy(described)
-
-    def failed(self, slot: int) -> bool:
-        return self._broken[slot]
-
-    def truncated(self, slot: int) -> bool:
-        return not self._trajectories[slot].terminated
-
-    def move(self, source: int, target: int) -> None:
-        environments, trajectories, broken = self._environments, self._trajectories, self._broken
-        environments[source], environments[target] = environments[target], environments[source]
-        trajectories[source], trajectories[target] = trajectories[target], trajectories[source]
-        broken[source], broken[target] = broken[target], broken[source]
-
-    def _flat(self, observation: Any) -> np.ndarray:
-        flat = np.array(observation, np.float64).ravel()
-        if len(flat) != self._observation_size:
-            raise ValueError(f"observed {len(flat)} numbers, expected {self._observation_size}")
-        return flat
-
-    def _break(self, slot: int, what: str) -> None:
-        self._broken[slot] = True
-        if self.first_failure is None:
-            trace = traceback.format_exc()
-            self.first_failure = f"{what} raised {trace.strip().splitlines()[-1]}"
-            _LOGGER.warning(
-                "an evaluation failed because %s raised; further failures are only counted\n%s", what, trace
-            )
-
-
-def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
-    """The task that the settings describe.
+    Args:
+        settings: the environment, the descriptor and its axes.
+        policy: shape of the policies.
+        worlds: most environments at a time.
+        episode_seconds: wall-clock limit of an episode; none when left out.
+        isolate: run environments and the descriptor function in worker processes.
+        policy_as_given: keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
 
     Raises:
         UserError: no such environment or function, bounds that cannot be, a space that policies cannot serve.
     """
-    environment_id = settings.name.removeprefix("gym:")
-    require_environment(environment_id)
     describe = load_reference(settings.descriptor)
     _check_descriptor_function(describe, settings.descriptor)
-
-    def make() -> gymnasium.Env:
-        return gymnasium.make(environment_id, **settings.kwargs)
-
+    require_environment(settings.name.removeprefix("gym:"))
+    plan = EpisodePlan(
+        environment=settings.name.removeprefix("gym:"),
+        kwargs=settings.kwargs,
+        descriptor=settings.descriptor,
+        dimensions=len(settings.axes),
+        keep_all=settings.keep_observations != "last",
+        registered=_registered(settings.name.rpartition(":")[2]) if isolate else None,
+    )
+    start, failures = _starter(plan, episode_seconds, isolate=isolate), FailureLog()
+    probe, facts = _probe(plan, start)
     try:
-        probe = make()
+        spec = _spec_of(settings, facts)
+    except UserError:
+        probe.close()
+        raise
+    if spec.discrete and not policy_as_given:
+        policy = policy.model_copy(update={"output": "linear"})  # a saturated tanh has no largest output
+    spare = [probe]
+
+    def make_worlds(count: int) -> GymWorlds:
+        return GymWorlds(
+            count,
+            lambda: spare.pop() if spare else start(),
+            name=spec.name,
+            to_action=to_action,
+            observations=facts.observation_space.dtype,
+            sizes=(spec.observation_size, len(spec.axes)),
+            failures=failures,
+        )
+
+    to_action = _action_of(facts.action_space)
+    task = EpisodicTask(
+        spec,
+        make_worlds,
+        policy=policy,
+        worlds=worlds,
+        failures=failures,
+        find_warning=lambda: why_not_repeatable(start),
+        code=_code(settings, facts, describe),
+    )
+    weakref.finalize(task, _close, spare)
+    return task
+
+
+def _close(runners: list[Runner]) -> None:
+    while runners:
+        runners.pop().close()
+
+
+def _starter(plan: EpisodePlan, seconds: float | None, *, isolate: bool) -> Callable[[], Runner]:
+    """What makes one more place for episodes of a plan."""
+    if isolate:
+        nursery = Nursery()
+        _check_it_travels(plan)
+        return lambda: ProcessRunner(plan, seconds, nursery)
+    if seconds is not None:
+        return lambda: ThreadRunner(plan, seconds)
+    return lambda: DirectRunner(plan)
+
+
+def _probe(plan: EpisodePlan, start: Callable[[], Runner]) -> tuple[Runner, EnvironmentFacts]:
+    """Make a first environment, and return it with what it says about itself."""
+    runner = None
+    try:
+        runner = start()
+        runner.submit("open")
+        return runner, runner.result()
+    except EpisodeFailure as failure:
+        if runner is not None:
+            runner.close()
+        reason = failure.reason.removeprefix("the environment raised ")
+        raise UserError(f"task.name: gymnasium cannot make '{plan.environment}': {reason}") from failure
+
+
+def _registered(name: str) -> Any:
+    """How this process has registered an id, where it did."""
+    return gymnasium.registry.get(name)
+
+
+def _check_it_travels(plan: EpisodePlan) -> None:
+    try:
+        ForkingPickler.dumps(plan)
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"task.name: gymnasium cannot make '{environment_id}': {reason}") from error
-    length = settings.episode_length or (probe.spec.max_episode_steps if probe.spec else None)
+        raise UserError(
+            f"compute.isolate: '{plan.environment}' cannot be made in a worker process: {error};"
+            " register it with entry_point='module:Class' and plain keyword arguments"
+        ) from error
+
+
+def _spec_of(settings: GymSettings, facts: EnvironmentFacts) -> TaskSpec:
+    """Describe the task; raises `UserError` where policies cannot serve the environment."""
+    length = settings.episode_length or facts.max_episode_steps
     if length is None:
-        raise UserError(f"task.episode_length: '{environment_id}' has no limit of its own; set one")
-    if not isinstance(probe.observation_space, Box):
-        raise UserError(f"task.name: '{environment_id}' observes {probe.observation_space}; policies need a Box")
-    axes = tuple(Axis(axis.name, axis.unit, axis.lower, axis.upper) for axis in settings.axes)
-    spec = TaskSpec(
+        raise UserError(f"task.episode_length: '{facts.id}' has no limit of its own; set one")
+    if not isinstance(facts.observation_space, Box):
+        raise UserError(f"task.name: '{facts.id}' observes {facts.observation_space}; policies need a Box")
+    settings = settings.model_copy(update={"name": f"gym:{facts.id}"})
+    return TaskSpec(
         name=settings.name,
-        summary=f"Gymnasium's {environment_id}, described by {settings.descriptor}.",
-        axes=axes,
-        fitness_name=f"return of {environment_id}",
+        summary=f"Gymnasium's {facts.id}, described by {settings.descriptor}.",
+        axes=tuple(Axis(axis.name, axis.unit, axis.lower, axis.upper) for axis in settings.axes),
+        fitness_name=f"return of {facts.id}",
         episode_length=length,
         qd_offset=settings.qd_offset,
         reward_offset=settings.reward_offset,
         observation="the environment's, flattened",
-        observation_size=_size(probe.observation_space),
-        action_size=_action_size(probe.action_space, environment_id),
+        observation_size=_size(facts.observation_space),
+        action_size=_action_size(facts.action_space, facts.id),
+        discrete=isinstance(facts.action_space, Discrete),
         initial_noise="the environment's own, seeded by the evaluation",
         options=settings.model_dump(exclude_none=True),
-        gymnasium={"id": environment_id, "kwargs": settings.kwargs},
+        gymnasium={"id": facts.id, "kwargs": settings.kwargs},
     )
-    probe.close()
-    return EpisodicTask(spec, lambda count: GymWorlds(make, count, describe, len(axes)), policy=policy, worlds=worlds)
+
+
+def _code(settings: GymSettings, facts: EnvironmentFacts, describe: Any) -> tuple[str, ...]:
+    """References of the user's code that an evaluation runs: descriptor function and environment."""
+    others = (definition_of(describe), facts.entry_point)
+    return tuple(dict.fromkeys([settings.descriptor, *(name for name in others if name and is_users(name))]))
 
 
 def _check_descriptor_function(describe: Any, name: str) -> None:
@@ -260,10 +243,19 @@ def _action_size(space: gymnasium.Space, environment_id: str) -> int:
 
 
 def _action_of(space: gymnasium.Space) -> Callable[[np.ndarray], Any]:
-    """How a policy's output becomes an action: the largest output's index, or [-1, 1] stretched over the box."""
+    """How a policy's output becomes an action: the largest output's index, or [-1, 1] stretched over the box.
+
+    Outputs beyond [-1, 1] are clipped, so that no action lies outside the box whatever `policy.output` is.
+    """
     if isinstance(space, Discrete):
         return lambda output: int(space.start) + int(np.argmax(output))
     assert isinstance(space, Box)  # noqa: S101 - `_action_size` refused everything else
-    middle = (space.high.astype(np.float64) + space.low) / 2
-    half = (space.high.astype(np.float64) - space.low) / 2
-    return lambda output: (middle + half * output.reshape(space.shape)).astype(space.dtype)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    middle, half = (high + low) / 2, (high - low) / 2
+
+    def stretched(output: np.ndarray) -> np.ndarray:
+        within = np.minimum(np.maximum(output, -1), 1).reshape(space.shape)  # np.clip takes five times as long
+        action = (middle + half * within).astype(space.dtype)
+        return np.minimum(np.maximum(action, space.low), space.high)
+
+    return stretched

@@ -7,7 +7,7 @@ slots are always 0..n-1. A row's result depends on its genome and seed alone, ne
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,6 +54,15 @@ class EpisodeWorlds(Protocol):
 
     def move(self, source: int, target: int) -> None:
         """Let world `target` go on as world `source`."""
+        ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """Worlds that hold more than memory."""
+
+    def close(self) -> None:
+        """Give it back."""
         ...
 
 
@@ -117,10 +126,10 @@ class Rollout:
             self._mean, self._deviation = (np.zeros((worlds.count, self._observation_size)) for _ in range(2))
             self._slot_arrays += [self._mean, self._deviation]
 
-    @property
-    def first_failure(self) -> str | None:
-        """Why the first evaluation failed, where a user's code raised: one line."""
-        return getattr(self._worlds, "first_failure", None)
+    def close(self) -> None:
+        """Close worlds that can be closed: users' environments."""
+        if isinstance(self._worlds, Closable):
+            self._worlds.close()
 
     def refer_to(self, observations: Tensor) -> None:
         """Observations `(n, observation_size)` that convolutional policies are normalised over."""

@@ -276,7 +276,7 @@ def test_steps_that_are_not_finite_are_not_learned_from() -> None:
 
 
 def test_a_genome_that_is_not_finite_fails_whatever_its_episode_says() -> None:
-    task: Any = make_task("gym:CartPole-v1", descriptor="tests.tasks.test_gym:last_place", axes=[UNIT] * 2)
+    task: Any = make_task("gym:Pendulum-v1", descriptor="tests.tasks.test_gym:last_place", axes=[UNIT] * 2)
     candidates = started("pga_map_elites", task).ask()
     candidates.genomes[3:4].fill_(torch.nan)
     evaluation = task.evaluate(candidates)
@@ -314,6 +314,9 @@ def test_tasks_without_policies_or_offset_are_refused() -> None:
     with pytest.raises(UserError, match=r"dcrl_map_elites needs a task whose genomes are policies, not arm"):
         started("dcrl_map_elites", arm)
     axes = [{"name": "u", "lower": 0.0, "upper": 1.0}] * 2
+    cart_pole: Any = make_task("gym:CartPole-v1", descriptor="tests.tasks.test_gym:last_place", axes=axes)
+    with pytest.raises(UserError, match=r"pga_map_elites needs continuous actions, those of gym:CartPole-v1"):
+        started("pga_map_elites", cart_pole)
     pendulum: Any = make_task("gym:Pendulum-v1", descriptor="tests.tasks.test_gym:last_place", axes=axes)
     with pytest.raises(UserError, match=r"algorithm.reward_offset: .*task 'gym:Pendulum-v1' states no offset, set one"):
         started("dcrl_map_elites", pendulum)

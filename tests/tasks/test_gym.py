@@ -1,17 +1,27 @@
 """Any Gymnasium environment, with the descriptor functions of this module."""
 
+import contextlib
+import gc
+import json
 import logging
+import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
+from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
+from qdrl.ranks import OneProcess
+from qdrl.run import build, resume, start
 from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.gym import Trajectory
@@ -59,7 +69,7 @@ class Counting(gymnasium.Env):
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
     action_space: gymnasium.Space = Box(-1, 3, (1,), np.float64)
-    made = 0
+    made = closed = 0
 
     def __init__(self, harm: str = "", action_space: Any = None, observation_space: Any = None) -> None:
         type(self).made += 1
@@ -75,6 +85,9 @@ class Counting(gymnasium.Env):
             raise RuntimeError("cannot begin")
         return self.buffer, {}
 
+    def close(self) -> None:
+        type(self).closed += 1
+
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         self.buffer += 1
         harm = self.harm if self.doomed and self.buffer[0] == 3 else ""
@@ -89,7 +102,8 @@ class Counting(gymnasium.Env):
 def _registered() -> Iterator[None]:
     gymnasium.register("QdrlCounting-v0", entry_point=f"{__name__}:Counting", disable_env_checker=True)
     yield
-    del gymnasium.registry["QdrlCounting-v0"]
+    for name in [name for name in gymnasium.registry if name.startswith("Qdrl")]:
+        del gymnasium.registry[name]
 
 
 def gym_task(
@@ -193,7 +207,7 @@ def test_an_environment_that_breaks_fails_its_evaluation_and_the_rest_goes_on(
     assert evaluation.steps.tolist() == [steps if doom else 6 for doom in doomed]
     assert torch.equal(evaluation.fitness[~doomed], healthy.fitness[~doomed])
     assert torch.equal(evaluation.descriptor[~doomed], healthy.descriptor[~doomed])
-    assert len(caplog.records) == (harm != "nan")  # a NaN reward raises nothing
+    assert len(caplog.records) == 1
 
 
 def test_an_environment_that_raised_is_made_anew() -> None:
@@ -202,6 +216,192 @@ def test_an_environment_that_raised_is_made_anew() -> None:
     made = Counting.made
     evaluate(task)
     assert Counting.made == made + 2  # rows 1 and 4 of 7 broke it
+
+
+def test_environments_are_made_when_rows_need_them_and_closed_when_they_are_replaced_or_at_the_end() -> None:
+    Counting.made = Counting.closed = 0
+    task = counting(worlds=64)
+    evaluate(task)
+    assert (Counting.made, Counting.closed) == (ROWS, 0)
+    task.close()
+    assert Counting.closed == ROWS
+    gc.collect()  # what tests before have left
+    Counting.made = Counting.closed = 0
+    task = counting(worlds=64, harm="step")
+    evaluate(task)
+    assert (Counting.made, Counting.closed) == (ROWS, 2)
+    del task
+    gc.collect()
+    assert Counting.closed == Counting.made
+
+
+def test_an_environment_that_cannot_be_used_is_closed() -> None:
+    Counting.made = Counting.closed = 0
+    with pytest.raises(UserError, match="bounded Box"):
+        counting(action_space=MultiBinary(2))
+    assert (Counting.made, Counting.closed) == (1, 1)
+
+
+class Reusing(Counting):
+    """Fills one and the same info at every step, and changes the actions it is given."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        observation, _, *rest = super().step(action)
+        self.info = getattr(self, "info", {"array": np.zeros(1), "nested": {"steps": [0]}})
+        self.info["array"][:] = self.info["nested"]["steps"][0] = self.info["number"] = self.buffer[0]
+        action[:] = 99
+        return observation, 0.0, *rest[:2], self.info  # pyright: ignore[reportReturnType]
+
+
+def every_info_and_action(trajectory: Trajectory) -> list[float]:
+    numbers = [(info["array"][0], info["nested"]["steps"][0], info["number"]) for info in trajectory.infos]
+    assert numbers == [(step, step, step) for step in range(1, 7)]
+    return [0.5, float(np.abs(trajectory.actions).max())]
+
+
+def test_what_an_environment_reuses_or_changes_is_kept_apart() -> None:
+    gymnasium.register("QdrlReusing-v0", entry_point=f"{__name__}:Reusing", disable_env_checker=True)
+    evaluation = evaluate(gym_task("QdrlReusing-v0", "every_info_and_action", episode_length=6))
+    assert not evaluation.failed.any()
+    assert (evaluation.descriptor[:, 1] <= 3).all()
+
+
+@pytest.mark.parametrize("output", ["tanh", "clip", "linear"])
+def test_no_action_leaves_its_box_whatever_a_policy_puts_out(output: str) -> None:
+    task = gym_task("QdrlCounting-v0", episode_length=6, policy={"hidden_sizes": (), "output": output})
+    genomes = torch.zeros(2, task.parameters)
+    genomes[:, -1] = torch.tensor([-1e9, 1e9])
+    assert task.evaluate(candidates(genomes)).fitness.tolist() == [-6.0, 18.0]
+
+
+def test_discrete_actions_are_chosen_among_outputs_that_no_tanh_has_squashed() -> None:
+    kwargs = {"action_space": Discrete(3)}
+    task = gym_task("QdrlCounting-v0", episode_length=6, kwargs=kwargs, policy={"hidden_sizes": ()})
+    genomes = torch.zeros(1, task.parameters)
+    genomes[0, -3:] = torch.tensor([30.0, 31.0, 32.0])  # a float32 tanh is 1 for all of them
+    assert task.evaluate(candidates(genomes)).fitness.item() == 12.0
+    assert task.describe_policy()["output"] == "linear"  # pyright: ignore[reportOptionalSubscript]
+    as_stored = gym_task(
+        "QdrlCounting-v0", episode_length=6, kwargs=kwargs, policy={"hidden_sizes": ()}, policy_as_given=True
+    )
+    assert as_stored.evaluate(candidates(genomes)).fitness.item() == 0.0
+
+
+def test_a_run_whose_discrete_actions_came_from_a_tanh_is_not_resumed_without_one(tmp_path: Path) -> None:
+    axes = [UNIT | {"unit": "1"}] * 2
+    experiment = {
+        "name": "x",
+        "task": {"name": "gym:CartPole-v1", "descriptor": "tests.tasks.test_gym:last_place", "axes": axes},
+        "policy": {"hidden_sizes": []},
+        "archive": {"kind": "grid", "shape": [2, 2]},
+        "algorithm": {"name": "map_elites", "batch_size": 2},
+        "run": {"generations": 1},
+    }
+    start(parse_experiment(experiment), OneProcess(), folder=tmp_path / "run", progress=False)
+    with h5py.File(tmp_path / "run" / "checkpoint.h5", "r+") as file:
+        policy = json.loads(str(file["meta/policy"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
+        assert policy["output"] == "linear"
+        del file["meta/policy"]
+        file["meta/policy"] = json.dumps(policy | {"output": "tanh"})
+    with pytest.raises(UserError, match=r"the stored policies end in 'tanh', here they would in 'linear'"):
+        resume(tmp_path / "run", OneProcess(), overrides=["run.generations=2"], progress=False)
+
+
+class Filming(gymnasium.Env):
+    """Observes images of one number."""
+
+    observation_space = Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        self.steps = 0
+        return np.zeros((64, 64, 3), np.uint8), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return np.full((64, 64, 3), self.steps, np.uint8), 0.0, False, False, {}
+
+
+def shape_of_images(trajectory: Trajectory) -> list[float]:
+    assert trajectory.observations.dtype == np.uint8
+    assert trajectory.observations[-1, -1] == len(trajectory.rewards)
+    return [len(trajectory.observations), trajectory.observations.shape[1]]
+
+
+@pytest.mark.parametrize(("keep", "images"), [(None, 101), ("all", 101), ("last", 1)])
+def test_images_keep_their_dtype_and_no_longer_than_their_episode(keep: str | None, images: int) -> None:
+    gymnasium.register("QdrlFilming-v0", entry_point=f"{__name__}:Filming", disable_env_checker=True)
+    linear = {"hidden_sizes": ()}
+    task = gym_task("QdrlFilming-v0", "shape_of_images", episode_length=100, keep_observations=keep, policy=linear)
+    batch = candidates(first_genomes(task, 3))
+    task.evaluate(batch)
+    tracemalloc.start()
+    try:
+        evaluation = task.evaluate(batch)
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert evaluation.descriptor.tolist() == [[images, 64 * 64 * 3]] * 3
+    image = 64 * 64 * 3
+    assert peak < (3 * images + images + 20 * 4) * image  # three episodes and one of them as an array
+    assert now < 10 * image
+
+
+def test_an_unversioned_id_is_stored_with_the_version_that_was_made() -> None:
+    axes = [UNIT | {"unit": "1"}] * 2
+    experiment = {
+        "name": "x",
+        "task": {"name": "gym:CartPole", "descriptor": "tests.tasks.test_gym:last_place", "axes": axes},
+        "archive": {"kind": "grid", "shape": [2, 2]},
+        "run": {"generations": 1},
+    }
+    parts = build(parse_experiment(experiment))
+    assert parts.task.spec.name == parts.task.spec.options["name"] == "gym:CartPole-v1"
+    assert parts.experiment.resolved()["task"]["name"] == "gym:CartPole-v1"
+    assert parts.task.spec.gymnasium == {"id": "CartPole-v1", "kwargs": {}}
+
+
+class Exploding(HalfCheetahEnv):
+    def step(self, action: Any) -> Any:
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 4:
+            self.data.qvel[:] = 1e12
+        return super().step(action)
+
+
+def test_an_episode_whose_physics_explodes_fails(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    gymnasium.register("QdrlExploding-v0", entry_point=f"{__name__}:Exploding", disable_env_checker=True)
+    task = gym_task("QdrlExploding-v0", episode_length=10, worlds=2)
+    with contextlib.chdir(tmp_path):  # MuJoCo leaves a log
+        evaluation = task.evaluate(candidates(first_genomes(task, 2)))
+    assert evaluation.failed.all()
+    assert evaluation.steps.tolist() == [4, 4]
+    assert "MuJoCo warned of a bad state" in caplog.text
+
+
+def remembering(**options: Any) -> gymnasium.Env:
+    return gymnasium.wrappers.NormalizeObservation(gymnasium.make("Pendulum-v1", **options))
+
+
+class Unseeded(Counting):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=None)
+        return self.np_random.uniform(size=2), {}
+
+
+def test_environments_that_do_not_play_an_episode_again_are_found_by_a_few_steps() -> None:
+    gymnasium.register("QdrlRemembering-v0", entry_point=f"{__name__}:remembering", disable_env_checker=True)
+    gymnasium.register("QdrlUnseeded-v0", entry_point=f"{__name__}:Unseeded", disable_env_checker=True)
+    for healthy in ("CartPole-v1", "Pendulum-v1", "QdrlCounting-v0"):
+        assert gym_task(healthy, episode_length=50).find_warning() is None
+    warning = gym_task("QdrlRemembering-v0", episode_length=50).find_warning()
+    assert warning is not None
+    assert "keeps state from one episode to the next, as its wrapper NormalizeObservation does" in warning
+    assert "elites will not replay" in warning
+    assert "\n" not in warning
+    warning = gym_task("QdrlUnseeded-v0", episode_length=50).find_warning()
+    assert warning is not None
+    assert "gave different episodes for the same seed" in warning
 
 
 MISTAKES = {
