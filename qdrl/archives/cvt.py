@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.archives.grid import check_bounds
+from qdrl.archives.grid import bounds_in_words, check_bounds
 from qdrl.errors import UserError
 
 _CHUNK = 1 << 17  # distances held at once: 1 MB of float64 stays in the cache, 32 MB took twice as long
@@ -41,6 +41,9 @@ class CentroidalVoronoi:
         self.cells = len(centroids)
         span = self.upper - self.lower
         self._scale = span / span.max()
+
+    def __repr__(self) -> str:
+        return f"CentroidalVoronoi({self.cells} cells over {bounds_in_words(self.lower, self.upper)})"
 
     def cell_of(self, descriptor: Tensor) -> Tensor:
         """Cells of finite descriptors, `(rows, d)` float64 -> `(rows,)` int64."""
