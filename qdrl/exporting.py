@@ -8,7 +8,7 @@ import torch
 
 from qdrl.archives.files import replacing
 from qdrl.archives.stored import StoredArchive
-from qdrl.decoding import champion_of, genomes_of, normalization_of, policy_of, task_of
+from qdrl.decoding import champion_of, genome_of, normalization_of, policy_of, task_of
 from qdrl.errors import UserError
 from qdrl.policies.normalizer import deviation_of
 from qdrl.tasks.episodic import EpisodicTask
@@ -29,10 +29,8 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
     if cell is None and archive.champion is not None:
         row, chosen, genome = None, "the champion", champion_of(archive)
     else:
-        if len(archive) == 0:
-            raise UserError("the archive is empty")
-        row = int(archive.elites["fitness"].argmax()) if cell is None else archive.row_of(cell)
-        chosen, genome = f"elite of cell {archive.elites['cell'][row]}", genomes_of(archive)[row : row + 1][0].numpy()
+        row = archive.row_of(archive.best_cell if cell is None else cell)
+        chosen, genome = f"elite of cell {archive.elites['cell'][row]}", genome_of(archive, row)
     weights = {"genome": genome}
     if archive.meta.get("policy") is None:
         return chosen, weights

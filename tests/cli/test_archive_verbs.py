@@ -231,7 +231,7 @@ def test_show_tells_everything_about_one_elite(path: Path) -> None:
     assert facts["evaluation_seed"] == archive.elites["evaluation_seed"][2]
     assert facts["emitter"] in archive.emitters
     assert facts["fitness_std"] is None
-    assert facts["genome_norm"] == pytest.approx(np.linalg.norm(archive.genome(2)))
+    assert facts["genome_norm"] == pytest.approx(np.linalg.norm(archive.genome(row=2)))
     assert str(facts["evaluation_seed"]) in call("show", path, cell).out
 
 
@@ -288,7 +288,7 @@ def test_of_a_mean_over_evaluations_one_is_replayed(evolved: Path, tmp_path: Pat
 
 
 def test_validate_praises_a_good_file(path: Path, run_folder: Path) -> None:
-    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.1, 7 elites\n", "")
+    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.2, 7 elites\n", "")
     assert call("validate", run_folder).code == 0
 
 

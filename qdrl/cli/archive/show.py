@@ -67,7 +67,7 @@ def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
         }
     import numpy as np
 
-    genome = stored.genome(row)
+    genome = stored.genome(row=row)
     return {
         "genome_parameters": len(genome),
         "genome_norm": float(np.linalg.norm(genome.astype(np.float64))),
