@@ -14,11 +14,17 @@ def _blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_of_the_readme_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (example,) = _blocks("README.md", "python")
-    assert len(example.strip().splitlines()) <= 10
+    assert len(example.strip().splitlines()) <= 18
+    monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
-    assert "coverage=0." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "coverage=0." in printed
+    assert printed.endswith("\nTrue\n")
+    assert (tmp_path / "arm.png").stat().st_size > 10_000
 
 
 def test_the_experiment_of_the_readme_is_valid() -> None:

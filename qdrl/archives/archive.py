@@ -9,8 +9,9 @@ So the result does not depend on how rows are split over ranks or devices. Statu
 stated relative to the archive as it was before the batch, as pyribs does.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 from qdrl.archives.base import FIELDS, Geometry, Insertion, Numbers, width_of
 from qdrl.archives.batches import cells_of, copy_rows, drawn_from, read_batch, room, taken, tensor_of
 from qdrl.archives.statistics import Statistics, statistics
+
+if TYPE_CHECKING:
+    from qdrl.archives.snapshot import Described
 
 
 class Archive:
@@ -163,12 +167,50 @@ class Archive:
         places = self._occupied_places(cells)
         self.genomes.index_copy_(0, places, tensor_of(genomes, "genomes").to(self.genomes))
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of the elites as host arrays, ordered by cell, with genomes under `genome`."""
+    def save(
+        self,
+        path: str | Path,
+        task: "Described",
+        *,
+        seed: int | None = None,
+        emitters: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002 - the attribute's name in the file
+    ) -> Path:
+        """Write the archive to a file that `qdrl.open_archive` and the verbs of `qdrl archive` read, atomically.
+
+        An existing file is replaced.
+
+        Args:
+            path: the file.
+            task: the task that evaluated the elites. It names axes and fitness, and replays need it; own tasks need
+                `spec`, `parameters`, `mjcf`, `describe_policy()` and `state_dict(generations)`.
+            seed: the run's seed.
+            emitters: the names that the field `emitter` indexes, `algorithm.emitters`; numbered when left out.
+            config: settings of the run, as JSON can store them.
+            license: under which the archive may be used.
+
+        Returns:
+            the path.
+
+        Raises:
+            ValueError: the task does not fit the archive, or a genome is not made of finite float32 numbers.
+            UserError: the file cannot be written.
+        """
+        from qdrl.archives.snapshot import save  # h5py is not needed before
+
+        return save(self, path, task, seed=seed, emitters=emitters, config=config, license=license)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return copies of the elites' columns as host arrays, ordered by cell; genomes are not among them."""
         cells = self.occupied_cells
-        tensors = {**self._tensors(), **self.fields}
-        state = {"cell": cells, **{name: tensor.index_select(0, cells) for name, tensor in tensors.items()}}
-        return {name: value.cpu().numpy() for name, value in state.items()}
+        tensors = {"fitness": self.fitness, "descriptor": self.descriptor, **self.fields}
+        chosen = {"cell": cells, **{name: tensor.index_select(0, cells) for name, tensor in tensors.items()}}
+        return {name: values.cpu().numpy() for name, values in chosen.items()}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return `columns` and the genomes under `genome`."""
+        return {**self.columns(), "genome": self.genomes.index_select(0, self.occupied_cells).cpu().numpy()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Put back what `state_dict` gave, into an archive of the same geometry.

@@ -1,9 +1,10 @@
 """What algorithms, the recorder and tools ask of an archive, whatever its space looks like."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from qdrl.archives.statistics import Statistics
+
+if TYPE_CHECKING:
+    from qdrl.archives.snapshot import Described
 
 Numbers = Tensor | ArrayLike
 """What archives accept where they take arrays: a tensor, a numpy array, or numbers in nested sequences."""
@@ -127,6 +131,23 @@ class AnyArchive(Protocol):
 
     def replace_genomes(self, cells: Numbers, genomes: Tensor) -> None:
         """Put other genomes `(count, parameters)` into occupied cells: numbers of lineages that were renumbered."""
+        ...
+
+    def save(
+        self,
+        path: str | Path,
+        task: "Described",
+        *,
+        seed: int | None = None,
+        emitters: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002 - the attribute's name in the file
+    ) -> Path:
+        """Write the archive to a file; see `Archive.save`."""
+        ...
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return copies of the elites' columns as host arrays, ordered by cell; genomes are not among them."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

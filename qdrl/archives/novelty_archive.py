@@ -6,7 +6,8 @@ An entry's cell is its number: the first entry's is 0, the next one's 1, whateve
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from qdrl.archives.base import FIELDS, Insertion, Numbers, width_of
 from qdrl.archives.batches import cells_of, copy_rows, drawn_from, read_batch, room, taken, tensor_of
 from qdrl.archives.grid import bounds_in_words, check_bounds
 from qdrl.archives.statistics import Statistics, statistics
+
+if TYPE_CHECKING:
+    from qdrl.archives.snapshot import Described
 
 _FIRST_ROOM = 64  # entries; doubled whenever it is full
 
@@ -205,13 +209,29 @@ class NoveltyArchive:
         column = self._columns["genome"]
         column.index_copy_(0, self._held_places(cells), tensor_of(genomes, "genomes").to(column))
 
+    def save(
+        self,
+        path: str | Path,
+        task: "Described",
+        *,
+        seed: int | None = None,
+        emitters: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002 - the attribute's name in the file
+    ) -> Path:
+        """Write the archive to a file, atomically; see `qdrl.Archive.save`."""
+        from qdrl.archives.snapshot import save  # h5py is not needed before
+
+        return save(self, path, task, seed=seed, emitters=emitters, config=config, license=license)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return copies of the entries' columns as host arrays, by number; genomes are not among them."""
+        columns = {name: self._in_order(name) for name in ("fitness", "descriptor", *FIELDS)}
+        return {"cell": self.occupied_cells.cpu().numpy(), **{n: c.cpu().numpy().copy() for n, c in columns.items()}}
+
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the entries as host arrays, by number, with genomes under `genome`, and the `rule`'s state."""
-        cells = self.occupied_cells
-        places = self._places(cells)
-        columns = {name: column.index_select(0, places) for name, column in self._columns.items()}
-        arrays = {name: column.cpu().numpy() for name, column in {"cell": cells, **columns}.items()}
-        return {**arrays, "rule": self.rule.state_dict()}
+        """Return `columns`, the genomes under `genome` and the rule's state under `rule`."""
+        return {**self.columns(), "genome": self.genomes.cpu().numpy().copy(), "rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave. Without a `rule` in it, as from an archive file, the rule stays as it is.

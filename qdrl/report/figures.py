@@ -24,10 +24,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def quiet(axes: Axes) -> Axes:
-    """Small dark labels and a thin frame, so that the data speaks."""
+    """Give axes small dark labels and a thin frame.
+
+    Labels are names from files and tasks: a `$` in them is no mathematics.
+    """
     axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK, width=0.6, length=3)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(fontsize=9, color=INK)
+        label.set(fontsize=9, color=INK, parse_math=False)
     for spine in axes.spines.values():
         spine.set(linewidth=0.6, color=FAINT)
     return axes
