@@ -1,9 +1,12 @@
 """What `evolve` and `resume` say at their end."""
 
+from pathlib import Path
+
 import click
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
+from qdrl.optional import missing_package
 from qdrl.ranks import Ranks
 from qdrl.run import Outcome
 
@@ -12,10 +15,6 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
     """Draw the figures and print what the run made, on the first rank."""
     if not ranks.first:
         return
-    from qdrl.report.curves import figure_of_curves
-    from qdrl.report.figures import save_figure
-    from qdrl.report.heatmap import figure_of_heatmap
-
     archive = open_archive(outcome.archive)
     statistics = archive.statistics()
     lines = {
@@ -28,15 +27,25 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
     if failed := int(archive.history["failed"][-1]) if len(archive.history.get("failed", ())) else 0:
         lines["failed"] = f"{failed} of {int(archive.history['evaluations'][-1])} evaluations; see log.txt"
     if len(archive):
-        figures = outcome.folder / "figures"
-        figures.mkdir(exist_ok=True)
-        save_figure(figure_of_heatmap(archive), figures / "heatmap.png")
-        save_figure(figure_of_curves(archive), figures / "curves.png")
-        lines |= {"heatmap": figures / "heatmap.png", "curves": figures / "curves.png"}
+        lines |= _figures(archive, outcome.folder / "figures")
     for name, value in lines.items():
         click.echo(f"{name:<13}{value}")
     if not outcome.finished:
         click.echo(f"stopped before its budget; go on with: qdrl resume {outcome.folder}")
+
+
+def _figures(archive: StoredArchive, folder: Path) -> dict[str, object]:
+    """Draw the figures, and return their files; a run is none the worse for an installation that cannot draw."""
+    try:
+        from qdrl.report.curves import figure_of_curves
+        from qdrl.report.figures import save_figure
+        from qdrl.report.heatmap import figure_of_heatmap
+    except ModuleNotFoundError as error:
+        return {"figures": f"none: {missing_package(error, 'drawing') or error}"}
+    folder.mkdir(exist_ok=True)
+    save_figure(figure_of_heatmap(archive), folder / "heatmap.png")
+    save_figure(figure_of_curves(archive), folder / "curves.png")
+    return {"heatmap": folder / "heatmap.png", "curves": folder / "curves.png"}
 
 
 def _champion(archive: StoredArchive) -> dict[str, str]:
