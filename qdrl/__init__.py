@@ -7,6 +7,8 @@ Every public name is listed here and imported when it is first used, so that
 from importlib import import_module
 from typing import Any
 
+from qdrl.optional import missing_package as _missing_package
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -39,9 +41,18 @@ __all__ = sorted([*_PUBLIC, "__version__"])  # pyright: ignore[reportUnsupported
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
+    """Import a public name on first use (PEP 562).
+
+    Raises:
+        ImportError: a package that it needs is not installed.
+    """
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        try:
+            return getattr(import_module(_PUBLIC[name]), name)
+        except ModuleNotFoundError as error:
+            if (line := _missing_package(error, f"qdrl.{name}")) is None:
+                raise
+            raise ImportError(line) from error
     raise AttributeError(f"module 'qdrl' has no attribute {name!r}; public names: {', '.join(__all__)}")
 
 

@@ -1,11 +1,15 @@
 """A stored conditioned actor as one callable policy: observation and descriptor in, action out."""
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.archives.grid import bounds_in_words
+from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import conditioned, inject
@@ -19,13 +23,15 @@ class ConditionedPolicy:
     """The actor that a run trained beside its archive.
 
     Args:
-        archive: an archive whose run trained a conditioned actor.
+        archive: an archive whose run trained a conditioned actor, or its file.
 
     Raises:
-        UserError: it holds none.
+        UserError: the archive holds no such actor, or there is no such file.
     """
 
-    def __init__(self, archive: StoredArchive) -> None:
+    def __init__(self, archive: StoredArchive | str | Path) -> None:
+        if not isinstance(archive, StoredArchive):
+            archive = open_archive(archive)
         if archive.actor is None or int(archive.actor["dimensions"]) == 0:
             raise UserError(
                 f"{archive.path}: holds no actor conditioned on descriptors; DCG- and DCRL-MAP-Elites make one"
@@ -42,13 +48,16 @@ class ConditionedPolicy:
             raise UserError(f"{archive.path}: the actor has {len(self.genome)} parameters, expected {shape.parameters}")
         self._population = Population(shape, 1)
         self._population.load([0], self.genome[None])
+        self._outside: bytes | None = None  # the last descriptor that was reported
         self._shift: tuple[Tensor, Tensor] | None = None
         if archive.normalizer is not None:
             mean, var = archive.normalizer["mean"], archive.normalizer["var"]
             self._shift = torch.from_numpy(mean.astype(np.float32)), deviation_of(var)
 
     def act(self, observation: Any, descriptor: Any) -> np.ndarray:
-        """The action for one observation on the way to a descriptor.
+        """Return the action for one observation on the way to a descriptor.
+
+        A descriptor outside the bounds is replaced by the nearest one inside, with a warning whenever it changes.
 
         Args:
             observation: `(observation,)` as the task shows it, not normalised.
@@ -58,27 +67,57 @@ class ConditionedPolicy:
             `(action,)` float32, in [-1, 1].
 
         Raises:
-            ValueError: a shape does not fit.
+            ValueError: a shape does not fit, or a number is not finite.
         """
-        seen = torch.as_tensor(np.asarray(observation, np.float32)).clone()[None]
-        aim = torch.as_tensor(np.asarray(descriptor, np.float64))[None]
-        if seen.shape[1:] != (self.policy.sizes[0],) or aim.shape[1:] != (self.dimensions,):
-            raise ValueError(
-                f"expected an observation ({self.policy.sizes[0]},) and a descriptor ({self.dimensions},),"
-                f" got {tuple(seen.shape[1:])} and {tuple(aim.shape[1:])}"
-            )
+        seen = _finite(observation, np.float32, "observation", (self.policy.sizes[0],))
+        aim = _finite(descriptor, np.float64, "descriptor", (self.dimensions,))
+        self._report_outside(aim)
+        inputs = torch.from_numpy(seen)[None]
         if self._shift is not None:
-            normalize_(seen, *self._shift)
-        inputs = torch.cat([seen, normalize(aim, self.lower, self.upper)], dim=1)
-        return self._population.act(inputs)[0].numpy().copy()
+            normalize_(inputs, *self._shift)
+        aimed = normalize(torch.from_numpy(aim)[None], self.lower, self.upper)
+        return self._population.act(torch.cat([inputs, aimed], dim=1))[0].numpy().copy()
 
-    def aimed_at(self, descriptors: np.ndarray) -> Tensor:
-        """Genomes of the task's ordinary policies that act as this one does towards each descriptor.
+    def aimed_at(self, descriptors: Any) -> Tensor:
+        """Return genomes of the task's ordinary policies that act as this one does towards each descriptor.
 
         Args:
-            descriptors: `(rows, d)` in the axes' units.
+            descriptors: `(rows, d)` in the axes' units; one outside the bounds counts as the nearest one inside.
 
         Returns:
             `(rows, parameters)` float32.
+
+        Raises:
+            ValueError: a shape does not fit, or a number is not finite.
         """
-        return inject(self.policy, self.genome, normalize(torch.from_numpy(descriptors), self.lower, self.upper))
+        aims = _finite(descriptors, np.float64, "descriptors", (len(descriptors), self.dimensions))
+        return inject(self.policy, self.genome, normalize(torch.from_numpy(aims), self.lower, self.upper))
+
+    def _report_outside(self, aim: np.ndarray) -> None:
+        nearest = np.clip(aim, self.lower, self.upper)
+        if np.array_equal(nearest, aim):
+            self._outside = None
+            return
+        if self._outside == aim.tobytes():
+            return
+        self._outside = aim.tobytes()
+        warnings.warn(
+            f"descriptor {aim.tolist()} lies outside the bounds {bounds_in_words(self.lower, self.upper)};"
+            f" acting towards the nearest one inside, {nearest.tolist()}",
+            stacklevel=3,
+        )
+
+
+def _finite(values: Any, dtype: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a copy of numbers as an array.
+
+    Raises:
+        ValueError: they have another shape, or one is not finite.
+    """
+    array = np.array(values, dtype)
+    if array.shape != shape:
+        raise ValueError(f"expected {name} {shape}, got {array.shape}")
+    if not (finite := np.isfinite(array)).all():
+        place = tuple(int(index) for index in np.argwhere(~finite)[0])
+        raise ValueError(f"{name}{list(place)} is {array[place]}; all numbers must be finite")
+    return array

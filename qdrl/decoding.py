@@ -83,10 +83,27 @@ def genomes_of(archive: StoredArchive) -> Tensor | Offspring:
         UserError: the file does not say how to decode its lineages, or this installation cannot.
     """
     if archive.lineages is None:
-        return torch.from_numpy(np.array(archive.all_genomes()))
+        genomes = archive.all_genomes()
+        return torch.from_numpy(genomes if archive.genomes is None else genomes.copy())
     decoder, ancestry = _decoder(archive, archive.lineages)
     nodes = ancestry.insert_all(archive.lineages.offsets, archive.lineages.seeds, archive.lineages.sigmas).tolist()
     return Offspring(decoder, nodes, [0] * len(nodes), [0.0] * len(nodes))
+
+
+def genome_of(archive: StoredArchive, row: int) -> np.ndarray:
+    """Return the weights of one elite, `(parameters,)` float32; no other genome is read or decoded.
+
+    Args:
+        archive: whose elite.
+        row: of the elite, `archive.row_of(cell)`.
+
+    Raises:
+        UserError: the file does not say how to decode its lineages, or this installation cannot.
+    """
+    if archive.lineages is None:
+        return archive.genome(row=row)
+    decoder, ancestry = _decoder(archive, archive.lineages)
+    return decoder.genome(ancestry.insert(Lineage(*archive.lineages.of(row))))
 
 
 def champion_of(archive: StoredArchive) -> np.ndarray:

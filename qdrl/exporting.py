@@ -1,5 +1,9 @@
-"""One genome of an archive as plain arrays."""
+"""One genome of an archive as plain arrays, with what it takes to use them without qdrl.
 
+`docs/exporting.md` lists the arrays.
+"""
+
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +12,18 @@ import torch
 
 from qdrl.archives.files import replacing, writing
 from qdrl.archives.stored import StoredArchive
-from qdrl.decoding import champion_of, genomes_of, normalization_of, policy_of, task_of
-from qdrl.errors import UserError
-from qdrl.policies.normalizer import deviation_of
+from qdrl.decoding import champion_of, genome_of, normalization_of, policy_of, task_of
+from qdrl.policies.normalizer import CLIP, FLOOR, deviation_of
 from qdrl.tasks.episodic import EpisodicTask
+
+FORMAT = "qdrl-weights 1.0"
 
 
 def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, dict[str, np.ndarray]]:
-    """The weights of an elite, of the champion, or, where there is none, of the best elite.
+    """Return the weights of an elite, of the champion, or, where there is none, of the best elite.
 
     Returns:
-        who that is, in words; `genome` `(parameters,)`, and for policies `kernel_<i>` and `bias_<i>` of each layer, its
-        `scale_<i>` and `offset_<i>` where it is normalised over a batch, and that `reference` batch `(n, observation)`;
-        `mean` and `deviation` `(observation,)` where policies normalise what they see.
+        a phrase that names the genome; arrays by name, as `docs/exporting.md` lists them.
 
     Raises:
         UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here, or the reference batch
@@ -29,17 +32,15 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
     if cell is None and archive.champion is not None:
         row, chosen, genome = None, "the champion", champion_of(archive)
     else:
-        if len(archive) == 0:
-            raise UserError("the archive is empty")
-        row = int(archive.elites["fitness"].argmax()) if cell is None else archive.row_of(cell)
-        chosen, genome = f"elite of cell {archive.elites['cell'][row]}", genomes_of(archive)[row : row + 1][0].numpy()
-    weights = {"genome": genome}
+        row = archive.row_of(archive.best_cell if cell is None else cell)
+        chosen, genome = f"elite of cell {archive.elites['cell'][row]}", genome_of(archive, row)
+    weights = {"format": np.array(FORMAT), "genome": genome, **_worth(archive, row), **_origin(archive)}
     if archive.meta.get("policy") is None:
         return chosen, weights
     for layer, parts in enumerate(policy_of(archive).split(torch.from_numpy(genome)[None])):
         pairs = zip(("kernel", "bias", "scale", "offset"), parts, strict=False)
         weights |= {f"{name}_{layer}": part[0].numpy() for name, part in pairs}
-    return chosen, weights | _reference(archive) | _normalizer(archive, row)
+    return chosen, weights | _policy(archive) | _reference(archive) | _normalizer(archive, row)
 
 
 def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
@@ -51,6 +52,37 @@ def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
     arrays: dict[str, Any] = dict(weights)  # numpy's stub takes any of them for an option of its own
     with writing(path), replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def _worth(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
+    """Return fitness, and of an elite its cell, descriptor and evaluation; `row` is None for the champion."""
+    named = {"fitness_name": np.array(archive.fitness_name)}
+    if row is None:
+        scores = (archive.champion or {})["fitness"]
+        return named | {"fitness": np.array(scores.mean()), "n_evaluations": np.array(len(scores))}
+    columns = ("cell", "fitness", "descriptor", "evaluation_seed", "generation", "n_evaluations")
+    return named | {name: np.array(archive.elites[name][row]) for name in columns}
+
+
+def _origin(archive: StoredArchive) -> dict[str, np.ndarray]:
+    """Return the descriptor's axes, the task, and where the archive comes from."""
+    task = archive.meta.get("task") or {}
+    return {
+        "descriptor_names": np.array([axis.name for axis in archive.axes]),
+        "descriptor_units": np.array([axis.unit for axis in archive.axes]),
+        "descriptor_lower": np.array([axis.lower for axis in archive.axes]),
+        "descriptor_upper": np.array([axis.upper for axis in archive.axes]),
+        "task_name": np.array(str(task.get("name", ""))),
+        "task": np.array(json.dumps(task)),
+        "origin": np.array(json.dumps(archive.attributes)),
+    }
+
+
+def _policy(archive: StoredArchive) -> dict[str, np.ndarray]:
+    """Return what the weights mean: sizes and functions of the layers, and all of it as JSON."""
+    policy = archive.meta["policy"]
+    texts = {name: np.array(str(policy[name])) for name in ("kind", "activation", "output", "order") if name in policy}
+    return texts | {"layers": np.array(policy["layers"], np.int64), "policy": np.array(json.dumps(policy))}
 
 
 def _reference(archive: StoredArchive) -> dict[str, np.ndarray]:
@@ -68,4 +100,9 @@ def _normalizer(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray
     champion = archive.champion or {}
     generation = champion["generation"][0] if row is None else archive.elites["generation"][row]
     mean, var = normalization_of(archive, int(generation)) or (archive.normalizer["mean"], archive.normalizer["var"])
-    return {"mean": mean.astype(np.float32), "deviation": deviation_of(var).numpy()}
+    return {
+        "mean": mean.astype(np.float32),
+        "deviation": deviation_of(var).numpy(),
+        "deviation_floor": np.array(FLOOR),
+        "observation_clip": np.array(CLIP),
+    }

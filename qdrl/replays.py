@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.stored import StoredArchive
-from qdrl.decoding import evaluated_on, genomes_of, normalization_of, task_of
+from qdrl.decoding import evaluated_on, genome_of, normalization_of, task_of
 from qdrl.evaluation import Candidates
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion import LocomotionWorlds
@@ -63,7 +63,7 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
     """
     row = archive.row_of(cell)
     task = task_of(archive)
-    genome = genomes_of(archive)[row : row + 1]
+    genome = torch.from_numpy(genome_of(archive, row))[None]
     seed = int(archive.elites["evaluation_seed"][row])
     if isinstance(task, EpisodicTask):
         worlds = _Recording(task.make_worlds(1))

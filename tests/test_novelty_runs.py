@@ -175,14 +175,14 @@ def test_show_and_find_go_by_the_number_of_an_entry(path: Path) -> None:
     found = json.loads(call("find", path, "--descriptor", *place, "--count", 1, "--json"))
     assert found["elites"][0]["cell"] == cell
     result = CliRunner().invoke(qdrl, ["archive", "show", str(path), "0"])
-    assert str(result.exception) == f"entry 0 is no longer held; the oldest one is {archive.elites['cell'][0]}"
+    assert str(result.exception) == f"entry 0 was dropped; the oldest one kept is {archive.elites['cell'][0]}"
 
 
 def test_plot_and_validate_take_it(path: Path) -> None:
     assert call("plot", path).split() == [
         str(path.parent / "figures" / f"{name}.png") for name in ("heatmap", "curves")
     ]
-    assert call("validate", path) == f"{path}: valid qdrl-archive 1.1, 15 elites\n"
+    assert call("validate", path) == f"{path}: valid qdrl-archive 1.2, 15 elites\n"
 
 
 def test_an_archive_that_nobody_entered_can_be_looked_at(tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ def test_an_archive_that_nobody_entered_can_be_looked_at(tmp_path: Path) -> None
     assert validate(path) == []
     call("plot", path)
     result = CliRunner().invoke(qdrl, ["archive", "show", str(path), "0"])
-    assert str(result.exception) == "the archive is empty"
+    assert str(result.exception) == f"{path}: the archive is empty"

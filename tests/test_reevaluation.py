@@ -85,11 +85,50 @@ def test_one_call_acts_as_the_genome_aimed_at_that_descriptor(archive: StoredArc
 
 def test_wrong_shapes_and_archives_without_an_actor_are_refused(archive: StoredArchive) -> None:
     policy = ConditionedPolicy(archive)
-    with pytest.raises(ValueError, match=r"expected an observation \(11,\) and a descriptor \(1,\), got \(10,\)"):
+    with pytest.raises(ValueError, match=r"expected observation \(11,\), got \(10,\)"):
         policy.act(np.zeros(10), [0.5])
+    with pytest.raises(ValueError, match=r"expected descriptor \(1,\), got \(\)"):
+        policy.act(np.zeros(11), 0.5)
+    with pytest.raises(ValueError, match=r"expected descriptors \(2, 1\), got \(2, 3\)"):
+        policy.aimed_at(np.zeros((2, 3)))
+    with pytest.raises(UserError, match=r"nowhere.h5: no such file"):
+        ConditionedPolicy("nowhere.h5")
     for actor in (None, {"genome": np.zeros(5), "dimensions": np.array(0)}):
         with pytest.raises(UserError, match="holds no actor conditioned on descriptors"):
             reevaluate_actor(replace(archive, actor=actor))
+
+
+def test_what_is_not_finite_is_refused_and_the_place_named(archive: StoredArchive) -> None:
+    policy, observation = ConditionedPolicy(archive), np.zeros(11)
+    for wrong in (np.nan, np.inf, -np.inf):
+        observation[4] = wrong
+        with pytest.raises(ValueError, match=rf"observation\[4\] is {wrong}; all numbers must be finite"):
+            policy.act(observation, [0.5])
+        with pytest.raises(ValueError, match=rf"descriptor\[0\] is {wrong}; all numbers must be finite"):
+            policy.act(np.zeros(11), [wrong])
+        with pytest.raises(ValueError, match=rf"descriptors\[1, 0\] is {wrong}; all numbers must be finite"):
+            policy.aimed_at([[0.5], [wrong]])
+
+
+def test_a_descriptor_outside_the_bounds_is_reported_once_and_the_nearest_inside_is_used(
+    archive: StoredArchive,
+) -> None:
+    policy, observation = ConditionedPolicy(archive), np.ones(11)
+    inside = policy.act(observation, [1.0])
+    message = r"descriptor \[1.5\] lies outside the bounds \[0, 1\]; .* inside, \[1.0\]"
+    with pytest.warns(UserWarning, match=message) as seen:
+        actions = [policy.act(observation, [1.5]) for _ in range(3)]
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    np.testing.assert_array_equal(actions, [inside] * 3)
+    with pytest.warns(UserWarning, match=r"descriptor \[-1.0\] lies outside"):
+        policy.act(observation, [-1.0])
+
+
+def test_a_conditioned_policy_is_made_from_a_file(archive: StoredArchive) -> None:
+    assert archive.path is not None
+    action = ConditionedPolicy(str(archive.path)).act(np.zeros(11), [0.5])
+    np.testing.assert_array_equal(action, ConditionedPolicy(archive).act(np.zeros(11), [0.5]))
 
 
 def test_with_their_own_seeds_elites_do_what_is_stored(archive: StoredArchive, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_its_meaning_survives() -> None:
 
 def test_its_genomes_still_fit_its_task_and_its_normaliser_its_elites() -> None:
     archive = open_archive(REFERENCE)
-    assert task_of(archive).parameters == archive.parameters == archive.genome(0).shape[0]
+    assert task_of(archive).parameters == archive.parameters == archive.genome(row=0).shape[0]
     assert archive.normalizer is not None
     assert set(archive.elites["generation"]) == set(archive.normalizer["at.generation"])
     assert np.isfinite(archive.normalizer["at.mean"]).all()

@@ -1,15 +1,23 @@
 """What algorithms, the recorder and tools ask of an archive, whatever its space looks like."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from qdrl.archives.statistics import Statistics
+
+if TYPE_CHECKING:
+    from qdrl.archives.snapshot import Described
+
+Numbers = Tensor | ArrayLike
+"""What archives accept where they take arrays: a tensor, a numpy array, or numbers in nested sequences."""
 
 FIELDS: dict[str, tuple[torch.dtype, float]] = {
     "evaluation_seed": (torch.int64, 0),
@@ -20,7 +28,7 @@ FIELDS: dict[str, tuple[torch.dtype, float]] = {
     "fitness_std": (torch.float64, math.nan),
     "descriptor_std": (torch.float64, math.nan),
 }
-"""Columns of elites besides fitness, descriptor and genome, with what they are where nobody says."""
+"""Columns of elites besides fitness, descriptor and genome, and their default values."""
 
 
 def width_of(field: str, dimensions: int) -> tuple[int, ...]:
@@ -99,12 +107,12 @@ class AnyArchive(Protocol):
 
     def add(
         self,
-        genomes: Tensor | Callable[[Tensor], Tensor],
-        fitness: Tensor,
-        descriptor: Tensor,
+        genomes: Numbers | Callable[[Tensor], Numbers],
+        fitness: Numbers,
+        descriptor: Numbers,
         *,
-        valid: Tensor | None = None,
-        **fields: Tensor | int,
+        valid: Numbers | None = None,
+        **fields: Numbers,
     ) -> Insertion:
         """Offer a batch; see `Archive.add` and `NoveltyArchive.add`."""
         ...
@@ -113,16 +121,33 @@ class AnyArchive(Protocol):
         """Cells of elites drawn uniformly with replacement, `(count,)` int64."""
         ...
 
-    def genomes_of(self, cells: Tensor) -> Tensor:
-        """Copies of the genomes of occupied cells, `(count,)` int64 -> `(count, parameters)`."""
+    def genomes_of(self, cells: Numbers) -> Tensor:
+        """Return copies of the genomes of occupied cells, `(count,)` integers -> `(count, parameters)`."""
         ...
 
-    def descriptors_of(self, cells: Tensor) -> Tensor:
-        """Copies of the descriptors of occupied cells, `(count,)` int64 -> `(count, d)` float64."""
+    def descriptors_of(self, cells: Numbers) -> Tensor:
+        """Return copies of the descriptors of occupied cells, `(count,)` integers -> `(count, d)` float64."""
         ...
 
-    def replace_genomes(self, cells: Tensor, genomes: Tensor) -> None:
+    def replace_genomes(self, cells: Numbers, genomes: Tensor) -> None:
         """Put other genomes `(count, parameters)` into occupied cells: numbers of lineages that were renumbered."""
+        ...
+
+    def save(
+        self,
+        path: str | Path,
+        task: "Described",
+        *,
+        seed: int | None = None,
+        emitters: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002 - the attribute's name in the file
+    ) -> Path:
+        """Write the archive to a file; see `Archive.save`."""
+        ...
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return copies of the elites' columns as host arrays, ordered by cell; genomes are not among them."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,53 +1,135 @@
-"""A batch on its way into an archive: checked, completed, and its genomes copied."""
+"""A batch on its way into an archive: converted to tensors, checked, completed, and its genomes copied."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.archives.base import FIELDS, width_of
+from qdrl.archives.base import FIELDS, Numbers, width_of
 from qdrl.evaluation import usable
 from qdrl.limits import MAGNITUDE
 
 _BLOCK_BYTES = 1 << 20
 
 
-def check_rows(
-    genomes: Tensor | Callable[[Tensor], Tensor],
-    fitness: Tensor,
-    descriptor: Tensor,
-    valid: Tensor | None,
+@dataclass(frozen=True)
+class Batch:
+    """Rows that were checked against an archive.
+
+    Attributes:
+        genomes: `(rows, parameters)`, or a function that returns the genomes of the rows requested.
+        fitness: `(rows,)` float64 on the archive's device.
+        descriptor: `(rows, d)` float64 on the archive's device.
+        valid: `(rows,)` bool; None when all rows are.
+        columns: every field of `qdrl.archives.base.FIELDS` as a column.
+    """
+
+    genomes: Tensor | Callable[[Tensor], Numbers]
+    fitness: Tensor
+    descriptor: Tensor
+    valid: Tensor | None
+    columns: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.fitness)
+
+
+def read_batch(
+    genomes: Numbers | Callable[[Tensor], Numbers],
+    fitness: Numbers,
+    descriptor: Numbers,
+    valid: Numbers | None,
+    fields: Mapping[str, Numbers],
     *,
     parameters: int,
     dimensions: int,
-) -> None:
-    """Refuse a batch that does not fit an archive.
+    device: torch.device,
+) -> Batch:
+    """Convert a batch to tensors and check that it fits an archive.
 
     Args:
-        genomes: `(rows, parameters)`, or a function that will give them.
+        genomes: `(rows, parameters)`, or a function that returns the genomes of the rows requested.
         fitness: `(rows,)`.
         descriptor: `(rows, dimensions)`.
-        valid: `(rows,)` bool, all when left out.
+        valid: `(rows,)` bool; None when all rows are.
+        fields: any of `qdrl.archives.base.FIELDS`.
         parameters: length of a genome.
         dimensions: axes of the descriptor.
+        device: of the archive.
 
     Raises:
-        ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite or beyond 1e30.
+        ValueError: shapes do not fit, a field is unknown, or a valid row's fitness or descriptor is not finite or
+            beyond 1e30.
     """
-    rows = len(fitness)
-    if fitness.ndim != 1 or descriptor.shape != (rows, dimensions):
+    batch = Batch(
+        genomes if callable(genomes) else tensor_of(genomes, "genomes"),
+        tensor_of(fitness, "fitness").to(device, torch.float64),
+        tensor_of(descriptor, "descriptor").to(device, torch.float64),
+        None if valid is None else tensor_of(valid, "valid"),
+        {},
+    )
+    _check_shapes(batch, parameters, dimensions)
+    _check_finite(batch)
+    return replace(batch, columns=_columns_of(fields, len(batch), dimensions, device))
+
+
+def tensor_of(values: Numbers, name: str) -> Tensor:
+    """Return numbers as a tensor, without a copy where memory can be shared.
+
+    Args:
+        values: a tensor, a numpy array, or numbers in nested sequences.
+        name: what they are, for the error.
+
+    Raises:
+        ValueError: the rows have different lengths, or the values are not numbers.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers, got rows of different lengths") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers, got an array of dtype {array.dtype}")
+    shareable = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
+    return torch.from_numpy(array if shareable else array.astype(array.dtype.newbyteorder("=")))
+
+
+def cells_of(cells: Numbers, device: torch.device) -> Tensor:
+    """Return cell numbers as a tensor, `(count,)` int64 on a device.
+
+    Raises:
+        ValueError: they are not one-dimensional integers.
+    """
+    tensor = tensor_of(cells, "cells")
+    whole = not (tensor.is_floating_point() or tensor.dtype == torch.bool)
+    if tensor.ndim != 1 or not (whole or len(tensor) == 0):
+        raise ValueError(f"cells must be (count,) integers, got {tuple(tensor.shape)} {tensor.dtype}")
+    return tensor.to(device, torch.int64)
+
+
+def _check_shapes(batch: Batch, parameters: int, dimensions: int) -> None:
+    fitness, descriptor, valid = batch.fitness, batch.descriptor, batch.valid
+    genomes = batch.genomes.shape if isinstance(batch.genomes, Tensor) else None
+    rows = len(fitness) if fitness.ndim == 1 else -1
+    if rows < 0 or descriptor.shape != (rows, dimensions) or genomes not in (None, (rows, parameters)):
+        came = "" if genomes is None else f"genomes {tuple(genomes)}, "
+        came += f"fitness {tuple(fitness.shape)}, descriptor {tuple(descriptor.shape)}"
+        remedy = "; a single row is a batch of one: genome[None], [fitness], descriptor[None]" if rows < 0 else ""
         raise ValueError(
-            f"expected fitness (rows,) and descriptor (rows, {dimensions}),"
-            f" got {tuple(fitness.shape)} and {tuple(descriptor.shape)}"
+            f"expected genomes (rows, {parameters}), fitness (rows,) and descriptor (rows, {dimensions}),"
+            f" got {came}{remedy}"
         )
-    if isinstance(genomes, Tensor) and genomes.shape != (rows, parameters):
-        raise ValueError(f"genomes must have shape ({rows}, {parameters}), got {tuple(genomes.shape)}")
     if valid is not None and (valid.shape != (rows,) or valid.dtype != torch.bool):
         raise ValueError(f"valid must be ({rows},) bool, got {tuple(valid.shape)} {valid.dtype}")
-    broken = ~usable(fitness, descriptor)
-    if valid is not None:
-        broken &= valid.to(broken.device)
+
+
+def _check_finite(batch: Batch) -> None:
+    broken = ~usable(batch.fitness, batch.descriptor)
+    if batch.valid is not None:
+        broken &= batch.valid.to(broken.device)
     if bool(broken.any()):
         row = int(torch.nonzero(broken)[0])
         raise ValueError(
@@ -55,10 +137,8 @@ def check_rows(
         )
 
 
-def columns_of(
-    fields: Mapping[str, Tensor | int], rows: int, dimensions: int, device: torch.device
-) -> dict[str, Tensor]:
-    """Every field as a column, `(rows,)` or, of `descriptor_std`, `(rows, dimensions)`; see `FIELDS`.
+def _columns_of(fields: Mapping[str, Numbers], rows: int, dimensions: int, device: torch.device) -> dict[str, Tensor]:
+    """Return every field as a column, `(rows,)` or, of `descriptor_std`, `(rows, dimensions)`; see `FIELDS`.
 
     Raises:
         ValueError: a field is unknown or of another length.
@@ -67,7 +147,7 @@ def columns_of(
         raise ValueError(f"unknown fields {sorted(unknown)}; known: {', '.join(FIELDS)}")
     columns = {}
     for name, (dtype, unknown) in FIELDS.items():
-        column = torch.as_tensor(fields.get(name, unknown), dtype=dtype, device=device)
+        column = tensor_of(fields.get(name, unknown), name).to(device, dtype)
         shape = (rows, *width_of(name, dimensions))
         if column.shape not in ((), shape):
             raise ValueError(f"{name} must be one number or {shape} of them, got {tuple(column.shape)}")
@@ -75,17 +155,17 @@ def columns_of(
     return columns
 
 
-def taken(genomes: Tensor | Callable[[Tensor], Tensor], accepted: Tensor, parameters: int) -> tuple[Tensor, Tensor]:
-    """The accepted rows' genomes, in a tensor, and in which of its rows each lies.
+def taken(batch: Batch, accepted: Tensor, parameters: int) -> tuple[Tensor, Tensor]:
+    """Return a tensor with the accepted rows' genomes, and the index of each of these rows in it.
 
     Raises:
-        ValueError: a function gave genomes of another shape.
+        ValueError: a function returned genomes of another shape.
     """
-    if isinstance(genomes, Tensor):
-        return genomes.detach(), accepted
-    asked, expected = genomes(accepted), (len(accepted), parameters)
+    if isinstance(batch.genomes, Tensor):
+        return batch.genomes.detach(), accepted
+    asked, expected = tensor_of(batch.genomes(accepted), "genomes"), (len(accepted), parameters)
     if asked.shape != expected:
-        raise ValueError(f"asked for genomes of shape {expected}, got {tuple(asked.shape)}")
+        raise ValueError(f"requested genomes of shape {expected}, got {tuple(asked.shape)}")
     return asked.detach(), torch.arange(len(accepted))
 
 

@@ -1,6 +1,6 @@
 """A regular grid of cells over the descriptor space (Mouret and Clune 2015)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ class Grid:
         self.shape = tuple(int(n) for n in shape)
         self.cells = int(np.prod(self.shape))
 
+    def __repr__(self) -> str:
+        return f"Grid({' x '.join(map(str, self.shape))} cells over {bounds_in_words(self.lower, self.upper)})"
+
     @property
     def centroids(self) -> np.ndarray:
         """`(cells, d)` float64 centres of the cells."""
@@ -68,3 +71,8 @@ def check_bounds(lower: Sequence[float], upper: Sequence[float]) -> None:
     for axis, (low, high) in enumerate(zip(lower, upper, strict=True)):
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise UserError(f"axis {axis}: lower bound {low} must be finite and below upper bound {high}")
+
+
+def bounds_in_words(lower: Iterable[float], upper: Iterable[float]) -> str:
+    """Return bounds in one line, for example "[0, 1] x [-2, 2]"."""
+    return " x ".join(f"[{low:g}, {high:g}]" for low, high in zip(lower, upper, strict=True))

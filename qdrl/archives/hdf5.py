@@ -5,7 +5,7 @@ found, `validate` lists them all. Nothing here needs torch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.plain import from_json, to_json
 
+_LARGE = 2**20  # bytes read at once; an array of a checkpoint that is larger stays in its file
 # What says when, where and how fast a file was made, not what it holds.
-_LARGE = 2**20  # bytes from which an array of a checkpoint is left in its file
 _NOT_CONTENT = ("meta", "history/seconds")
 
 
@@ -117,9 +117,9 @@ def content_digest(path: str | Path) -> str:
         for key in sorted(item.attrs):
             digest.update(f"{key}={np.asarray(item.attrs[key]).tolist()!r}\n".encode())
         if isinstance(item, h5py.Dataset):
-            data = np.asarray(item[()])
-            digest.update(f"{data.dtype.str}{data.shape}\n".encode())
-            digest.update(repr(data.tolist()).encode() if data.dtype.hasobject else data.tobytes())
+            digest.update(f"{item.dtype.str}{item.shape}\n".encode())
+            for block in _blocks(item):
+                digest.update(repr(block.tolist()).encode() if block.dtype.hasobject else block.tobytes())
 
     with open_hdf5(Path(path)) as file:
         file.visititems(visit)
@@ -243,6 +243,16 @@ def _read(file: Any, path: Path) -> StoredArchive:
         neighbours=int(group["neighbours"]) if "neighbours" in group else None,
         path=path,
     )
+
+
+def _blocks(dataset: Any) -> Iterator[np.ndarray]:
+    """Yield a dataset's values in order, a block of rows at a time, so that a large one is never held whole."""
+    if dataset.ndim == 0 or dataset.dtype.hasobject:
+        yield np.asarray(dataset[()])
+        return
+    rows = max(1, _LARGE * len(dataset) // max(1, dataset.nbytes))
+    for start in range(0, len(dataset), rows):
+        yield dataset[start : start + rows]
 
 
 def _read_lineages(group: Any) -> StoredLineages:

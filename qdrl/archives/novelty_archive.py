@@ -1,20 +1,26 @@
-"""The unstructured archive of novelty search (Lehman and Stanley 2011): no competition, whoever is let in stays.
+"""The unstructured archive of novelty search (Lehman and Stanley 2011).
+
+Entries never compete; every admitted entry is kept, or the latest ones where the archive has a capacity.
 
 An entry's cell is its number: the first entry's is 0, the next one's 1, whatever is dropped later.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qdrl.archives.admission import All, Rule
-from qdrl.archives.base import FIELDS, Insertion, width_of
-from qdrl.archives.batches import check_rows, columns_of, copy_rows, drawn_from, room, taken
-from qdrl.archives.grid import check_bounds
+from qdrl.archives.base import FIELDS, Insertion, Numbers, width_of
+from qdrl.archives.batches import cells_of, copy_rows, drawn_from, read_batch, room, taken, tensor_of
+from qdrl.archives.grid import bounds_in_words, check_bounds
 from qdrl.archives.statistics import Statistics, statistics
+
+if TYPE_CHECKING:
+    from qdrl.archives.snapshot import Described
 
 _FIRST_ROOM = 64  # entries; doubled whenever it is full
 
@@ -90,6 +96,12 @@ class NoveltyArchive:
     def __len__(self) -> int:
         return self._held
 
+    def __repr__(self) -> str:
+        genomes = self._columns["genome"]
+        bounds = bounds_in_words(*self._bounds)
+        form = f"{self.parameters} parameters, {str(genomes.dtype).removeprefix('torch.')} on {self.device}"
+        return f"NoveltyArchive({self._held} of {self._entered} entries, over {bounds}, k={self.k}, {form})"
+
     @property
     def geometry(self) -> Unstructured:
         """The space, with as many cells as there have been entries."""
@@ -126,12 +138,12 @@ class NoveltyArchive:
 
     def add(
         self,
-        genomes: Tensor | Callable[[Tensor], Tensor],
-        fitness: Tensor,
-        descriptor: Tensor,
+        genomes: Numbers | Callable[[Tensor], Numbers],
+        fitness: Numbers,
+        descriptor: Numbers,
         *,
-        valid: Tensor | None = None,
-        **fields: Tensor | int,
+        valid: Numbers | None = None,
+        **fields: Numbers,
     ) -> Insertion:
         """Let those rows of a batch enter, in row order, that the rule admits; arguments are those of `Archive.add`.
 
@@ -142,24 +154,23 @@ class NoveltyArchive:
             ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite. Archive and rule are
                 then as they were before.
         """
-        fitness = torch.as_tensor(fitness, dtype=torch.float64).to(self.device)
-        descriptor = torch.as_tensor(descriptor, dtype=torch.float64).to(self.device)
         dimensions = len(self._bounds[0])
-        check_rows(genomes, fitness, descriptor, valid, parameters=self.parameters, dimensions=dimensions)
-        columns = columns_of(fields, len(fitness), dimensions, self.device)
-        accepted = self._admitted(descriptor, valid)
+        shape: dict[str, Any] = {"parameters": self.parameters, "dimensions": dimensions, "device": self.device}
+        batch = read_batch(genomes, fitness, descriptor, valid, fields, **shape)
+        accepted = self._admitted(batch.descriptor, batch.valid)
         cells = self._entered + torch.arange(len(accepted), device=self.device)
         if len(accepted):
             # Genomes are fetched before anything changes: an exchange that fails leaves the archive whole.
-            source, rows = taken(genomes, accepted, self.parameters)
+            source, rows = taken(batch, accepted, self.parameters)
             self._make_room(len(accepted))
             places = self._places(cells)
             copy_rows(source, rows, self._columns["genome"], places)
-            for name, column in {"fitness": fitness, "descriptor": descriptor, **columns}.items():
+            rows_of = {"fitness": batch.fitness, "descriptor": batch.descriptor, **batch.columns}
+            for name, column in rows_of.items():
                 self._columns[name].index_copy_(0, places, column.index_select(0, accepted))
             self._note_entries(len(accepted))
         self.rule.count(len(accepted))
-        nowhere = torch.full((len(fitness),), -1, device=self.device)
+        nowhere = torch.full((len(batch),), -1, device=self.device)
         cell = nowhere.index_copy(0, accepted, cells)
         return Insertion(accepted, cell, 2 * (cell >= 0).long())
 
@@ -171,36 +182,56 @@ class NoveltyArchive:
         """
         return drawn_from(self.occupied_cells, generator, count)
 
-    def genomes_of(self, cells: Tensor) -> Tensor:
-        """Copies of entries' genomes, `(count,)` int64 numbers -> `(count, parameters)`.
+    def genomes_of(self, cells: Numbers) -> Tensor:
+        """Return copies of entries' genomes, `(count,)` integers -> `(count, parameters)`.
 
         Raises:
-            IndexError: a number is of no entry held.
+            ValueError: a number is not that of a stored entry; the stored range is named.
         """
-        genomes = self._columns["genome"]
-        copies = room(len(cells), self.parameters, genomes.dtype, self.device)
-        return torch.index_select(genomes, 0, self._held_places(cells), out=copies)
+        places, genomes = self._held_places(cells), self._columns["genome"]
+        copies = room(len(places), self.parameters, genomes.dtype, self.device)
+        return torch.index_select(genomes, 0, places, out=copies)
 
-    def descriptors_of(self, cells: Tensor) -> Tensor:
-        """Copies of entries' descriptors, `(count,)` int64 numbers -> `(count, d)` float64.
+    def descriptors_of(self, cells: Numbers) -> Tensor:
+        """Return copies of entries' descriptors, `(count,)` integers -> `(count, d)` float64.
 
         Raises:
-            IndexError: a number is of no entry held.
+            ValueError: a number is not that of a stored entry; the stored range is named.
         """
         return self._columns["descriptor"].index_select(0, self._held_places(cells))
 
-    def replace_genomes(self, cells: Tensor, genomes: Tensor) -> None:
-        """Put other genomes `(count, parameters)` into entries, `(count,)` int64 numbers."""
+    def replace_genomes(self, cells: Numbers, genomes: Numbers) -> None:
+        """Put other genomes `(count, parameters)` into entries, `(count,)` integers.
+
+        Raises:
+            ValueError: a number is not that of a stored entry; the stored range is named.
+        """
         column = self._columns["genome"]
-        column.index_copy_(0, self._held_places(cells), genomes.to(column))
+        column.index_copy_(0, self._held_places(cells), tensor_of(genomes, "genomes").to(column))
+
+    def save(
+        self,
+        path: str | Path,
+        task: "Described",
+        *,
+        seed: int | None = None,
+        emitters: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002 - the attribute's name in the file
+    ) -> Path:
+        """Write the archive to a file, atomically; see `qdrl.Archive.save`."""
+        from qdrl.archives.snapshot import save  # h5py is not needed before
+
+        return save(self, path, task, seed=seed, emitters=emitters, config=config, license=license)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return copies of the entries' columns as host arrays, by number; genomes are not among them."""
+        columns = {name: self._in_order(name) for name in ("fitness", "descriptor", *FIELDS)}
+        return {"cell": self.occupied_cells.cpu().numpy(), **{n: c.cpu().numpy().copy() for n, c in columns.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the entries as host arrays, by number, with genomes under `genome`, and the `rule`'s state."""
-        cells = self.occupied_cells
-        places = self._places(cells)
-        columns = {name: column.index_select(0, places) for name, column in self._columns.items()}
-        arrays = {name: column.cpu().numpy() for name, column in {"cell": cells, **columns}.items()}
-        return {**arrays, "rule": self.rule.state_dict()}
+        """Return `columns`, the genomes under `genome` and the rule's state under `rule`."""
+        return {**self.columns(), "genome": self.genomes.cpu().numpy().copy(), "rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave. Without a `rule` in it, as from an archive file, the rule stays as it is.
@@ -266,12 +297,12 @@ class NoveltyArchive:
         """Where entries lie: one after the other, and from the beginning again when the capacity is reached."""
         return cells % len(self._columns["fitness"])
 
-    def _held_places(self, cells: Tensor) -> Tensor:
-        cells = cells.to(self.device)
+    def _held_places(self, cells: Numbers) -> Tensor:
+        cells = cells_of(cells, self.device)
         wrong = (cells < self._entered - self._held) | (cells >= self._entered)
         if bool(wrong.any()):
             held = f"{self._entered - self._held} to {self._entered - 1}" if self._held else "none"
-            raise IndexError(f"entry {int(cells[wrong][0])} is not held; held are {held}")
+            raise ValueError(f"entry {int(cells[wrong][0])} is not held; held are {held}")
         return self._places(cells)
 
     def _in_order(self, name: str) -> Tensor:

@@ -1,9 +1,10 @@
-"""An archive as it lies in a file: what notebooks, reports, replays and distillation read. Nothing here needs torch."""
+"""A stored archive, as notebooks, reports, replays and distillation read it. Nothing here needs torch."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StoredArchive:
     """Small columns in memory, genomes read a row at a time.
 
@@ -68,6 +69,13 @@ class StoredArchive:
     def __len__(self) -> int:
         return len(self.elites["cell"])
 
+    def __repr__(self) -> str:
+        task = (self.meta.get("task") or {}).get("name", "an unnamed task")
+        axes = ", ".join(f"{axis.label} [{axis.lower:g}, {axis.upper:g}]" for axis in self.axes)
+        count = f"{len(self)} of {self.cells} {'entries' if self.unstructured else 'cells'}"
+        source = "in memory" if self.path is None else str(self.path)
+        return f"StoredArchive({count}, {self.kind} of {task} over {axes}, {source})"
+
     @property
     def cells(self) -> int:
         """How many cells there are, occupied or not; entries of a novelty archive, held or dropped."""
@@ -97,21 +105,32 @@ class StoredArchive:
         places = self.elites["descriptor"]
         return float(novelty(places, places, self.neighbours, own=np.arange(len(places))).mean())
 
-    def row_of(self, cell: int) -> int:
-        """The row of the elite in a cell.
+    @property
+    def best_cell(self) -> int:
+        """The cell of the elite with the highest fitness, the lowest of equals.
 
         Raises:
-            UserError: no such cell, or it is empty; the nearest occupied cell is named.
+            UserError: the archive is empty.
         """
-        if len(self) == 0:
-            raise UserError("the archive is empty")
+        self._refuse_empty()
+        return int(self.elites["cell"][self.elites["fitness"].argmax()])
+
+    def row_of(self, cell: int) -> int:
+        """Return the row of the elite in a cell.
+
+        Raises:
+            UserError: the cell does not exist or is empty; the nearest occupied cell is named.
+            TypeError: the cell is not an integer.
+        """
+        self._refuse_empty()
+        cell = index(cell)
         if not 0 <= cell < self.cells:
             raise UserError(f"cell {cell} does not exist; cells run from 0 to {self.cells - 1}")
         row = int(np.searchsorted(self.elites["cell"], cell))
         if row < len(self) and self.elites["cell"][row] == cell:
             return row
         if self.unstructured:
-            raise UserError(f"entry {cell} is no longer held; the oldest one is {self.elites['cell'][0]}")
+            raise UserError(f"entry {cell} was dropped; the oldest one kept is {self.elites['cell'][0]}")
         near = int(self.elites["cell"][self.nearest(self.centroids[cell], 1)[0]])
         raise UserError(f"cell {cell} is empty; the nearest occupied one is {near}")
 
@@ -129,26 +148,44 @@ class StoredArchive:
         with self._stored_genomes() as genomes:
             return int(genomes.shape[1])
 
-    def genome(self, row: int) -> np.ndarray:
-        """One elite's genome, `(parameters,)` float32.
+    def genome(self, cell: int | None = None, *, row: int | None = None) -> np.ndarray:
+        """Return one elite's genome, `(parameters,)` float32, without reading the others.
+
+        Args:
+            cell: the elite's cell, as in `qdrl archive show FILE CELL`; of a novelty archive the entry's number.
+            row: instead of a cell, the elite's row in the columns of `elites`; negative ones count from the end.
 
         Raises:
+            UserError: the cell does not exist or is empty, the genome is damaged or not finite, or genomes are
+                lineages, which `qdrl.decoding.genome_of` decodes.
             IndexError: there is no such row.
+            TypeError: not exactly one of cell and row is given, or it is not an integer.
         """
+        if (cell is None) == (row is None):
+            raise TypeError("genome() takes a cell or row=..., one of them")
+        row = self.row_of(cell) if row is None else index(row)  # pyright: ignore[reportArgumentType]
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of an archive of {len(self)} elites")
         with self._stored_genomes() as genomes:
-            return genomes[row]
+            genome = np.array(genomes[row % len(self)])
+        if not np.isfinite(genome).all():
+            place = self.path or "archive"
+            raise UserError(f"{place}: the genome of cell {self.elites['cell'][row]} has values that are not finite")
+        return genome
 
     def all_genomes(self) -> np.ndarray:
-        """All genomes, `(n, parameters)` float32."""
+        """Return all genomes, `(n, parameters)` float32, in the order of `elites`; not a copy when held in memory."""
         with self._stored_genomes() as genomes:
             return genomes[:]
+
+    def _refuse_empty(self) -> None:
+        if len(self) == 0:
+            raise UserError(f"{self.path or 'archive'}: the archive is empty")
 
     @contextmanager
     def _stored_genomes(self) -> Iterator[Any]:
         if self.lineages is not None:
-            raise UserError("this archive holds lineages: `qdrl.decoding.genomes_of(archive)` decodes them")
+            raise UserError("this archive holds lineages; qdrl.decoding.genome_of(archive, row) decodes one of them")
         if self.genomes is not None:
             yield self.genomes
             return

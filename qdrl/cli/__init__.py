@@ -4,6 +4,9 @@ from importlib import import_module
 
 import click
 
+from qdrl.errors import UserError
+from qdrl.optional import missing_package
+
 
 class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported only when used.
@@ -15,6 +18,20 @@ class LazyGroup(click.Group):
     def __init__(self, *args: object, verbs: dict[str, tuple[str, str]], **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # pyright: ignore[reportArgumentType]
         self._verbs = verbs
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a verb; a package that it needs and this installation lacks is one line.
+
+        Raises:
+            UserError: a package is not installed.
+        """
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            line = missing_package(error, f"{ctx.command_path} {ctx.invoked_subcommand}")
+            if line is None:
+                raise
+            raise UserError(line) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self._verbs)

@@ -15,8 +15,10 @@ def command(archive: Path, output: Path, cell: int | None) -> None:
     """Write the weights of one genome of ARCHIVE to OUTPUT (.npz).
 
     Lineages are decoded. The file holds `genome`, the flat row, and for policies `kernel_<i>` (inputs, outputs) and
-    `bias_<i>` of each layer, with `mean` and `deviation` of the observations where the policy normalises them, or
-    `scale_<i>`, `offset_<i>` and the `reference` batch where its layers are normalised. numpy reads it without qdrl.
+    `bias_<i>` of each layer, `layers`, `activation`, `output`, `order`; where observations are normalised `mean`,
+    `deviation` and `observation_clip`; where layers are, `scale_<i>`, `offset_<i>` and the `reference` batch. It also
+    says what they are for: `task`, `fitness`, `descriptor` with names, units and bounds. numpy reads it without qdrl;
+    docs/exporting.md has every array and a complete example.
 
     \b
     Example:

@@ -9,6 +9,7 @@ import click
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import RankLost, UserError
+from qdrl.optional import missing_package
 from qdrl.ranks import Ranks, launched_rank
 from qdrl.run import Outcome
 
@@ -75,11 +76,13 @@ def _explain_spent(outcome: Outcome) -> None:
 
 
 def _figures(outcome: Outcome, archive: StoredArchive) -> dict[str, object]:
-    """Draw heatmap and curves; a figure that cannot be written is a warning, the run is complete without it."""
-    from qdrl.report.curves import figure_of_curves
-    from qdrl.report.figures import save_figure
-    from qdrl.report.heatmap import figure_of_heatmap
-
+    """Draw heatmap and curves; a figure that cannot be drawn or written costs a line, not the run."""
+    try:
+        from qdrl.report.curves import figure_of_curves
+        from qdrl.report.figures import save_figure
+        from qdrl.report.heatmap import figure_of_heatmap
+    except ModuleNotFoundError as error:
+        return {"figures": f"none: {missing_package(error, 'drawing') or error}"}
     folder, drawn = outcome.folder / "figures", {}
     for name, draw in (("heatmap", figure_of_heatmap), ("curves", figure_of_curves)):
         try:

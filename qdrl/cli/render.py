@@ -28,9 +28,7 @@ def command(archive: Path, output: Path, cell: int | None, width: int, height: i
 
     check_video_path(output)
     stored = open_archive(archive_file(archive))
-    if len(stored) == 0:
-        raise UserError(f"{archive}: the archive is empty; there is nothing to film")
-    chosen = int(stored.elites["cell"][stored.elites["fitness"].argmax()]) if cell is None else cell
+    chosen = stored.best_cell if cell is None else cell
     stored.row_of(chosen)  # a wrong cell is refused before anything slow begins
     require_rendering()
 

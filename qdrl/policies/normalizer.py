@@ -15,7 +15,7 @@ from torch import Tensor
 from qdrl.evaluation import ObservationMoments
 
 CLIP = 10.0
-_FLOOR = 1e-2
+FLOOR = 1e-2
 
 
 class ObservationNormalizer:
@@ -92,4 +92,4 @@ def normalize_(observations: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 def deviation_of(var: np.ndarray) -> Tensor:
     """What observations are divided by, `(size,)` float32."""
-    return torch.from_numpy(np.maximum(np.sqrt(var), _FLOOR).astype(np.float32))
+    return torch.from_numpy(np.maximum(np.sqrt(var), FLOOR).astype(np.float32))

@@ -27,7 +27,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def quiet(axes: Axes) -> Axes:
-    """Give axes small dark labels, taken literally (a "$" begins no formula), and a thin frame."""
+    """Give axes small dark labels and a thin frame. Text is taken literally: a `$` in a name is no mathematics."""
     for text in axes.findobj(Text):
         cast("Text", text).set_parse_math(False)
     axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK, width=0.6, length=3)

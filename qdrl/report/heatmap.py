@@ -5,12 +5,13 @@ points; more than two axes as a matrix of projections in which every bin shows t
 """
 
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qdrl.archives.snapshot import Described, stored_view
 from qdrl.archives.stored import StoredArchive
 from qdrl.axes import Axis
 from qdrl.errors import UserError
@@ -18,29 +19,35 @@ from qdrl.report.figures import EMPTY, FAINT, INK, name_of, new_figure, quiet, s
 from qdrl.report.shades import Shades, shades_of
 from qdrl.report.voronoi import borders, nearest_centroids
 
+if TYPE_CHECKING:
+    from qdrl.archives.base import AnyArchive
+
 _BORDERED = 2000  # draw borders between cells up to this many of them; more would cover the colours
 
 
 def figure_of_heatmap(
-    archive: StoredArchive,
+    archive: "StoredArchive | AnyArchive",
     *,
+    task: Described | None = None,
     value: str = "fitness",
     colormap: str = "viridis",
     vmin: float | None = None,
     vmax: float | None = None,
 ) -> Figure:
-    """A whole figure for a descriptor of any dimension; arguments and errors are those of `plot_heatmap`."""
-    if len(archive.axes) > 2:
-        return plot_projections(archive, value=value, colormap=colormap, vmin=vmin, vmax=vmax)
-    figure = _figure_for(archive)
-    plot_heatmap(archive, figure.subplots(), value=value, colormap=colormap, vmin=vmin, vmax=vmax)
+    """Draw a whole figure for a descriptor of any dimension; arguments and errors are those of `plot_heatmap`."""
+    stored = stored_view(archive, task)
+    if len(stored.axes) > 2:
+        return plot_projections(stored, value=value, colormap=colormap, vmin=vmin, vmax=vmax)
+    figure = _figure_for(stored)
+    plot_heatmap(stored, figure.subplots(), value=value, colormap=colormap, vmin=vmin, vmax=vmax)
     return figure
 
 
 def plot_heatmap(
-    archive: StoredArchive,
+    archive: "StoredArchive | AnyArchive",
     axes: Axes | None = None,
     *,
+    task: Described | None = None,
     value: str = "fitness",
     colormap: str = "viridis",
     vmin: float | None = None,
@@ -50,18 +57,21 @@ def plot_heatmap(
     """Draw an archive with one or two descriptor axes: bars, a grid, Voronoi cells or points; empty cells stay pale.
 
     Args:
-        archive: of any kind.
+        archive: of any kind, stored or live (`qdrl.Archive`, `qdrl.NoveltyArchive`).
         axes: where to draw; a figure of its own when left out.
+        task: names the axes and the fitness of a live archive; generic names are used when left out.
         value: which column of the elites to show, for example "fitness" or "generation".
         colormap: a matplotlib colour map's name.
-        vmin: value of the lowest colour; the lowest value drawn when left out.
-        vmax: value of the highest colour.
+        vmin: value of the lowest colour; the lowest value drawn when left out. Lower values take the lowest colour.
+        vmax: value of the highest colour; the highest value drawn when left out. Higher values take the highest colour.
         colorbar: whether to add one beside two axes; with one axis, values stand on the y axis.
 
     Raises:
         UserError: the archive has more than two axes (see `figure_of_heatmap`), the column or the colour map
-            does not exist, or the column says nothing about any elite.
+            does not exist, the column says nothing about any elite, or vmin is not below vmax.
+        ValueError: the task has another number of axes or parameters than the archive.
     """
+    archive = stored_view(archive, task)
     if len(archive.axes) > 2:
         raise UserError(f"a heatmap has one or two axes, this archive {len(archive.axes)}; use figure_of_heatmap")
     shades = shades_of(archive, value, colormap, vmin, vmax)
@@ -204,7 +214,8 @@ def _name_axes(axes: Axes, horizontal: Axis, vertical: Axis) -> None:
 
 
 def _entitle(axes: Axes, archive: StoredArchive) -> None:
-    axes.set_title(name_of(archive), loc="left", pad=17, fontsize=11, fontweight="bold", color=INK)
+    look: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK, "parse_math": False}
+    axes.set_title(name_of(archive), loc="left", pad=17, **look)
     place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
     axes.annotate("   ".join(summary_of(archive)), (0, 1), fontsize=7.5, color=FAINT, **place)
 

@@ -38,6 +38,15 @@ class Shades:
         """Both as one."""
         return ScalarMappable(self.norm, self.colors)
 
+    @property
+    def _extend(self) -> str:
+        """Return at which ends of the scale values lie beyond it, as `Figure.colorbar` names them."""
+        low, high = self.norm.vmin or 0.0, self.norm.vmax or 0.0
+        below, above = bool((self.values < low).any()), bool((self.values > high).any())
+        return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
+            below, above
+        ]
+
     def by_cell(self, archive: StoredArchive) -> np.ndarray:
         """`(cells,)`, NaN where a cell is empty."""
         everywhere = np.full(archive.cells, np.nan)
@@ -46,9 +55,10 @@ class Shades:
 
     def add_colorbar(self, figure: Figure | SubFigure, **options: Any) -> None:
         """Add a colour bar; the options are those of `Figure.colorbar`."""
-        bar = figure.colorbar(self.scale, label="" if self.names else self.label, **options)
+        bar = figure.colorbar(self.scale, label="" if self.names else self.label, extend=self._extend, **options)
         if self.names:
-            bar.set_ticks(list(range(len(self.names))), labels=list(self.names))
+            names = [name.replace("$", r"\$") for name in self.names]  # no mathematics
+            bar.set_ticks(list(range(len(names))), labels=names)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         quiet(bar.ax)
 
@@ -63,19 +73,18 @@ def shades_of(
         value: the column's name.
         colormap: a matplotlib colour map's name.
         vmin: value of the lowest colour; the lowest value there is when left out.
-        vmax: value of the highest colour.
+        vmax: value of the highest colour; the highest value there is when left out.
 
     Raises:
-        UserError: the column or the colour map does not exist, the column says nothing about any elite, or vmin is not
-            below vmax.
+        UserError: the column or the colour map does not exist, the column says nothing about any elite, vmin is not
+            below vmax, one of them is not finite, or the values are names.
     """
     columns = [name for name, column in archive.elites.items() if column.ndim == 1 and name != "cell"]
     if value not in columns:
         raise UserError(f"elites have no column '{value}' to draw{suggest(value, columns)}")
     if colormap not in matplotlib.colormaps:
         raise UserError(f"no colour map '{colormap}'{suggest(colormap, matplotlib.colormaps)}")
-    if vmin is not None and vmax is not None and vmin >= vmax:
-        raise UserError(f"vmin {vmin} must be below vmax {vmax}")
+    _check_limits(value, vmin, vmax)
     values = archive.elites[value].astype(np.float64)
     if len(values) and np.isnan(values).all():
         raise UserError(f"'{value}' is not known for any elite; re-evaluated archives have it")
@@ -83,7 +92,30 @@ def shades_of(
         count = len(archive.emitters)
         colors = matplotlib.colormaps[colormap].resampled(count)
         return Shades(values, value, Normalize(-0.5, count - 0.5), colors, archive.emitters)
-    low, high = (np.nanmin(values), np.nanmax(values)) if len(values) else (0.0, 1.0)
-    norm = Normalize(low if vmin is None else vmin, high if vmax is None else vmax)
     label = archive.fitness_name if value == "fitness" else value.replace("_", " ")
-    return Shades(values, label, norm, matplotlib.colormaps[colormap])
+    return Shades(values, label, Normalize(*_limits(values, vmin, vmax)), matplotlib.colormaps[colormap])
+
+
+def _check_limits(value: str, vmin: float | None, vmax: float | None) -> None:
+    given = {name: limit for name, limit in (("vmin", vmin), ("vmax", vmax)) if limit is not None}
+    for name, limit in given.items():
+        if not np.isfinite(limit):
+            raise UserError(f"{name} must be a finite number, got {limit}")
+    if vmin is not None and vmax is not None and vmin >= vmax:
+        raise UserError(f"vmin {vmin} must be below vmax {vmax}")
+    if given and value == "emitter":
+        raise UserError(f"{' and '.join(given)} cannot be given for 'emitter', whose values are names; leave them out")
+
+
+def _limits(values: np.ndarray, vmin: float | None, vmax: float | None) -> tuple[float, float]:
+    """Return the values of the lowest and the highest colour.
+
+    Limits that were given are kept. Where one is beyond all values, the other lies as far from it as the values spread.
+    """
+    low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if len(values) else (0.0, 1.0)
+    spread = high - low or 1.0
+    if vmin is not None:
+        low, high = vmin, vmax if vmax is not None else high if vmin < high else vmin + spread
+    elif vmax is not None:
+        low, high = low if low < vmax else vmax - spread, vmax
+    return low, high

@@ -10,6 +10,7 @@ import numpy as np
 
 from qdrl.archives.files import replacing, writing
 from qdrl.errors import UserError
+from qdrl.optional import require
 
 if TYPE_CHECKING:
     from qdrl.replays import Track
@@ -23,7 +24,7 @@ def check_video_path(path: Path) -> None:
     """Refuse an output that cannot become a film, before any work is done.
 
     Raises:
-        UserError: the suffix is unknown or the folder does not exist.
+        UserError: the suffix is unknown, the folder does not exist, or a package that writes films is not installed.
     """
     if path.suffix.lower() not in _SUFFIXES:
         raise UserError(f"{path}: films are .mp4 or .gif, not '{path.suffix}'")
@@ -31,6 +32,9 @@ def check_video_path(path: Path) -> None:
         raise UserError(f"{path} is a folder")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}")
+    require("imageio", "a film")
+    if path.suffix.lower() == ".mp4":
+        require("imageio_ffmpeg", "an .mp4 film")
 
 
 def check_rendering() -> str | None:
@@ -79,10 +83,10 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
     Raises:
         UserError: this machine cannot draw, and the message names MUJOCO_GL; or the file cannot be written.
     """
-    import imageio.v3 as imageio
-
     check_video_path(path)
     require_rendering()
+    import imageio.v3 as imageio
+
     is_gif = path.suffix.lower() == ".gif"
     limit = min(fps, _GIF_FPS) if is_gif else fps
     stride = max(1, int(np.ceil(1.0 / (limit * track.step_seconds) - 1e-9)))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial import KDTree
 from sklearn.cluster import KMeans
 
+from qdrl.archives import cvt
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.errors import UserError
 
@@ -126,3 +127,33 @@ def test_the_units_of_an_axis_do_not_matter():
     plain = CentroidalVoronoi(centroids, [0, 0], [1, 1]).cell_of(torch.from_numpy(descriptor))
     stretched = CentroidalVoronoi(centroids * stretch, [0, 0], stretch.tolist())
     assert torch.equal(stretched.cell_of(torch.from_numpy(descriptor * stretch)), plain)
+
+
+def test_where_neighbours_are_no_small_part_of_the_cells_the_plain_search_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("neighbourhoods cost more than they save here")
+
+    monkeypatch.setattr(cvt, "_neighbourhoods", refuse)
+    for axes, cells in ((8, 1100), (4, 200), (6, 500)):
+        place_centroids(np.random.default_rng(0), cells, [0] * axes, [1] * axes, samples=1200, iterations=1)
+
+
+def test_the_search_among_neighbours_finds_the_plain_result_in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, squared_distance = [], cvt._squared_distance
+
+    def spy(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        if others.ndim == 3:
+            sizes.append(others.numel())
+        return squared_distance(points, others)
+
+    monkeypatch.setattr(cvt, "_squared_distance", spy)
+    for axes, cells in ((2, 300), (4, 256), (5, 600)):
+        draw = np.random.default_rng(axes)
+        points = torch.from_numpy(draw.random((3000, axes)).round(2))  # rounded: ties
+        centroids = points[draw.choice(3000, cells, replace=False)].clone()
+        guess = cvt._nearest(points, centroids)
+        moved = (centroids + 0.01 * torch.from_numpy(draw.standard_normal((cells, axes)))).round(decimals=2)
+        assert torch.equal(cvt._nearest_from(guess, points, moved), cvt._nearest(points, moved))
+    assert 0 < max(sizes) <= cvt._CHUNK

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,15 +105,74 @@ def test_one_genome_is_read_without_the_others(path: Path) -> None:
         assert dataset.chunks == (1, dataset.shape[1])
     read, written = open_archive(path), small_archive()
     assert read.genomes is None
-    np.testing.assert_array_equal(read.genome(3), written.genome(3))
+    np.testing.assert_array_equal(read.genome(row=3), written.genome(row=3))
     assert read.parameters == 6
+
+
+def test_an_integer_is_a_cell_and_a_row_is_named(path: Path) -> None:
+    written = small_archive()
+    for archive in (open_archive(path), written):
+        for row, cell in enumerate(archive.elites["cell"]):
+            np.testing.assert_array_equal(archive.genome(cell), archive.all_genomes()[row])
+            np.testing.assert_array_equal(archive.genome(row=row), archive.genome(int(cell)))
+        assert archive.best_cell == archive.elites["cell"][archive.elites["fitness"].argmax()]
+        empty = int(np.setdiff1d(np.arange(archive.cells), archive.elites["cell"])[0])
+        with pytest.raises(UserError, match=f"cell {empty} is empty; the nearest occupied one is"):
+            archive.genome(empty)
+        with pytest.raises(UserError, match="cell 20 does not exist; cells run from 0 to 19"):
+            archive.genome(20)
+        wrong_arguments: tuple[dict[str, Any], ...] = ({}, {"cell": 1, "row": 1}, {"cell": 1.0}, {"row": "1"})
+        for wrong in wrong_arguments:
+            with pytest.raises(TypeError, match=r"a cell or row=|cannot be interpreted as an integer"):
+                archive.genome(**wrong)
+        archive.genome(row=0)[:] = 0  # a copy
+        assert archive.genome(row=0).any()
+
+
+def test_a_stored_archive_is_shown_in_one_line(path: Path) -> None:
+    axes = "over axis 0 [0, 1], axis 1 [m] [-1, 2]"
+    assert repr(open_archive(path)) == f"StoredArchive(7 of 20 cells, grid of toy {axes}, {path})"
+    assert repr(replace(small_archive(), meta={})) == (
+        f"StoredArchive(7 of 20 cells, grid of an unnamed task {axes}, in memory)"
+    )
+
+
+def test_a_genome_that_is_not_finite_is_found_when_it_is_read(path: Path) -> None:
+    with damaged(path) as file:
+        genomes = file["elites/genome"][:]
+        genomes[2, 1] = np.nan
+        replace_dataset(file, "elites/genome", genomes)
+    archive = open_archive(path)
+    assert np.isfinite(archive.genome(row=1)).all()
+    with pytest.raises(UserError, match=f"genome of cell {archive.elites['cell'][2]} has values that are not finite"):
+        archive.genome(row=2)
+    assert validate(path) == ["/elites/genome: not finite in rows [2]"]
+
+
+def test_one_elite_and_the_digest_of_a_large_file_take_little_memory(tmp_path: Path) -> None:
+    path, elites, parameters = tmp_path / "large.h5", 2000, 4000
+    small = small_archive(kind="cvt", shape=(elites, 2), elites=elites, parameters=1)
+    genomes = np.random.default_rng(0).random((elites, parameters), np.float32)
+    write_archive(path, replace(small, genomes=genomes))
+    tracemalloc.start()
+    try:
+        archive = open_archive(path)
+        read, digest = archive.genome(1234), content_digest(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(read, genomes[1234])
+    assert peak < genomes.nbytes / 6
+    with damaged(path) as file:
+        file["elites/genome"][elites - 1, parameters - 1] += 1
+    assert content_digest(path) != digest
 
 
 def test_genomes_of_a_file_replaced_meanwhile_are_refused(path: Path) -> None:
     before = open_archive(path)
     write_archive(path, small_archive(seed=1))
     with pytest.raises(UserError, match="have changed since it was read"):
-        before.genome(0)
+        before.genome(row=0)
 
 
 def test_a_checkpoint_gives_back_its_archive_and_its_state(tmp_path: Path) -> None:
@@ -142,9 +202,9 @@ def test_large_arrays_of_a_checkpoint_stay_in_the_file_until_asked_for(tmp_path:
 
 def test_a_row_that_is_not_there_is_named(path: Path) -> None:
     archive = open_archive(path)
-    assert np.array_equal(archive.genome(-1), archive.all_genomes()[-1])
+    assert np.array_equal(archive.genome(row=-1), archive.all_genomes()[-1])
     with pytest.raises(IndexError, match=f"row 1000000 of an archive of {len(archive)} elites"):
-        archive.genome(10**6)
+        archive.genome(row=10**6)
 
 
 def test_an_archive_is_not_taken_for_a_checkpoint(path: Path) -> None:
@@ -169,7 +229,7 @@ def test_the_elite_of_an_empty_cell_is_refused_with_the_nearest_occupied_one() -
 def test_an_entry_that_is_not_held_is_refused_with_the_oldest_that_is() -> None:
     archive = small_archive(kind="novelty", shape=(9, 2), elites=4)
     assert [archive.row_of(cell) for cell in range(5, 9)] == [0, 1, 2, 3]
-    with pytest.raises(UserError, match="entry 4 is no longer held; the oldest one is 5"):
+    with pytest.raises(UserError, match="entry 4 was dropped; the oldest one kept is 5"):
         archive.row_of(4)
     with pytest.raises(UserError, match="cells run from 0 to 8"):
         archive.row_of(9)
@@ -294,7 +354,7 @@ def test_a_later_minor_version_is_read_and_a_later_major_one_is_not(path: Path) 
     assert len(open_archive(path)) == 7
     with damaged(path) as file:
         file.attrs["format_version"] = "2.0"
-    with pytest.raises(UserError, match=r"format_version is 2\.0; this qdrl reads 1\.1"):
+    with pytest.raises(UserError, match=r"format_version is 2\.0; this qdrl reads 1\.2"):
         open_archive(path)
 
 

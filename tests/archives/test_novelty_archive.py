@@ -130,11 +130,11 @@ def test_an_entry_that_was_dropped_is_named() -> None:
     for numbers in ((0, 1, 2), (3, 4)):
         archive.add(**batch(*numbers))
     for wrong in (1, 5, -1):
-        with pytest.raises(IndexError, match=f"entry {wrong} is not held; held are 2 to 4"):
+        with pytest.raises(ValueError, match=f"entry {wrong} is not held; held are 2 to 4"):
             archive.genomes_of(torch.tensor([2, wrong]))
-        with pytest.raises(IndexError, match=f"entry {wrong} is not held"):
+        with pytest.raises(ValueError, match=f"entry {wrong} is not held"):
             archive.descriptors_of(torch.tensor([wrong]))
-    with pytest.raises(IndexError, match="entry 0 is not held; held are none"):
+    with pytest.raises(ValueError, match="entry 0 is not held; held are none"):
         growing().genomes_of(torch.tensor([0]))
 
 
@@ -171,10 +171,10 @@ def lost(rows: Tensor) -> Tensor:
     ("change", "message"),
     [
         ({"genomes": lost}, "a rank is gone"),
-        ({"genomes": lambda rows: torch.zeros(1, 1)}, r"asked for genomes of shape \(\d+, 3\), got \(1, 1\)"),
-        ({"genomes": torch.zeros(3, 4)}, r"genomes must have shape \(30, 3\)"),
+        ({"genomes": lambda rows: torch.zeros(1, 1)}, r"requested genomes of shape \(\d+, 3\), got \(1, 1\)"),
+        ({"genomes": torch.zeros(3, 4)}, r"expected genomes \(rows, 3\).* got genomes \(3, 4\)"),
         ({"fitness": torch.full((30,), torch.nan)}, "row 0 has a fitness or descriptor that is not finite"),
-        ({"descriptor": torch.zeros(30, 2)}, r"expected fitness \(rows,\) and descriptor \(rows, 1\)"),
+        ({"descriptor": torch.zeros(30, 2)}, r"expected .*fitness \(rows,\) and descriptor \(rows, 1\)"),
         ({"valid": torch.ones(30)}, r"valid must be \(30,\) bool"),
         ({"colour": 3}, "unknown fields"),
     ],

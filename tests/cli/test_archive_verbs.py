@@ -231,15 +231,22 @@ def test_show_tells_everything_about_one_elite(path: Path) -> None:
     assert facts["evaluation_seed"] == archive.elites["evaluation_seed"][2]
     assert facts["emitter"] in archive.emitters
     assert facts["fitness_std"] is None
-    assert facts["genome_norm"] == pytest.approx(np.linalg.norm(archive.genome(2)))
+    assert facts["genome_norm"] == pytest.approx(np.linalg.norm(archive.genome(row=2)))
     assert str(facts["evaluation_seed"]) in call("show", path, cell).out
 
 
-@pytest.mark.parametrize("cell", [20, -1])
-def test_show_refuses_a_cell_that_does_not_exist(path: Path, cell: int) -> None:
-    outcome = call("show", path, "--", cell)
+@pytest.mark.parametrize("words", [[20], [-1], ["--", -1], ["--json", -12], [-1, "--replay"]])
+def test_show_refuses_a_cell_that_does_not_exist(path: Path, words: list[object]) -> None:
+    outcome = call("show", path, *words)
     assert outcome.code == 2
-    assert "cells run from 0 to 19" in outcome.error
+    assert "does not exist; cells run from 0 to 19" in outcome.error
+
+
+def test_export_and_render_refuse_a_cell_that_does_not_exist(path: Path, tmp_path: Path) -> None:
+    for verb in ("export", "render"):
+        output = tmp_path / ("w.npz" if verb == "export" else "w.gif")
+        with pytest.raises(UserError, match="cell -1 does not exist; cells run from 0 to 19"):
+            CliRunner().invoke(qdrl, [verb, str(path), str(output), "--cell", "-1"], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
+from qdrl.archives.archive import Archive
+from qdrl.archives.grid import Grid
+from qdrl.archives.hdf5 import open_archive
+from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.report.curves import figure_of_curves
 from qdrl.report.figures import new_figure, save_figure
 from qdrl.report.heatmap import figure_of_heatmap, plot_heatmap, plot_projections
+from qdrl.report.shades import shades_of
 from qdrl.report.voronoi import borders, nearest_centroids
+from qdrl.tasks import make_task
 from tests.archives.builders import small_archive
 
 
@@ -29,6 +36,23 @@ def fitness_by_cell(archive: StoredArchive) -> np.ndarray:
     everywhere = np.full(archive.cells, np.nan)
     everywhere[archive.elites["cell"]] = archive.elites["fitness"]
     return everywhere
+
+
+def batch() -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    return {"genomes": draw.random((20, 3)), "fitness": draw.random(20), "descriptor": draw.uniform(-1, 1, (20, 2))}
+
+
+def live_archive() -> Archive:
+    archive = Archive(Grid([-1, -1], [1, 1], (6, 6)), 3, qd_offset=-4)
+    archive.add(**batch())
+    return archive
+
+
+def live_novelty_archive() -> NoveltyArchive:
+    archive = NoveltyArchive([-1, -1], [1, 1], 3)
+    archive.add(**batch())
+    return archive
 
 
 # Grids
@@ -67,6 +91,60 @@ def test_the_colour_scale_is_what_was_asked_for() -> None:
     assert mesh.get_cmap().name == "magma"
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 4), (4, 4, 4)])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [({"vmin": 1000}, (1000, None)), ({"vmax": -1000}, (None, -1000)), ({"vmin": 95, "vmax": 100}, (95, 100))],
+)
+def test_limits_beyond_all_values_are_kept(
+    shape: tuple[int, ...], asked: dict[str, Any], expected: tuple[float | None, float | None]
+) -> None:
+    archive = small_archive(shape=shape, elites=4)
+    figure = figure_of_heatmap(archive, **asked)
+    figure.draw_without_rendering()
+    shades = shades_of(archive, "fitness", "viridis", **asked)
+    drawn = shades.norm.vmin, shades.norm.vmax
+    if len(shape) > 1:
+        bar = figure.axes[-1] if len(shape) == 2 else next(a for p in figure.axes for a in p.child_axes)
+        assert sorted(bar.get_ylim() if len(shape) == 2 else bar.get_xlim()) == pytest.approx(drawn)
+    assert drawn[0] is not None
+    assert drawn[1] is not None
+    assert drawn[0] < drawn[1]
+    assert all(limit in (None, is_drawn) for limit, is_drawn in zip(expected, drawn, strict=True))
+
+
+def test_values_that_are_all_equal_can_have_a_limit() -> None:
+    archive = small_archive()
+    archive.elites["fitness"][:] = 3.0
+    assert plot_heatmap(archive, vmin=3.0).collections[0].get_clim() == (3, 4)
+    assert plot_heatmap(archive, vmax=3.0).collections[0].get_clim() == (2, 3)
+
+
+def test_dollars_in_names_are_drawn_as_they_are() -> None:
+    odd = "$x_1$ \\frac{ $ $"
+    for shape in ((5,), (5, 4), (4, 4, 4)):
+        archive = small_archive(shape=shape, elites=4)
+        axes = tuple(replace(axis, name=odd, unit="$") for axis in archive.axes)
+        archive = replace(archive, axes=axes, fitness_name=odd, emitters=(odd, "$"), meta={"task": {"name": odd}})
+        for figure in (
+            figure_of_heatmap(archive),
+            figure_of_heatmap(archive, value="emitter"),
+            figure_of_curves(archive),
+        ):
+            figure.draw_without_rendering()  # a formula that does not parse raises here
+
+
+@pytest.mark.parametrize("make", [live_archive, live_novelty_archive])
+def test_a_live_archive_is_drawn_as_the_stored_one(tmp_path: Path, make: Callable[[], Any]) -> None:
+    archive, task = make(), make_task("arm", parameters=3)
+    archive.save(tmp_path / "a.h5", task)
+    save_figure(figure_of_heatmap(archive, task=task), tmp_path / "live.png")
+    save_figure(figure_of_heatmap(open_archive(tmp_path / "a.h5")), tmp_path / "stored.png")
+    assert (tmp_path / "live.png").read_bytes() == (tmp_path / "stored.png").read_bytes()
+    assert plot_heatmap(archive).get_xlabel() == "descriptor 0"
+    assert plot_heatmap(archive, task=task).get_xlabel() == "gripper x [m]"
+
+
 def test_another_column_can_be_shown_and_emitters_go_by_name() -> None:
     assert plot_heatmap(small_archive(), value="generation").figure.axes[1].get_ylabel() == "generation"
     bar = plot_heatmap(small_archive(), value="emitter").figure.axes[1]
@@ -81,6 +159,10 @@ def test_another_column_can_be_shown_and_emitters_go_by_name() -> None:
         ({"value": "fitness_std"}, "not known for any elite"),
         ({"colormap": "viridiss"}, "did you mean 'viridis'"),
         ({"vmin": 2, "vmax": 1}, "vmin 2 must be below vmax 1"),
+        ({"vmin": 2, "vmax": 2}, "vmin 2 must be below vmax 2"),
+        ({"vmin": np.nan}, "vmin must be a finite number, got nan"),
+        ({"vmax": np.inf}, "vmax must be a finite number, got inf"),
+        ({"value": "emitter", "vmin": 0}, "vmin cannot be given for 'emitter', whose values are names"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_with_the_way_out(options: dict[str, Any], message: str) -> None:

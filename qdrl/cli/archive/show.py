@@ -11,7 +11,18 @@ if TYPE_CHECKING:
     from qdrl.archives.stored import StoredArchive
 
 
-@click.command()
+class _NegativeCell(click.Command):
+    """A command that takes a negative number for a cell, to refuse it as one; click takes it for an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Move negative numbers behind the options, then parse as usual."""
+        negative = [arg for arg in args if arg.startswith("-") and arg[1:].isdigit()]
+        if negative and "--" not in args:
+            args = [arg for arg in args if arg not in negative] + ["--", *negative]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_NegativeCell)
 @archive_argument
 @click.argument("cell", type=int)
 @click.option("--replay", "with_replay", is_flag=True, help="Run the elite again and compare, bit for bit.")
@@ -67,7 +78,7 @@ def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
         }
     import numpy as np
 
-    genome = stored.genome(row)
+    genome = stored.genome(row=row)
     return {
         "genome_parameters": len(genome),
         "genome_norm": float(np.linalg.norm(genome.astype(np.float64))),

@@ -1,0 +1,142 @@
+"""A live archive as a stored one: to save it, plot it, and read it like an archive file. Needs no torch by itself."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from qdrl.archives.hdf5 import write_archive
+from qdrl.archives.stored import StoredArchive
+from qdrl.axes import Axis
+from qdrl.errors import UserError
+from qdrl.origin import git_commit, packages
+
+if TYPE_CHECKING:
+    from qdrl.archives.base import AnyArchive
+
+
+class Described(Protocol):
+    """What an archive file says about a task; every `qdrl.tasks.base.Task` is one."""
+
+    spec: Any
+    parameters: int
+
+    @property
+    def mjcf(self) -> str | None: ...
+
+    def describe_policy(self) -> dict[str, Any] | None: ...
+
+    def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None: ...
+
+
+def save(
+    archive: "AnyArchive",
+    path: str | Path,
+    task: Described,
+    *,
+    seed: int | None = None,
+    emitters: Sequence[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    license: str | None = None,  # noqa: A002 - the attribute's name in the file
+) -> Path:
+    """Write a live archive to a file; see `qdrl.Archive.save`."""
+    stored = snapshot(archive, task)
+    attributes = {
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "qdrl_version": version("qdrl"),
+        "git_commit": git_commit(),
+        "seed": seed,
+        "license": license,
+    }
+    command = {"arguments": [Path(sys.argv[0]).name, *sys.argv[1:]], "ranks": None}
+    origin = {"config": None if config is None else dict(config), "command": command, "packages": packages()}
+    whole = replace(
+        stored,
+        emitters=stored.emitters if emitters is None else tuple(emitters),
+        attributes={name: value for name, value in attributes.items() if value is not None},
+        meta=stored.meta | origin,
+        genomes=_genomes(archive),
+    )
+    try:
+        write_archive(path, whole)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise UserError(f"cannot write {path}: {reason}") from error
+    return Path(path)
+
+
+def stored_view(archive: "StoredArchive | AnyArchive", task: Described | None = None) -> StoredArchive:
+    """Return a stored archive itself, or the `snapshot` of a live one."""
+    return archive if isinstance(archive, StoredArchive) else snapshot(archive, task)
+
+
+def snapshot(archive: "AnyArchive", task: Described | None = None) -> StoredArchive:
+    """Return a copy of a live archive's elites as a stored archive, without genomes.
+
+    Args:
+        archive: an `Archive` or a `NoveltyArchive`.
+        task: names the axes and the fitness; generic names are used when left out.
+
+    Raises:
+        ValueError: the task has another number of axes or parameters than the archive.
+    """
+    geometry, columns = archive.geometry, archive.columns()
+    axes = _axes(geometry.lower, geometry.upper)
+    meta: dict[str, Any] = {}
+    normalizer = None
+    if task is not None:
+        _check(archive, task)
+        axes = tuple(
+            replace(named, lower=a.lower, upper=a.upper) for named, a in zip(task.spec.axes, axes, strict=True)
+        )
+        meta = {"task": task.spec.describe(), "policy": task.describe_policy(), "mjcf": task.mjcf}
+        normalizer = task.state_dict(np.unique(columns["generation"]).tolist())
+    if normalizer is not None:
+        normalizer = {name: values for name, values in normalizer.items() if name != "deviation"}  # derived from var
+    return StoredArchive(
+        axes=axes,
+        kind=geometry.kind,
+        shape=geometry.shape,
+        centroids=geometry.centroids,
+        fitness_name="fitness" if task is None else task.spec.fitness_name,
+        qd_offset=archive.qd_offset,
+        emitters=tuple(f"emitter {number}" for number in range(int(columns["emitter"].max(initial=0)) + 1)),
+        elites=columns,
+        meta=meta,
+        normalizer=normalizer,
+        neighbours=getattr(geometry, "neighbours", None),
+    )
+
+
+def _axes(lower: np.ndarray, upper: np.ndarray) -> tuple[Axis, ...]:
+    bounds = zip(lower.tolist(), upper.tolist(), strict=True)
+    return tuple(Axis(f"descriptor {number}", "1", *ends) for number, ends in enumerate(bounds))
+
+
+def _check(archive: "AnyArchive", task: Described) -> None:
+    ours = {"descriptor axes": len(archive.geometry.lower), "parameters": archive.parameters}
+    theirs = {"descriptor axes": len(task.spec.axes), "parameters": task.parameters}
+    if ours != theirs:
+        name, count = next((name, count) for name, count in ours.items() if count != theirs[name])
+        raise ValueError(f"the archive has {count} {name}, task '{task.spec.name}' has {theirs[name]}")
+
+
+def _genomes(archive: "AnyArchive") -> np.ndarray:
+    """Return the genomes of all elites as a file stores them, `(elites, parameters)` float32."""
+    genomes = archive.genomes_of(archive.occupied_cells).cpu().numpy()
+    if genomes.dtype.kind != "f":
+        raise ValueError(
+            f"genomes of dtype {genomes.dtype} are numbers of lineages, which only a run can save; use float32 weights"
+        )
+    rounded = genomes.astype(np.float32)
+    if not (exact := (rounded == genomes) & np.isfinite(rounded)).all():
+        row = int(np.argmin(exact.all(axis=1)))
+        cell = int(archive.occupied_cells[row])
+        raise ValueError(f"the genome of cell {cell} has values that are not finite float32 numbers; files store these")
+    return rounded
