@@ -80,7 +80,10 @@ def test_from_archive_continues_from_the_elites_and_says_that_it_is_inexact(run:
     assert (run / "metrics-before-6.csv").read_bytes() == rows
     assert (run / "checkpoint-before-6.h5").exists() is damaged
     again = resume(run, OneProcess(), overrides=["run.generations=10"], progress=False)
-    assert open_archive(again.archive).meta["command"]["inexact_from"] == [6]  # it stays said
+    assert open_archive(again.archive).meta["command"]["inexact_from"] == [6]
+    (run / "checkpoint.h5").unlink()
+    twice = resume(run, OneProcess(), overrides=["run.generations=11"], from_archive=True, progress=False)
+    assert open_archive(twice.archive).meta["command"]["inexact_from"] == [6, 10]
 
 
 def test_from_archive_is_refused_where_resuming_is_exact_or_there_is_no_archive(run: Path) -> None:

@@ -24,9 +24,11 @@ from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import RunFailed, UserError
 from qdrl.evaluation import Evaluation
 from qdrl.history import History
+from qdrl.metrics import MetricsFile
 from qdrl.plain import from_json, to_json
 from qdrl.ranks import OneProcess
 from qdrl.run import resume, start
+from qdrl.runlog import RunLog
 
 ARM = {
     "name": "arm",
@@ -359,6 +361,36 @@ def test_state_of_arrays_numbers_and_strings_comes_back(tmp_path: Path) -> None:
     assert {name: np.asarray(value).tolist() for name, value in state.items()} == {
         name: np.asarray(value).tolist() for name, value in kept.items() if name != "empty"
     } | {"empty": {}}
+
+
+def test_rows_of_metrics_that_could_not_be_written_follow_later_after_one_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    history, file = History(), MetricsFile(tmp_path / "later" / "metrics.csv", warnings.append)
+    for generation in range(3):
+        history.append({"generation": generation})
+        file.follow(history)
+    (tmp_path / "later").mkdir()
+    for generation in range(3, 6):
+        history.append({"generation": generation})
+        file.follow(history)
+    assert (tmp_path / "later" / "metrics.csv").read_text().split() == ["generation", *"012345"]
+    (warning,) = warnings
+    assert "No such file or directory" in warning
+
+
+def test_a_log_on_a_full_disk_is_one_line_on_stderr_and_leaves_the_logger_as_it_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logger = logging.getLogger("qdrl")
+    before = logger.level, list(logger.handlers)
+    log = RunLog(Path("/dev/full"))
+    log.open()
+    for _ in range(3):
+        logger.info("a line")
+    log.note("another")
+    log.close()
+    assert capsys.readouterr().err == "qdrl: cannot write /dev/full: No space left on device\n"
+    assert (logger.level, list(logger.handlers)) == before
 
 
 def test_a_temporary_file_goes_when_writing_fails(tmp_path: Path) -> None:
