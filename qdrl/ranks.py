@@ -70,8 +70,6 @@ def local_rank() -> int:
 
 def local_size() -> int:
     """How many ranks of the job this node has, as the launcher states it; 1 when none does."""
-    if launched_rank() is None:
-        return 1
     names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
     return _stated(names, None) or _tasks_of_slurm() or 1
 
