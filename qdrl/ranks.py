@@ -92,6 +92,8 @@ def _stated(names: tuple[str, ...], otherwise: int | None) -> int | None:
 
 def launched_size() -> int | None:
     """How many ranks the launcher says it started, without starting MPI; None when it does not say."""
+    if os.environ.get(_LAUNCHER) == "none":
+        return None
     if (size := _stated(_SIZE_VARIABLES, None)) is not None:
         return size
     # srun's own ranks say it; under mpirun in an allocation it would be the number of the batch script's tasks.
