@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qdrl.algorithms import algorithm_class
 from qdrl.algorithms.base import is_of_lineages
@@ -39,13 +39,15 @@ class Need:
         purpose: what it is for.
         keys: the settings that decide it.
         bytes: at most, of one copy.
-        per_node: whether the ranks of a node share one copy; otherwise each has its own.
+        place: what has a copy: each "rank", each "learner", or each "node".
+        holders: how many of them there are on a node, at most; as many as its ranks where left out.
     """
 
     purpose: str
     keys: str
     bytes: int
-    per_node: bool = False
+    place: Literal["rank", "learner", "node"] = "rank"
+    holders: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Estimate:
     @property
     def node_bytes(self) -> int:
         """Memory of all ranks of this node."""
-        own = _resident() + sum(need.bytes for need in self.needs if not need.per_node)
-        return local_size() * own + sum(need.bytes for need in self.needs if need.per_node)
+        ranks = local_size()
+        held = (need.bytes * (ranks if need.holders is None else min(ranks, need.holders)) for need in self.needs)
+        return ranks * _resident() + sum(held)
 
     def memory(self) -> str:
         """Return the memory line: a rank, its parts from the largest down, and the node's ranks against its limit."""
@@ -125,10 +128,11 @@ def estimate(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Es
     on_host = experiment.compute.device != "cuda"
     needs = [_archive(experiment, task), _genomes(experiment, task, ceil(rows / ranks))] if on_host else []
     if isinstance(settings := experiment.algorithm, LearningSettings) and on_host:
-        needs += [_replay(settings, task, ranks), _critics(settings, task), _transitions(settings, task, rows, ranks)]
+        needs += [_replay(settings, task, ranks), _critics(settings, task)]
+        needs += _transitions(settings, task, rows, ranks)
     noise = getattr(settings, "noise", None)
     if isinstance(noise, TableNoise):
-        needs.append(Need("noise table", "algorithm.noise.size", _FLOAT * noise.size, per_node=True))
+        needs.append(Need("noise table", "algorithm.noise.size", _FLOAT * noise.size, "node", 1))
     archive_bytes = _file_bytes(experiment, task)
     learned = _replay_bytes(settings, task) + _td3_bytes(settings, task) if _learns(settings) else 0
     threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -155,7 +159,7 @@ def refuse_what_cannot_fit(needs: Sequence[Need], limit: int | None = None) -> N
     limit = memory_limit() if limit is None else limit
     largest = max(needs, key=lambda need: need.bytes, default=None)
     if largest is not None and largest.bytes > limit:
-        needed = f"{size(largest.bytes)} {'a node' if largest.per_node else 'a rank'} for the {largest.purpose}"
+        needed = f"{size(largest.bytes)} a {largest.place} for the {largest.purpose}"
         raise UserError(f"{largest.keys}: {needed}, but there are {size(limit)} of memory")
 
 
@@ -230,9 +234,10 @@ def _replay_bytes(settings: Any, task: Task) -> int:
 
 
 def _replay(settings: LearningSettings, task: Task, ranks: int) -> Need:
-    shards = ceil(settings.learners / min(settings.learners, ranks))
+    holders = min(settings.learners, ranks)
+    shards = ceil(settings.learners / holders)
     keys = f"algorithm.replay_capacity ({settings.replay_capacity:,})"
-    return Need("replay", keys, _replay_bytes(settings, task) * shards // settings.learners)
+    return Need("replay", keys, _replay_bytes(settings, task) * shards // settings.learners, "learner", holders)
 
 
 def _td3_bytes(settings: Any, task: Task) -> int:
@@ -246,14 +251,19 @@ def _critics(settings: LearningSettings, task: Task) -> Need:
     return Need("critics", "algorithm.critic.hidden_sizes", _td3_bytes(settings, task))
 
 
-def _transitions(settings: Any, task: Task, rows: int, ranks: int) -> Need:
-    """Control steps of a generation: a rank's own, twice, and on a learner those of its share of all rows, twice."""
+def _transitions(settings: Any, task: Task, rows: int, ranks: int) -> list[Need]:
+    """Control steps of a generation: a rank's own, and on a learner those of its share of all rows; both twice."""
     observation, action, descriptor = _widths(settings, task)
     step = _FLAGS + _FLOAT * (2 * observation + action)
-    learned = ceil(rows / min(settings.learners, ranks)) * (2 * step + 2 * _FLOAT * descriptor)
+    holders = min(settings.learners, ranks)
+    learned = ceil(rows / holders) * (2 * step + 2 * _FLOAT * descriptor)
     own = ceil(rows / ranks) * (step + _FLOAT * (observation + action + 1))
     keys = f"algorithm.batch_size and task.episode_length ({rows:,} rows of {task.spec.episode_length:,} steps)"
-    return Need("transitions of a generation", keys, task.spec.episode_length * (own + learned))
+    length = task.spec.episode_length
+    return [
+        Need("transitions of a rank's rows", keys, length * own),
+        Need("transitions of a generation", keys, length * learned, "learner", holders),
+    ]
 
 
 def _file_bytes(experiment: Experiment, task: Task) -> int:

@@ -70,8 +70,6 @@ def local_rank() -> int:
 
 def local_size() -> int:
     """How many ranks of the job this node has, as the launcher states it; 1 when none does."""
-    if launched_rank() is None:
-        return 1
     names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
     return _stated(names, None) or _tasks_of_slurm() or 1
 
@@ -94,6 +92,8 @@ def _stated(names: tuple[str, ...], otherwise: int | None) -> int | None:
 
 def launched_size() -> int | None:
     """How many ranks the launcher says it started, without starting MPI; None when it does not say."""
+    if os.environ.get(_LAUNCHER) == "none":
+        return None
     if (size := _stated(_SIZE_VARIABLES, None)) is not None:
         return size
     # srun's own ranks say it; under mpirun in an allocation it would be the number of the batch script's tasks.

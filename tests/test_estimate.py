@@ -66,11 +66,11 @@ def test_the_memory_of_a_replay_and_of_critics_is_what_they_take() -> None:
 
 def test_ranks_share_rows_and_a_node_has_one_noise_table() -> None:
     needs = _needs(_parts(DCRL)), _needs(_parts(DCRL), ranks=4)
-    for purpose in ("genomes of a generation", "transitions of a generation"):
+    for purpose in ("genomes of a generation", "transitions of a rank's rows"):
         assert needs[1][purpose].bytes < needs[0][purpose].bytes
     small = {**TABLE, "noise": {"name": "table", "size": 1000}}
     assert _needs(_parts(ARM | {"algorithm": small}))["noise table"] == Need(
-        "noise table", "algorithm.noise.size", 4000, per_node=True
+        "noise table", "algorithm.noise.size", 4000, "node", 1
     )
 
 
@@ -118,6 +118,15 @@ def test_what_fits_is_not_refused() -> None:
     refuse_what_cannot_fit([Need("archive", "archive.cells", 10)], limit=10)
     with pytest.raises(UserError, match=r"archive\.cells: 11 B a rank for the archive, but there are 10 B"):
         refuse_what_cannot_fit([Need("archive", "archive.cells", 11)], limit=10)
+
+
+def test_what_only_learners_have_counts_once_a_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qdrl.estimate.local_size", lambda: 64)
+    monkeypatch.setattr("qdrl.estimate._resident", lambda: 1)
+    needs = (Need("archive", "", 10), Need("replay", "", 1000, "learner", 2), Need("noise table", "", 500, "node", 1))
+    needed = Estimate(rows=64, ranks=64, needs=needs, archive_bytes=0, checkpoint_bytes=0, threads=1)
+    assert needed.rank_bytes == 1 + 10 + 1000 + 500
+    assert needed.node_bytes == 64 * (1 + 10) + 2 * 1000 + 500
 
 
 def test_idle_ranks_and_threads_beyond_cores_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
 import qdrl.origin
+from qdrl.archives.hdf5 import open_archive, write_archive
+from qdrl.cli.archive.info import command as info
 from qdrl.config import parse_experiment
 from qdrl.origin import origin
+from tests.archives.builders import small_archive
 from tests.mpi import mpirun
 
 WATCH = """
@@ -137,8 +141,18 @@ def test_no_process_is_started_after_mpi_has_and_git_is_asked_once(
     seen = (tmp_path / "seen").read_text().splitlines()
     assert [line for line in seen if line.startswith("True")] == []
     assert sum("'git'" in line for line in seen) == 1
-    from qdrl.archives.hdf5 import open_archive
-
     attributes = open_archive(tmp_path / "run" / "archive.h5").attributes
     assert attributes["license"] == "CC0-1.0"
     assert attributes["git_commit"] == qdrl.origin.git_commit()
+
+
+@pytest.mark.parametrize(("stated", "printed"), [("CC0-1.0", "CC0-1.0"), (None, "not stated")])
+def test_info_prints_the_licence_or_that_none_is_stated(tmp_path: Path, stated: str | None, printed: str) -> None:
+    archive = small_archive()
+    archive.attributes.pop("license")
+    archive.attributes.update({} if stated is None else {"license": stated})
+    archive.meta["config"]["title"] = "Läufer"
+    write_archive(tmp_path / "a.h5", archive)
+    text = CliRunner().invoke(info, [str(tmp_path / "a.h5")], catch_exceptions=False).stdout
+    assert text.partition("license")[2].splitlines()[0].strip() == printed
+    assert "Läufer" in text

@@ -27,6 +27,8 @@ def require_environment(environment_id: str) -> None:
     Raises:
         UserError: there is no such environment, naming the nearest, or the package that provides it is missing.
     """
+    if not environment_id:
+        raise UserError("task.name: 'gym:' needs an id after it, as in gym:Pendulum-v1")
     _register(environment_id)
     if os.environ.get("MUJOCO_GL") and find_spec("mujoco"):
         import_module("qdrl.physics.library")  # a broken OpenGL does not stop environments with MuJoCo

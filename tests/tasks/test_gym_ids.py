@@ -13,6 +13,7 @@ from qdrl.tasks.gym_ids import describe_environment, require_environment
         ("Ant-v9", "there is Ant-v2, Ant-v3, Ant-v4, Ant-v5"),
         ("pendulum-v1", "did you mean 'Pendulum-v1'"),
         ("Pendulun-v1", "did you mean 'Pendulum-v1'"),
+        ("", "needs an id after it"),
         ("Nowhere/Thing-v0", "gym:<module>:<id>"),
     ],
 )
