@@ -270,7 +270,7 @@ def _refuse_changed_code(stored: StoredArchive, parts: Parts) -> None:
 
 
 def _refuse_other_outputs(stored: StoredArchive, task: Task) -> None:
-    """Refuse to continue a run on discrete actions whose policies squash their outputs, as they did before format 1.2."""
+    """Refuse a run on discrete actions whose policies squash their outputs, as they did before format 1.2."""
     before, now = stored.meta.get("policy") or {}, task.describe_policy() or {}
     if before.get("output") != now.get("output"):
         raise UserError(
