@@ -8,6 +8,7 @@ how.
 import inspect
 import weakref
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Annotated, Any, Literal
 
@@ -98,15 +99,8 @@ def make_gym_task(
     describe = load_reference(settings.descriptor)
     _check_descriptor_function(describe, settings.descriptor)
     require_environment(settings.name.removeprefix("gym:"))
-    plan = EpisodePlan(
-        environment=settings.name.removeprefix("gym:"),
-        kwargs=settings.kwargs,
-        descriptor=settings.descriptor,
-        dimensions=len(settings.axes),
-        keep_all=settings.keep_observations != "last",
-        registered=_registered(settings.name.rpartition(":")[2]) if isolate else None,
-    )
-    start, failures = _starter(plan, episode_seconds, isolate=isolate), FailureLog()
+    plan = _plan_of(settings, isolate=isolate)
+    start = _starter(plan, episode_seconds, isolate=isolate)
     probe, facts = _probe(plan, start)
     try:
         spec = _spec_of(settings, facts)
@@ -115,23 +109,10 @@ def make_gym_task(
         raise
     if spec.discrete and not policy_as_given:
         policy = policy.model_copy(update={"output": "linear"})  # a saturated tanh has no largest output
-    spare = [probe]
-
-    def make_worlds(count: int) -> GymWorlds:
-        return GymWorlds(
-            count,
-            lambda: spare.pop() if spare else start(),
-            name=spec.name,
-            to_action=to_action,
-            observations=facts.observation_space.dtype,
-            sizes=(spec.observation_size, len(spec.axes)),
-            failures=failures,
-        )
-
-    to_action = _action_of(facts.action_space)
+    spare, failures = [probe], FailureLog()
     task = EpisodicTask(
         spec,
-        make_worlds,
+        _world_maker(spec, facts, lambda: spare.pop() if spare else start(), failures),
         policy=policy,
         worlds=worlds,
         failures=failures,
@@ -140,6 +121,33 @@ def make_gym_task(
     )
     weakref.finalize(task, _close, spare)
     return task
+
+
+def _plan_of(settings: GymSettings, *, isolate: bool) -> EpisodePlan:
+    name = settings.name.removeprefix("gym:")
+    return EpisodePlan(
+        environment=name,
+        kwargs=settings.kwargs,
+        descriptor=settings.descriptor,
+        dimensions=len(settings.axes),
+        keep_all=settings.keep_observations != "last",
+        registered=gymnasium.registry.get(name.rpartition(":")[2]) if isolate else None,
+    )
+
+
+def _world_maker(
+    spec: TaskSpec, facts: EnvironmentFacts, start: Callable[[], Runner], failures: FailureLog
+) -> Callable[[int], GymWorlds]:
+    """What makes a number of worlds."""
+    return partial(
+        GymWorlds,
+        start=start,
+        name=spec.name,
+        to_action=_action_of(facts.action_space),
+        observations=facts.observation_space.dtype,
+        sizes=(spec.observation_size, len(spec.axes)),
+        failures=failures,
+    )
 
 
 def _close(runners: list[Runner]) -> None:
@@ -170,11 +178,6 @@ def _probe(plan: EpisodePlan, start: Callable[[], Runner]) -> tuple[Runner, Envi
             runner.close()
         reason = failure.reason.removeprefix("the environment raised ")
         raise UserError(f"task.name: gymnasium cannot make '{plan.environment}': {reason}") from failure
-
-
-def _registered(name: str) -> Any:
-    """How this process has registered an id, where it did."""
-    return gymnasium.registry.get(name)
 
 
 def _check_it_travels(plan: EpisodePlan) -> None:

@@ -298,8 +298,9 @@ def test_a_run_whose_discrete_actions_came_from_a_tanh_is_not_resumed_without_on
         "run": {"generations": 1},
     }
     start(parse_experiment(experiment), OneProcess(), folder=tmp_path / "run", progress=False)
-    with h5py.File(tmp_path / "run" / "checkpoint.h5", "r+") as file:
-        policy = json.loads(str(file["meta/policy"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
+    checkpoint: Any = h5py.File(tmp_path / "run" / "checkpoint.h5", "r+")
+    with checkpoint as file:
+        policy = json.loads(file["meta/policy"].asstr()[()])
         assert policy["output"] == "linear"
         del file["meta/policy"]
         file["meta/policy"] = json.dumps(policy | {"output": "tanh"})
@@ -381,6 +382,25 @@ def test_an_episode_whose_physics_explodes_fails(caplog: pytest.LogCaptureFixtur
 
 def remembering(**options: Any) -> gymnasium.Env:
     return gymnasium.wrappers.NormalizeObservation(gymnasium.make("Pendulum-v1", **options))
+
+
+def test_a_run_warns_once_of_an_environment_that_remembers(tmp_path: Path) -> None:
+    gymnasium.register("QdrlRemembering-v0", entry_point=f"{__name__}:remembering", disable_env_checker=True)
+    experiment = {
+        "name": "x",
+        "task": {
+            "name": "gym:QdrlRemembering-v0",
+            "descriptor": "tests.tasks.test_gym:last_place",
+            "axes": [UNIT | {"unit": "1"}] * 2,
+            "episode_length": 5,
+        },
+        "policy": {"hidden_sizes": []},
+        "archive": {"kind": "grid", "shape": [2, 2]},
+        "algorithm": {"name": "map_elites", "batch_size": 2},
+        "run": {"generations": 2},
+    }
+    start(parse_experiment(experiment), OneProcess(), folder=tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "log.txt").read_text().count("elites will not replay") == 1
 
 
 class Unseeded(Counting):
