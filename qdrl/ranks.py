@@ -15,7 +15,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from qdrl.errors import UserError
+from qdrl.errors import RankLost, UserError
+from qdrl.start_watch import watched_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,9 +165,11 @@ def connect() -> Ranks:
     """
     if launched_rank() is None:
         return OneProcess()
-    from qdrl.mpi import MpiRanks
+    with watched_start():
+        from qdrl.mpi import MpiRanks
 
-    ranks = MpiRanks()
+        ranks = MpiRanks()
+        _meet(ranks)
     launched = launched_size() or ranks.size
     if launched != ranks.size or (launched_rank() or 0) >= ranks.size:
         raise UserError(
@@ -174,6 +177,14 @@ def connect() -> Ranks:
             " than the launcher's; `qdrl doctor` names it"
         )
     return ranks
+
+
+def _meet(ranks: Ranks) -> None:
+    """Collective. Return once all ranks are known to have started; from then on a death is noticed by every call."""
+    try:
+        ranks.any(False)
+    except RankLost as loss:
+        raise UserError(f"{loss} while the job started; start it again") from loss
 
 
 def abort(error: BaseException, rank: int) -> NoReturn:

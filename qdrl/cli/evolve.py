@@ -38,10 +38,12 @@ def command(
         overrides = (*overrides, f"compute.device={device}")
     settings = load_experiment(experiment, overrides, seed)
 
-    from qdrl.cli.outcome import show
     from qdrl.ranks import connect
+
+    ranks = connect()  # before slow imports: deaths during them are noticed then
+
+    from qdrl.cli.outcome import show
     from qdrl.run import start
 
-    ranks = connect()
     show(start(settings, ranks, folder=output, progress=progress), ranks)
     ranks.leave()

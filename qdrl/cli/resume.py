@@ -25,10 +25,12 @@ def command(folder: Path, overrides: tuple[str, ...], progress: bool | None) -> 
       mpirun -n 4 qdrl resume runs/quickstart/20261123T120000Z_seed0
       qdrl resume runs/quickstart/20261123T120000Z_seed0 --set run.generations=400
     """
-    from qdrl.cli.outcome import show
     from qdrl.ranks import connect
+
+    ranks = connect()  # before slow imports: deaths during them are noticed then
+
+    from qdrl.cli.outcome import show
     from qdrl.run import resume
 
-    ranks = connect()
     show(resume(folder, ranks, overrides=overrides, progress=progress), ranks)
     ranks.leave()
