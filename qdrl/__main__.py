@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from qdrl.errors import UserError
-from qdrl.ranks import abort, launched_rank, limit_threads
+from qdrl.ranks import abort, end_all_ranks, launched_rank, limit_threads
 
 _PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
 
@@ -24,7 +24,7 @@ def main() -> None:
         qdrl(prog_name="qdrl")
     except UserError as error:
         _say(error)
-        _end_other_ranks(2)
+        end_all_ranks(2)  # the mistake may be visible to this rank only, and others would wait
         raise SystemExit(2) from None
     except Exception as error:
         rank = launched_rank()
@@ -40,13 +40,6 @@ def _say(error: UserError) -> None:
         time.sleep(_PATIENCE)
     sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{error}\n")
     sys.stderr.flush()
-
-
-def _end_other_ranks(code: int) -> None:
-    """Abort if MPI is already running: the mistake may be visible to this rank only, and others would wait."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
-        mpi.COMM_WORLD.Abort(code)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 
 from qdrl.algorithms.base import Algorithm, lineages_of
 from qdrl.archives.base import AnyArchive
-from qdrl.archives.files import write_text
+from qdrl.archives.files import clear_leftovers, write_text
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
@@ -30,7 +30,7 @@ from qdrl.evaluation import Evaluation
 from qdrl.lock import FolderLock
 from qdrl.origin import origin
 from qdrl.progress import Progress
-from qdrl.ranks import THREAD_VARIABLES, Ranks
+from qdrl.ranks import THREAD_VARIABLES, Ranks, repeat_after_losses
 from qdrl.tasks.base import Task
 
 LOGGER = logging.getLogger("qdrl")
@@ -217,12 +217,23 @@ class Recorder:
         return self._seconds_before + time.monotonic() - self._started
 
     def _save(self) -> None:
-        """Collective. Write checkpoint and archive."""
+        """Collective. Write checkpoint and archive; when the rank that writes is lost, the next first rank writes."""
+        repeat_after_losses(self._save_together, lambda loss: self.warn(f"{loss}; the files are written again"))
+
+    def _save_together(self) -> None:
+        """Collective. Return when every rank knows that the files are written.
+
+        Raises:
+            RankLost: a rank died; the files may be those of the save before.
+        """
+        getattr(self._parts.algorithm, "collect_state", lambda: None)()
+        self._last_checkpoint, self._saved = time.monotonic(), self._parts.algorithm.generation
+        if self._log_file is not None:
+            self._write_files()
+        self._ranks.wait_for_all()
+
+    def _write_files(self) -> None:
         parts = self._parts
-        getattr(parts.algorithm, "collect_state", lambda: None)()
-        self._last_checkpoint, self._saved = time.monotonic(), parts.algorithm.generation
-        if self._log_file is None:
-            return
         stored = self.stored()
         state: dict[str, Any] = {"algorithm": parts.algorithm.state_dict()}
         if (rule := getattr(parts.archive, "rule", None)) is not None:
@@ -242,6 +253,7 @@ class Recorder:
             self._log_file = logging.FileHandler(self._folder / "log.txt")
         except OSError as error:
             raise UserError(f"cannot write into run folder {self._folder}: {error.strerror}") from error
+        clear_leftovers(self._folder)
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         for handler in (self._log_file, self._warnings):
             LOGGER.addHandler(handler)

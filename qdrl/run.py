@@ -32,7 +32,7 @@ from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, 
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, UserError
 from qdrl.physics.devices import device_of, free_memory
-from qdrl.ranks import Ranks
+from qdrl.ranks import Ranks, repeat_after_losses
 from qdrl.recorder import Parts, Recorder
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
@@ -95,8 +95,10 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
     """
     parts = build(experiment)
     _prepare(parts.task)
-    made = _make_folder(folder, experiment) if ranks.first else None
-    made = ranks.from_first(made)
+    try:
+        made = ranks.from_first(_make_folder(folder, experiment) if ranks.first else None)
+    except RankLost as loss:
+        raise UserError(f"{loss} before the run had a folder; start it again, with --output in a new one") from loss
     if isinstance(made, str):
         raise UserError(made)
     return _run(parts, ranks, made, Recorder(parts, ranks, made, progress=progress))
@@ -167,7 +169,7 @@ def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder, *, rewrit
     with _only_writer(recorder, ranks), recorder:
         if ranks.first and rewrites_config:
             write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
-        _share_memory(parts, ranks)
+        _share_memory(parts, ranks, recorder)
         evolve(parts.algorithm, parts.task, recorder, ranks)
     return Outcome(folder, recorder.finished)
 
@@ -178,31 +180,32 @@ def _prepare(task: Task) -> None:
         task.rollout()
 
 
-def _share_memory(parts: Parts, ranks: Ranks) -> None:
+def _share_memory(parts: Parts, ranks: Ranks, recorder: Recorder) -> None:
     """Collective. Let the algorithm make the tables that a node's ranks have in common."""
     share = getattr(parts.algorithm, "share_memory", None)
-    try:
-        if share is not None:
-            share(ranks)
-    except RankLost as loss:
-        raise UserError(f"{loss} before the run had begun: start it again") from loss
+    if share is not None:
+        repeat_after_losses(lambda: share(ranks), lambda loss: recorder.warn(f"{loss}; tables are made again"))
 
 
 @contextmanager
 def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
     """Collective. Hold the run folder against a second job; a rank that writes in place of a lost one takes it over."""
-    busy = None
-    if ranks.first:
-        try:
-            recorder.lock.take()
-        except UserError as error:
-            busy = str(error)
-    if (busy := ranks.from_first(busy)) is not None:
+    busy = repeat_after_losses(lambda: ranks.from_first(_taken(recorder) if ranks.first else None), lambda _: None)
+    if busy is not None:
         raise UserError(busy)
     try:
         yield
     finally:
         recorder.lock.release()
+
+
+def _taken(recorder: Recorder) -> str | None:
+    """Take the folder's lock; return why not, None where it is taken."""
+    try:
+        recorder.lock.take()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -> None:

@@ -65,6 +65,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed writer left in a folder; the caller holds the folder's lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 class StoredArray:
     """An array that stays in its file until `numpy.asarray` asks for it: a replay may be larger than all the rest.
 

@@ -4,14 +4,22 @@ import click
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
-from qdrl.ranks import Ranks
+from qdrl.ranks import Ranks, repeat_after_losses
 from qdrl.run import Outcome
 
 
 def show(outcome: Outcome, ranks: Ranks) -> None:
-    """Draw the figures and print what the run made, on the first rank."""
-    if not ranks.first:
-        return
+    """Collective. Draw the figures and print what the run made, on the first rank; on the next one if that is lost."""
+
+    def show_on_first() -> None:
+        if ranks.first:
+            _show(outcome)
+        ranks.wait_for_all()
+
+    repeat_after_losses(show_on_first, lambda loss: click.echo(f"qdrl: {loss}", err=True) if ranks.first else None)
+
+
+def _show(outcome: Outcome) -> None:
     from qdrl.report.curves import figure_of_curves
     from qdrl.report.figures import save_figure
     from qdrl.report.heatmap import figure_of_heatmap
