@@ -32,17 +32,24 @@ class DyingOnOneRank(MapElites):
         return super().ask(rows)
 
 
-class DyingInTheLastSave(MapElites):
-    """MAP-Elites whose first rank is killed at the end: collecting state, writing, or drawing figures."""
+class _DyingInTheLastSave:
+    """An algorithm of six generations whose first rank is killed after them, at the moment that the environment names.
+
+    Moments: "collect" before the learners' state is collected, "write" before the files are written, "figures" before
+    the first figure is drawn.
+    """
+
+    generation: int
 
     def collect_state(self) -> None:
         self._die_at("collect")
+        getattr(super(), "collect_state", lambda: None)()
 
     def state_dict(self) -> dict[str, Any]:
         self._die_at("write")
         if self._is_last and os.environ.get("QDRL_TEST_DYING_MOMENT") == "figures":
             figures.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        return super().state_dict()
+        return super().state_dict()  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def _is_last(self) -> bool:
@@ -51,6 +58,14 @@ class DyingInTheLastSave(MapElites):
     def _die_at(self, moment: str) -> None:
         if self._is_last and os.environ.get("QDRL_TEST_DYING_MOMENT") == moment:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MapElitesDyingInTheLastSave(_DyingInTheLastSave, MapElites):
+    """MAP-Elites, whose state lies on every rank."""
+
+
+class DcrlDyingInTheLastSave(_DyingInTheLastSave, DcrlMapElites):
+    """DCRL-MAP-Elites, whose replay lies on the first rank alone."""
 
 
 class DcrlDyingOnOneRank(DcrlMapElites):

@@ -1,5 +1,7 @@
 """What the ranks of `test_ranks.py` run: `mpirun -n 3 python -m tests.ranks_programs exchange <folder>`."""
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -107,11 +109,20 @@ def fail(ranks: Ranks, folder: Path) -> None:
     (folder / f"{ranks.rank} went on").touch()
 
 
+def leave(ranks: Ranks, folder: Path) -> None:
+    """Leave with an exit code, all but the last rank, which is killed then."""
+    if ranks.rank == ranks.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if ranks.first:
+        sys.stdout.write("left\n")
+    ranks.leave(75)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
     program, folder = arguments
     try:
-        {"exchange": exchange, "learn": learn, "fail": fail}[program](connect(), Path(folder))
+        {"exchange": exchange, "learn": learn, "fail": fail, "leave": leave}[program](connect(), Path(folder))
     except Exception as error:
         rank = launched_rank()
         if rank is None:
