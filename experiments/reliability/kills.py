@@ -34,7 +34,6 @@ from qdrl.run import resume, start
 
 RESULTS = Path(__file__).parent / "results" / "kills.csv"
 RANKS = 3
-LIMIT_SECONDS = 180.0  # a job that lasts longer hangs: alone on a machine it takes 2 to 5
 ULFM = ("--with-ft", "ulfm")
 # Share of the kills, and the moments at which they come, of each way to run.
 MODES = {
@@ -96,10 +95,11 @@ class Campaign:
 
     Args:
         folder: where runs go.
+        limit: seconds after which a job counts as hanging.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, limit: float) -> None:
+        self._folder, self._limit = folder, limit
         self._digests: dict[str, str] = {}
         self._start_seconds = dict.fromkeys(MODES, 5.0)  # from launch to first generation, as measured last
 
@@ -111,9 +111,9 @@ class Campaign:
         job = self._job(kill, folder)
         self._wait(kill, job, folder, began)
         if not job.kill(kill.victims):
-            job.end(LIMIT_SECONDS)
+            job.end(self._limit)
             return False
-        kill.exit_code = job.end(LIMIT_SECONDS)
+        kill.exit_code = job.end(self._limit)
         hung = kill.exit_code is None
         kill.ended = self._finish(kill, folder) if not hung else "hung"
         kill.seconds = round(time.monotonic() - began, 1)
@@ -136,18 +136,24 @@ class Campaign:
             while job.ranks and len(job.rank_processes()) < job.ranks and time.monotonic() < began + 5:
                 time.sleep(0.01)
             return
-        _until(job, lambda: _rows(folder) > 0)
+        self._until(job, lambda: _rows(folder) > 0)
         self._start_seconds[kill.mode] = time.monotonic() - began
         rows = kill.row if kill.moment in ("generations", "write") else GENERATIONS
-        _until(job, lambda: _rows(folder) >= rows)
+        self._until(job, lambda: _rows(folder) >= rows)
         if kill.moment == "write":
-            _until(job, lambda: (folder / ".checkpoint.h5.tmp").exists() or (folder / ".archive.h5.tmp").exists())
+            self._until(job, lambda: (folder / ".checkpoint.h5.tmp").exists() or (folder / ".archive.h5.tmp").exists())
             time.sleep(0.01 * kill.delay)
         elif kill.moment == "figures":
-            _until(job, lambda: not (folder / ".lock").exists())
+            self._until(job, lambda: not (folder / ".lock").exists())
             time.sleep(0.5 * kill.delay)
         else:
             time.sleep(0.1 * kill.delay)
+
+    def _until(self, job: Job, condition: Callable[[], bool]) -> None:
+        """Return when the condition holds, or when the job has ended."""
+        deadline = time.monotonic() + self._limit
+        while not condition() and job.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def _finish(self, kill: Kill, folder: Path) -> str:
         """Resume what did not end by itself, as a person would; return how the run came to its end."""
@@ -164,7 +170,7 @@ class Campaign:
             job, way = qdrl(["resume", folder], output, ranks=2), "resumed on 2 ranks"
         else:
             job, way = forked(partial(resume, folder, OneProcess(), progress=False), output), "resumed"
-        if (code := job.end(LIMIT_SECONDS)) != 0:
+        if (code := job.end(self._limit)) != 0:
             kill.notes.append(f"{way}: {'hung' if code is None else f'exit code {code}'}")
         return way
 
@@ -181,7 +187,7 @@ class Campaign:
         """Return the digest of the run that nobody killed."""
         if experiment not in self._digests:
             folder = self._folder / experiment
-            if forked(partial(_start, experiment, folder), self._folder / "reference.txt").end(LIMIT_SECONDS) != 0:
+            if forked(partial(_start, experiment, folder), self._folder / "reference.txt").end(self._limit) != 0:
                 raise SystemExit(f"{experiment} does not run; see {self._folder / 'reference.txt'}")
             self._digests[experiment] = _digest(folder / "archive.h5")
         return self._digests[experiment]
@@ -195,12 +201,6 @@ class Campaign:
 
 def _start(experiment: str, folder: Path) -> None:
     start(parse_experiment(settings(experiment)), OneProcess(), folder=folder, progress=False)
-
-
-def _until(job: Job, condition: Callable[[], bool], limit: float = LIMIT_SECONDS) -> None:
-    deadline = time.monotonic() + limit
-    while not condition() and job.process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
 
 
 def _rows(folder: Path) -> int:
@@ -250,6 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=150, help="how many rows the results shall have")
     parser.add_argument("--seed", type=int, default=0, help="of the plan")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a job counts as hanging")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--keep", type=Path, help="keep runs and their output in this folder")
     arguments = parser.parse_args()
@@ -258,7 +259,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(exist_ok=True)
-        campaign = Campaign(folder)
+        campaign = Campaign(folder, arguments.limit)
         for kill in plan(arguments.seed):
             if len(done) >= arguments.kills:
                 break
