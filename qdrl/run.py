@@ -30,7 +30,7 @@ from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
 from qdrl.engine import evolve
-from qdrl.errors import RankLost, UserError
+from qdrl.errors import UserError
 from qdrl.physics.devices import device_of, free_memory
 from qdrl.ranks import Ranks, repeat_after_losses
 from qdrl.recorder import Parts, Recorder
@@ -95,10 +95,7 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
     """
     parts = build(experiment)
     _prepare(parts.task)
-    try:
-        made = ranks.from_first(_make_folder(folder, experiment) if ranks.first else None)
-    except RankLost as loss:
-        raise UserError(f"{loss} before the run had a folder; start it again, with --output in a new one") from loss
+    made = _make_folder_together(folder, experiment, ranks)
     if isinstance(made, str):
         raise UserError(made)
     return _run(parts, ranks, made, Recorder(parts, ranks, made, progress=progress))
@@ -284,6 +281,18 @@ def _geometry(settings: GridSettings | CvtSettings, task: Task) -> Geometry:
 def _centroids(settings: CvtSettings, lower: list[float], upper: list[float]) -> np.ndarray:
     generator = Streams(settings.centroid_seed).generator("centroids")
     return place_centroids(generator, settings.cells, lower, upper, samples=settings.samples)
+
+
+def _make_folder_together(folder: Path | None, experiment: Experiment, ranks: Ranks) -> Path | str:
+    """Collective. Make the run folder on the first rank, or on the next one if that is lost, as `_make_folder` does."""
+    made: list[Path | str] = []
+
+    def make_on_first() -> Path | str:
+        if ranks.first and not made:
+            made.append(_make_folder(folder, experiment))
+        return ranks.from_first(made[0] if ranks.first else None)
+
+    return repeat_after_losses(make_on_first, lambda _: None)
 
 
 def _make_folder(folder: Path | None, experiment: Experiment) -> Path | str:

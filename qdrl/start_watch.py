@@ -20,8 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _RANK = "OMPI_COMM_WORLD_RANK"
+_JOB = "PMIX_NAMESPACE"  # starts with the name of the launcher
 _LOCAL_RANK, _LOCAL_SIZE = "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
-_LAUNCHERS = ("prterun", "prte", "prted", "mpirun", "mpiexec", "orted")
+_LAUNCHERS = ("prterun", "prted")  # under mpirun, on its own node and on others
 _STARTERS = ("ssh", "rsh", "srun")  # children of a launcher that are no ranks
 _POLL_SECONDS = 0.25
 _MISSING_SECONDS = 1.0  # how long a rank is missing before it counts as dead
@@ -32,11 +33,12 @@ _READY = b"ready"
 
 @contextmanager
 def watched_start() -> Iterator[None]:
-    """End the whole job when a rank of this node dies inside the block; do nothing where no launcher survives deaths.
+    """End the whole job when a rank of this node dies inside the block; do nothing without `mpirun --with-ft ulfm`.
 
-    Without `--with-ft ulfm` the launcher itself ends the job.
+    Otherwise the launcher itself ends the job, or it is a server of several jobs that must not be ended.
     """
-    if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1" or _RANK not in os.environ:  # noqa: SIM112 - its name
+    survives = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
+    if not survives or _RANK not in os.environ or not os.environ.get(_JOB, "").startswith("prterun"):
         yield
         return
     command = [sys.executable, "-I", "-S", __file__, os.environ[_RANK]]
