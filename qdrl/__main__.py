@@ -1,20 +1,24 @@
 """Entry point of the `qdrl` command and of `python -m qdrl`."""
 
+import errno
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
-from qdrl.errors import UserError
+from qdrl.errors import RunFailed, UserError
 from qdrl.ranks import abort, end_all_ranks, launched_rank, limit_threads
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 _PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
 
 
 def main() -> None:
     """Run the command line; every failure ends all ranks.
 
-    A user's mistake is one line and exit code 2. Under MPI any other exception aborts the whole job with the
-    traceback of the rank that raised it.
+    A user's mistake is one line and exit code 2, a run that failed or a full disk one line and exit code 1. Under MPI
+    any other exception aborts the whole job with the traceback of the rank that raised it.
     """
     limit_threads()  # before anything imports numpy or torch
     sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
@@ -23,23 +27,38 @@ def main() -> None:
     try:
         qdrl(prog_name="qdrl")
     except UserError as error:
-        _say(error)
-        end_all_ranks(2)  # the mistake may be visible to this rank only, and others would wait
-        raise SystemExit(2) from None
+        _end(error, 2)
+    except RunFailed as error:
+        _end(error, 1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            _end(_one_line(error), 1)
         rank = launched_rank()
         if rank is None:
             raise
         abort(error, rank)
 
 
-def _say(error: UserError) -> None:
+def _end(reason: object, code: int) -> NoReturn:
+    """End this process, and with it the job, with one line."""
+    _say(reason)
+    end_all_ranks(code)  # the reason may be visible to this rank only, and others would wait
+    raise SystemExit(code) from None
+
+
+def _one_line(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"cannot write: {place}{error.strerror}"
+
+
+def _say(reason: object) -> None:
     """One line on stderr: from the first rank at once, from another only if the first lets it live that long."""
     rank = launched_rank()
     if rank:
         time.sleep(_PATIENCE)
-    sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{error}\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{reason}\n")
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

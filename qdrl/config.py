@@ -7,15 +7,19 @@ Nothing is written and no MPI is started before the whole file has passed.
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from qdrl.algorithms import algorithm_class
 from qdrl.errors import UserError
 from qdrl.naming import suggest
+from qdrl.plain import from_json, to_json
 from qdrl.policies.base import PolicySettings, policy_settings
 from qdrl.policies.mlp import MlpSettings
 from qdrl.tasks import settings_class
@@ -103,7 +107,7 @@ class NoveltySettings(_Settings):
 
 
 class RunSettings(_Settings):
-    """When a run ends and how often it is kept. It ends with the generation that reaches any of its budgets.
+    """When a run ends and how often it is saved. It ends with the generation that reaches any of its budgets.
 
     Attributes:
         generations: budget of generations.
@@ -111,7 +115,11 @@ class RunSettings(_Settings):
         env_steps: budget of control steps in all worlds, those that only teach a critic included.
         frames: the same in frames of a game, where a control step takes several.
         target_fitness: end with the first generation in which an evaluation reaches it, a budget or not.
-        minutes: budget of wall-clock time, over all resumptions. It makes the end depend on the machine.
+        minutes: budget of wall-clock time of the whole run, over all resumptions. The end then depends on the machine.
+        job_minutes: wall-clock time of one job, since its start or resumption. A job that reaches it saves and exits
+            with code 75; `qdrl resume` continues the run.
+        max_failed_share: a generation ends the run with exit code 1 when a larger share of its evaluations failed. A
+            generation in which all failed always does.
         checkpoint_seconds: time between checkpoints.
         log_seconds: time between progress lines.
         folder: where run folders go.
@@ -123,6 +131,8 @@ class RunSettings(_Settings):
     frames: Annotated[int, Field(ge=1)] | None = None
     target_fitness: Annotated[float, Field(allow_inf_nan=False)] | None = None
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    job_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     folder: str = "runs"
@@ -167,20 +177,27 @@ class Experiment(_Settings):
     compute: ComputeSettings = ComputeSettings()
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that is in force, defaults included, as TOML and JSON can hold it."""
-        return {
-            key: value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
-            for key, value in self
+        """Return all settings, defaults included, as TOML holds them; `qdrl.plain` writes them as JSON.
+
+        Raises:
+            pydantic_core.PydanticSerializationError: a settings class of a user's holds what neither can express.
+        """
+        plain = {
+            key: value.model_dump(exclude_none=True) if isinstance(value, BaseModel) else value for key, value in self
         }
+        return to_jsonable_python(plain, inf_nan_mode="constants")
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Experiment:
+def load_experiment(
+    path: str | Path, overrides: Sequence[str] = (), seed: int | None = None, *, unset: Sequence[str] = ()
+) -> Experiment:
     """Read and check an experiment file.
 
     Args:
         path: a TOML file.
         overrides: `table.key=value` each, the value written as in TOML (quotes around a string may be left out).
         seed: replaces the file's seed.
+        unset: `table.key` each, settings of the file to remove; the default applies, for a budget none.
 
     Raises:
         UserError: one line that names the key and the nearest right one.
@@ -193,19 +210,54 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), seed: int |
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     data.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
-    for override in overrides:
-        _apply(data, override)
+    data = changed(data, overrides, unset)
     if seed is not None:
         data["seed"] = seed
     return parse_experiment(data)
+
+
+def changed(data: dict[str, Any], overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> dict[str, Any]:
+    """Return nested settings with some removed and then others set; see `load_experiment`.
+
+    Raises:
+        UserError: a setting to remove is not there, or a text is not `table.key=value`.
+    """
+    data = deepcopy(data)
+    for key in unset:
+        _remove(data, key)
+    for override in overrides:
+        _apply(data, override)
+    return data
 
 
 def parse_experiment(data: Mapping[str, Any]) -> Experiment:
     """Check an experiment given as nested mappings, as TOML reads it.
 
     Raises:
-        UserError: one line that names the key and the nearest right one.
+        UserError: one line that names the key and the nearest right one, or a setting that a run could not store.
     """
+    experiment = _parse(data)
+    _check_storable(experiment)
+    return experiment
+
+
+def _check_storable(experiment: Experiment) -> None:
+    """Refuse settings that config.toml and archives cannot hold: a run would be lost at its first save."""
+    try:
+        settings = experiment.resolved()
+        stored = from_json(to_json(settings))
+        again = _parse(tomllib.loads(tomli_w.dumps(settings))).resolved()
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"a setting cannot be stored as TOML and JSON: {reason}") from error
+    for table, values in settings.items():
+        if not to_json(values) == to_json(stored[table]) == to_json(again.get(table)):
+            raise UserError(
+                f"[{table}] cannot be stored: {values!r} is read back from config.toml as {again.get(table)!r}"
+            )
+
+
+def _parse(data: Mapping[str, Any]) -> Experiment:
     if unknown := [key for key in data if key not in Experiment.model_fields]:
         raise UserError(f"unknown key '{unknown[0]}'{suggest(unknown[0], Experiment.model_fields)}")
     task = _table(data, "task", required=True)
@@ -257,7 +309,7 @@ def _check(model: type[BaseModel], data: Mapping[str, Any], table: str) -> Any:
         # Strict as JSON is: no number out of a string or a truth value, but a list may become a tuple.
         return TypeAdapter(model).validate_json(json.dumps(data), strict=True)
     except TypeError as error:
-        raise UserError(f"[{table}]: dates and times have no meaning here") from error
+        raise UserError(f"[{table}]: {error}; expected strings, numbers, truth values, lists and tables") from error
     except ValidationError as error:
         raise UserError(_explain(error, model, table)) from error
 
@@ -294,9 +346,24 @@ def _apply(data: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+        if value.lower() in ("", "none", "null"):
+            name = key.strip()
+            raise UserError(f"--set {override}: not a value; to remove the setting write --unset {name}") from None
     *tables, last = key.strip().split(".")
     for table in tables:
         data = data.setdefault(table, {})
         if not isinstance(data, dict):
             raise UserError(f"--set {override}: '{table}' is not a table")
     data[last] = value
+
+
+def _remove(data: dict[str, Any], key: str) -> None:
+    """Remove a setting that the data hold."""
+    *tables, last = (part.strip() for part in key.split("."))
+    for table in tables:
+        data = data.get(table, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--unset {key}: '{table}' is not a table")
+    if last not in data:
+        raise UserError(f"--unset {key}: the experiment does not set it{suggest(last, data)}")
+    del data[last]

@@ -159,6 +159,11 @@ class CriticGuided(MapElites):
         self.learner.load_state_dict(state["learner"], self.generation)
         self._learned = {name: np.asarray(value) for name, value in state["learned"].items()}
 
+    def continue_from_elites(self, generation: int) -> None:
+        """Propose this generation next, with critics, actor and replay as they are at the beginning of a run."""
+        super().load_state_dict({"generation": generation})
+        self.learner.begin_at(generation)
+
     @property
     def _varies(self) -> bool:
         return super()._varies and bool(self._learned)

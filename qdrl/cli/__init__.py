@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     verbs={
         "evolve": ("qdrl.cli.evolve", "Start a run from an experiment file, alone or under mpirun."),
-        "resume": ("qdrl.cli.resume", "Go on with a run that was stopped or killed."),
+        "resume": ("qdrl.cli.resume", "Continue a run that was stopped or killed."),
         "tasks": ("qdrl.cli.tasks", "List the tasks, or describe one."),
         "algorithms": ("qdrl.cli.algorithms", "List the algorithms, or describe one's settings."),
         "archive": ("qdrl.cli.archive", "Look into an archive file: info, plot, show, find, validate."),

@@ -8,6 +8,7 @@ import click
 @click.command()
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a setting; repeatable.")
+@click.option("--unset", multiple=True, metavar="TABLE.KEY", help="Remove a setting of the file; repeatable.")
 @click.option("--seed", type=click.IntRange(min=0), help="Override the seed.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda", "warp-cpu"]), help="Where locomotion is simulated; compute.device."
@@ -17,6 +18,7 @@ import click
 def command(
     experiment: Path,
     overrides: tuple[str, ...],
+    unset: tuple[str, ...],
     seed: int | None,
     device: str | None,
     output: Path | None,
@@ -24,8 +26,10 @@ def command(
 ) -> None:
     """Start a run from an EXPERIMENT file.
 
-    Alone or under mpirun: the archive is the same, bit for bit, for any number of ranks. SIGUSR1 ends it after
-    the running generation (alone, so do SIGTERM and Ctrl-C); `qdrl resume` goes on.
+    Alone or under mpirun: the archive is the same, bit for bit, for any number of ranks. SIGUSR1 stops it after
+    the running generation (alone, so do SIGTERM and Ctrl-C), and so does run.job_minutes; `qdrl resume` continues it.
+
+    Exit codes: 0 when a budget of the run is spent, 75 when it was stopped before, 1 when it failed, 2 for a mistake.
 
     \b
     Example:
@@ -36,14 +40,13 @@ def command(
 
     if device is not None:
         overrides = (*overrides, f"compute.device={device}")
-    settings = load_experiment(experiment, overrides, seed)
+    settings = load_experiment(experiment, overrides, seed, unset=unset)
 
     from qdrl.ranks import connect
 
     ranks = connect()  # before slow imports: deaths during them are noticed then
 
-    from qdrl.cli.outcome import show
+    from qdrl.cli.outcome import end
     from qdrl.run import start
 
-    show(start(settings, ranks, folder=output, progress=progress), ranks)
-    ranks.leave()
+    end(start(settings, ranks, folder=output, progress=progress), ranks)

@@ -119,6 +119,10 @@ class Learner:
         self._stored = [state["replay"][str(shard)] for shard in range(self._count)]
         self._held, self._learned_of = None, generation - 1
 
+    def begin_at(self, generation: int) -> None:
+        """Take a generation for the first one, with nothing learned before it."""
+        self._learned_of = generation - 1
+
     @property
     def _count(self) -> int:
         return self._settings.learners

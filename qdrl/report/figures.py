@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from qdrl.archives.files import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 
@@ -54,7 +55,7 @@ def summary_of(archive: StoredArchive) -> tuple[str, ...]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure in the format its file's suffix names, over whatever stood there.
+    """Write a figure in the format its file's suffix names; what stood there stays until the new one is whole.
 
     Raises:
         UserError: the suffix is none of .png, .pdf and .svg, or the file cannot be written.
@@ -62,8 +63,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"cannot write a figure to '{path}': its suffix must be one of {', '.join(SUFFIXES)}")
-    try:
-        figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.08)
-    except OSError as error:
-        raise UserError(f"cannot write a figure to '{path}': {error.strerror or error}") from error
+    with writing(path), replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI, bbox_inches="tight", pad_inches=0.08)
     return path

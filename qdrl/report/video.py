@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qdrl.archives.files import replacing, writing
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
         the number of frames.
 
     Raises:
-        UserError: this machine cannot draw; the message names MUJOCO_GL.
+        UserError: this machine cannot draw, and the message names MUJOCO_GL; or the file cannot be written.
     """
     import imageio.v3 as imageio
 
@@ -87,8 +88,12 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
     frames = list(_frames(track, stride, width, height))
     seconds = track.step_seconds * stride
     if is_gif:
-        imageio.imwrite(path, frames, duration=1000 * seconds, loop=0)
+        encoded: Any = imageio.imwrite("<bytes>", frames, extension=".gif", duration=1000 * seconds, loop=0)
+        with writing(path), replacing(path) as temporary:
+            temporary.write_bytes(encoded)
     else:
+        with writing(path):
+            path.open("ab").close()  # what ffmpeg says of a path that it cannot write is many lines
         imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
     return len(frames)
 

@@ -111,7 +111,7 @@ class GymWorlds:
         self._broken = [False] * count
         self._to_action = _action_of(self._environments[0].action_space)
         self._observation_size = _size(self._environments[0].observation_space)
-        self._reported = False
+        self.first_failure: str | None = None
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         for slot, seed in zip(slots, seeds, strict=True):
@@ -183,13 +183,12 @@ class GymWorlds:
 
     def _break(self, slot: int, what: str) -> None:
         self._broken[slot] = True
-        if not self._reported:
+        if self.first_failure is None:
+            trace = traceback.format_exc()
+            self.first_failure = f"{what} raised {trace.strip().splitlines()[-1]}"
             _LOGGER.warning(
-                "an evaluation failed because %s raised; further failures are only counted\n%s",
-                what,
-                traceback.format_exc(),
+                "an evaluation failed because %s raised; further failures are only counted\n%s", what, trace
             )
-            self._reported = True
 
 
 def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:

@@ -156,7 +156,10 @@ def _command_line(command: Any) -> dict[str, Any]:
     """What was typed and on how many ranks, where the file says so."""
     if not isinstance(command, dict) or "arguments" not in command:
         return {"command": command}
-    return {"command": " ".join(command["arguments"]), "ranks": command.get("ranks")}
+    facts = {"command": " ".join(command["arguments"]), "ranks": command.get("ranks")}
+    if inexact := command.get("inexact_from"):
+        facts["continued inexactly from generation"] = ", ".join(map(str, inexact))
+    return facts
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:
