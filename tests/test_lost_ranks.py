@@ -147,6 +147,14 @@ def test_ranks_leave_with_their_exit_code_when_one_of_them_is_killed_on_the_way_
     assert job.stdout == "left\n"  # what is still buffered is not lost
 
 
+@pytest.mark.mpi
+@pytest.mark.slow  # four ranks that import torch
+def test_a_table_in_shared_memory_is_made_again_when_ranks_are_killed_meanwhile(tmp_path: Path) -> None:
+    job = mpirun(4, ["-m", "tests.ranks_programs", "share_memory", tmp_path], timeout=120, options=ULFM)
+    assert job.returncode == 0, job.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
+
+
 def test_collective_work_is_done_again_after_every_loss() -> None:
     losses, noted = iter([RankLost("rank 1"), RankLost("rank 2")]), list[str]()
 
