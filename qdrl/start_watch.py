@@ -1,10 +1,10 @@
 """End a job one of whose ranks dies while it starts.
 
-Under `mpirun --with-ft ulfm` collective calls notice a dead rank, but `MPI_Init` does not: a rank that
-dies before it returns leaves all others waiting in it without end (Open MPI 5.0.11, 10 jobs of 10). `MPI_Init` also
-keeps Python's interpreter lock, so no thread of a rank can watch. Each rank therefore starts a process that watches
-until the ranks have found each other. It ends the launcher, and with it the job on all nodes, when its own rank dies or
-when another rank of its node is missing from the process table.
+Under `mpirun --with-ft ulfm` collective calls notice a dead rank, but `MPI_Init` does not: a rank that dies before it
+returns leaves all others waiting in it without end (Open MPI 5.0.11, 10 jobs of 10). `MPI_Init` also keeps Python's
+interpreter lock, so no thread of a rank can watch. Each rank therefore starts a process that watches until all ranks
+have met. It ends the launcher, and with it the job on all nodes, when its own rank dies or when another rank of its
+node is missing from the process table.
 
 This file is also that process's program: it runs by path, outside the package, and imports the standard library only.
 """
@@ -57,9 +57,12 @@ def _main() -> None:
     rank, process = int(sys.argv[1]), os.getppid()
     launcher = _launcher_above(process)
     size, turn = int(os.environ.get(_LOCAL_SIZE, "1")), int(os.environ.get(_LOCAL_RANK, "0"))
-    complete_at = time.monotonic()
+    ranks, complete_at = list[int](), time.monotonic()
     while not select.select([0], [], [], _POLL_SECONDS)[0]:
-        if launcher is None or len(_ranks_below(launcher)) >= size:
+        if launcher is not None and len(ranks) < size:  # the process table is searched until all were found once
+            ranks = _ranks_below(launcher)
+        ranks = [process for process in ranks if _look_up(process)]
+        if launcher is None or len(ranks) >= size:
             complete_at = time.monotonic()
         elif time.monotonic() - complete_at > _MISSING_SECONDS + turn * _TURN_SECONDS:
             _end_job("a rank", launcher)
@@ -97,8 +100,9 @@ def _look_up(process: int) -> tuple[str, int] | None:
 
 def _end_job(lost: str, launcher: int | None) -> None:
     """Say why, and end the launcher with all ranks of the job, and this process."""
-    sys.stderr.write(f"qdrl: {lost} died while the job started, so the job is ended; start it again\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody may read it any more
+        sys.stderr.write(f"qdrl: {lost} died while the job started, so the job is ended; start it again\n")
+        sys.stderr.flush()
     with suppress(OSError):
         if launcher is not None:
             os.kill(launcher, signal.SIGTERM)
@@ -108,7 +112,11 @@ def _end_job(lost: str, launcher: int | None) -> None:
 
 
 def _wait_for_end_of(process: int) -> None:
-    """Raises ProcessLookupError once it has ended; returns when that takes too long."""
+    """Return when a process has not ended in time.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
     deadline = time.monotonic() + _GRACE_SECONDS
     while time.monotonic() < deadline:
         os.kill(process, 0)
