@@ -1,4 +1,4 @@
-"""THE loop. Every algorithm, task and number of ranks runs through it."""
+"""The loop that every algorithm, task and number of ranks runs through."""
 
 from typing import Protocol
 
@@ -10,32 +10,32 @@ from qdrl.tasks.base import Task
 
 
 class Record(Protocol):
-    """Decides when a run ends and keeps what it made."""
+    """Decides when a run ends, and stores its results."""
 
     def proceed(self, algorithm: Algorithm) -> bool:
-        """Collective. Whether another generation is wanted."""
+        """Collective. Return whether to run another generation."""
         ...
 
     def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:
-        """Take note of a generation that was told."""
+        """Record a generation after `tell`."""
         ...
 
     def warn(self, message: str) -> None:
-        """Take note of something a person should know."""
+        """Record a warning for the user."""
         ...
 
 
 def evolve(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks | None = None) -> None:
-    """Run generations until the record has enough.
+    """Run generations until the record says stop.
 
     Collective: every rank runs it with the same algorithm state; the archives stay identical on all of them.
-    When a rank is lost and the MPI survives that, the others do the generation again: nothing was told yet.
+    When a rank is lost and the MPI survives that, the others repeat the generation, whose `tell` was not called yet.
 
     Args:
-        algorithm: proposes and learns.
-        task: evaluates.
+        algorithm: proposes genomes and learns from their evaluation.
+        task: evaluates genomes.
         record: decides when to stop, writes files.
-        ranks: who computes which rows; this process alone when left out.
+        ranks: the processes that share the rows; this process alone when left out.
     """
     ranks = ranks or OneProcess()
     while True:
@@ -48,7 +48,7 @@ def evolve(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks | None
 
 
 def generation(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks) -> None:
-    """Collective. One generation: ask, evaluate, share, tell, record."""
+    """Collective. Run one generation: ask, evaluate, share, tell, record."""
     rows = ranks.rows(algorithm.batch_size)
     candidates = algorithm.ask(rows)
     evaluation = task.evaluate(candidates)

@@ -1,16 +1,16 @@
-"""What the user can mend and what the engine goes on from, told apart from what we must mend."""
+"""User errors, failed runs and recoverable engine events; everything else is a bug."""
 
 
 class UserError(ValueError):
     """A mistake in what came from outside: a config, a file, an argument.
 
-    The message is one line that names what came, what was expected and how to mend it. The command line
-    prints it and exits with code 2; every other exception is a defect and keeps its traceback.
+    The message is one line that names what came, what was expected and the remedy. The command line prints it and exits
+    with code 2.
     """
 
 
-class RankLost(Exception):  # noqa: N818 - an event to go on from, not an error
-    """A rank died; the ranks object already stands for those that are left."""
+class RankLost(Exception):  # noqa: N818 - a recoverable event, not an error
+    """A rank died; the ranks object already consists of the ranks that are left."""
 
 
 class RunFailed(Exception):  # noqa: N818 - a result of the run, not a defect

@@ -9,7 +9,7 @@ from qdrl.errors import UserError
 
 
 class FolderLock:
-    """Held by the rank that writes a run folder; it goes with the process, however that ends.
+    """The lock of the rank that writes a run folder; the system releases it when the process ends.
 
     Args:
         folder: the run folder.
@@ -20,7 +20,7 @@ class FolderLock:
         self._file: TextIO | None = None
 
     def take(self) -> None:
-        """Take the lock, or keep it.
+        """Take the lock, unless this object has it already.
 
         Raises:
             UserError: another job has it, or the folder cannot be written.
@@ -38,12 +38,12 @@ class FolderLock:
             file.close()
             folder = self._path.parent
             raise UserError(f"{folder} is being written by another job; wait for it or stop it first") from None
-        except OSError:  # a file system without locks: go on without
+        except OSError:  # a file system without locks: continue without one
             pass
         self._file = file
 
     def release(self) -> None:
-        """Give it back, if it is held."""
+        """Release the lock, if this object has it."""
         if self._file is not None:
             with suppress(OSError):  # a disk that became read-only
                 self._path.unlink(missing_ok=True)

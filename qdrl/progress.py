@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, otherwise a plain line an interval."""
+"""Progress on stderr: a live bar on a terminal, otherwise one plain line an interval."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from qdrl.config import RunSettings
 
 
 class Progress:
-    """Speaks for the first rank, on stderr; silent until enabled.
+    """Writes the first rank's progress to stderr, once enabled.
 
     Args:
         budget: budgets and the interval between lines.
@@ -39,7 +39,7 @@ class Progress:
             self._done_before = self._done(latest)
 
     def enable(self) -> None:
-        """Begin to speak."""
+        """Begin to write."""
         self._enabled = True
         if self._live:
             from rich.console import Console
@@ -55,12 +55,12 @@ class Progress:
             self._bar.start()
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
     def step(self, row: Mapping[str, float]) -> str | None:
-        """Show a generation's row of history; gives the line when one was due, for the log."""
+        """Show a generation's row of history; return the line for the log when one is due, else None."""
         if not self._enabled:
             return None
         line = self._line(row)
@@ -99,7 +99,7 @@ class Progress:
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     def _done(self, row: Mapping[str, float]) -> float:
-        """Fraction of the budget that is nearest to its end."""
+        """Return the spent fraction of the budget that is nearest to its end."""
         budget = self._budget
         parts = [
             (row["generation"] + 1) / budget.generations if budget.generations else 0.0,

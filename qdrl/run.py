@@ -74,10 +74,10 @@ class Outcome:
 
 
 def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
-    """Make the task, the empty archive and the algorithm that an experiment describes; writes nothing.
+    """Make the task, the empty archive and the algorithm of an experiment. Writes nothing.
 
     Args:
-        experiment: what is described.
+        experiment: the settings.
         on_host: keep archive and critics in the host's memory, whatever device the experiment names.
 
     Raises:
@@ -237,7 +237,7 @@ def _refuse_unstorable(parts: Parts) -> None:
 
 
 def _prepare(task: Task) -> None:
-    """Make a task's worlds: what they lack is told before anything is written."""
+    """Make a task's worlds, so that what they lack is reported before anything is written."""
     if isinstance(task, EpisodicTask):
         task.rollout()
 
@@ -251,7 +251,7 @@ def _share_memory(parts: Parts, ranks: Ranks, recorder: Recorder) -> None:
 
 @contextmanager
 def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
-    """Collective. Hold the run folder against a second job; a rank that writes in place of a lost one takes it over."""
+    """Collective. Lock the run folder against a second job; a rank that replaces a lost first rank takes the lock."""
     busy = repeat_after_losses(lambda: ranks.from_first(_taken(recorder) if ranks.first else None), lambda _: None)
     if busy is not None:
         raise UserError(busy)

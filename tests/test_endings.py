@@ -169,13 +169,13 @@ def test_ranks_end_together_when_every_evaluation_failed_or_the_time_of_the_job_
         f'[task]\nname = "gym:Pendulum-v1"\ndescriptor = "tests.test_endings:typo"\nepisode_length = 3\n{axes}'
         "[archive]\ncells = 4\n[algorithm]\nbatch_size = 3\n[run]\ngenerations = 3\n"
     )
-    job = mpirun(2, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "failed"], timeout=60)
+    job = mpirun(2, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "failed"], timeout=120)
     assert job.returncode == 1
     assert "qdrl: generation 0: all 3 evaluations failed" in job.stderr
     assert "has no attribute 'observation'" in job.stderr
     assert validate(tmp_path / "failed" / "archive.h5") == []
     config.write_text('[task]\nname = "arm"\n[archive]\ncells = 4\n[run]\ngenerations = 1000000\njob_minutes = 1e-9\n')
-    job = mpirun(2, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "stopped"], timeout=60)
+    job = mpirun(2, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "stopped"], timeout=120)
     assert job.returncode == 75
     assert (tmp_path / "stopped" / "figures").is_dir()
     assert "stopped before its budget" in job.stdout

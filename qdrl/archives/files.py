@@ -20,7 +20,7 @@ _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeE
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """An HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets."""
+    """Open an HDF5 file to read; typed Any because h5py cannot know which items are groups and which datasets."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
