@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from qdrl.errors import RunFailed, UserError
-from qdrl.ranks import abort, launched_rank, limit_threads
+from qdrl.ranks import abort, end_all_ranks, launched_rank, limit_threads
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 _PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
@@ -44,7 +44,7 @@ def main() -> None:
 def _end(reason: object, code: int) -> NoReturn:
     """End this process, and with it the job, with one line."""
     _say(reason)
-    _end_other_ranks(code)
+    end_all_ranks(code)  # the reason may be visible to this rank only, and others would wait
     raise SystemExit(code) from None
 
 
@@ -68,13 +68,6 @@ def _say(reason: object) -> None:
     with suppress(OSError):
         sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{reason}\n")
         sys.stderr.flush()
-
-
-def _end_other_ranks(code: int) -> None:
-    """Abort if MPI is already running: the mistake may be visible to this rank only, and others would wait."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() > 1:
-        mpi.COMM_WORLD.Abort(code)
 
 
 if __name__ == "__main__":

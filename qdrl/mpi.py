@@ -3,10 +3,11 @@
 With `qdrl.learners`, all that the project knows of MPI. mpi4py is imported only under a launcher.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -38,7 +39,6 @@ class MpiRanks:
         self.size: int = self._communicator.Get_size()
         self._groups: dict[int, MpiLearners] = {}
         self._windows: list[Any] = []
-        self._lost = False
         self._survives_losses = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
 
     @property
@@ -62,22 +62,32 @@ class MpiRanks:
 
     def _share_memory(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
         node = self._communicator.Split_type(self._mpi.COMM_TYPE_SHARED)
-        own = size * 4 if node.Get_rank() == 0 else 0
-        window = self._mpi.Win.Allocate_shared(own, 4, comm=node)
-        memory, _ = window.Shared_query(0)
-        numbers = np.frombuffer(cast("Any", memory), np.float32, count=size)
-        if node.Get_rank() == 0:
-            fill(numbers)
-        node.Barrier()
+        try:
+            own = size * 4 if node.Get_rank() == 0 else 0
+            window = self._mpi.Win.Allocate_shared(own, 4, comm=node)
+            memory, _ = window.Shared_query(0)
+            numbers = np.frombuffer(cast("Any", memory), np.float32, count=size)
+            if node.Get_rank() == 0:
+                fill(numbers)
+            node.Barrier()
+        except self._mpi.Exception:
+            if self._survives_losses:
+                node.Revoke()  # wakes the ranks of the node that wait for others than the lost one
+            raise
         self._windows.append(window)  # the memory goes with it
         return numbers
 
+    def wait_for_all(self) -> None:
+        self._together(self._communicator.Barrier)
+
     def leave(self, code: int = 0) -> None:
-        if not self._lost:
+        if not self._survives_losses:
             return
         # MPI_Finalize after a loss was measured to hang in 1 job of 8 when ranks reach it at different times
-        # (Open MPI 5.0.11); leaving together without it, in none of 33.
-        self._communicator.Barrier()
+        # (Open MPI 5.0.11); leaving together without it, in none of 33. A loss may also come during it.
+        with suppress(self._mpi.Exception):
+            self._communicator.Agree(1)
+        logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -177,7 +187,6 @@ class MpiRanks:
         if not done:
             self._communicator = self._communicator.Shrink()
             self._groups = {}
-            self._lost = True
             before, self.rank, self.size = self.size, self._communicator.Get_rank(), self._communicator.Get_size()
             raise RankLost(f"{before - self.size} of {before} ranks died, {self.size} go on")
         return cast("_Result", result)

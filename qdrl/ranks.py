@@ -1,7 +1,7 @@
 """Who computes which rows: MPI ranks, or one process.
 
-Rank discipline: `share`, `any`, `from_first`, `shared`, `leave`, and `take_genomes` and `learn` of a shared evaluation
-are collective; every rank calls them in the same order. Everything else is local.
+Rank discipline: `share`, `any`, `from_first`, `shared`, `wait_for_all`, `leave`, and `take_genomes` and `learn` of a
+shared evaluation are collective; every rank calls them in the same order. Everything else is local.
 
 Under `mpirun --with-ft ulfm` (Open MPI 5) a killed rank is survived: the collective call during which it is missed
 raises `RankLost` on all others, which by then are a smaller communicator and can do the generation again.
@@ -11,15 +11,17 @@ known by the variables that it sets; `QDRL_LAUNCHER=none` makes qdrl ignore them
 module imports neither numpy nor torch: their numbers of threads are fixed when they are.
 """
 
+import faulthandler
 import os
 import re
 import sys
 import traceback
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from qdrl.errors import UserError
+from qdrl.errors import RankLost, UserError
 from qdrl.origin import git_commit
+from qdrl.start_watch import watched_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
 
     from qdrl.evaluation import Evaluation
 
+_Result = TypeVar("_Result")
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _LAUNCHER = "QDRL_LAUNCHER"
+_ABORT_SECONDS = 10.0  # how long MPI_Abort may take before this process ends by itself
 
 _LOCAL_RANK_VARIABLES = (
     "OMPI_COMM_WORLD_LOCAL_RANK",
@@ -151,8 +156,16 @@ class Ranks(Protocol):
         """Collective. Every rank's value (a small object), in the order of ranks, everywhere."""
         ...
 
+    def wait_for_all(self) -> None:
+        """Collective. Return when all ranks have called it."""
+        ...
+
     def leave(self, code: int = 0) -> None:
-        """Collective. The job's last call; a job that lost a rank ends here, with this exit code."""
+        """Collective. The job's last call; where ranks may be lost it ends this process.
+
+        Args:
+            code: the exit code with which this process will end, the same on every rank.
+        """
         ...
 
 
@@ -185,8 +198,25 @@ class OneProcess:
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
+    def wait_for_all(self) -> None:
+        pass
+
     def leave(self, code: int = 0) -> None:
         pass
+
+
+def repeat_after_losses(work: "Callable[[], _Result]", note: "Callable[[RankLost], None]") -> "_Result":
+    """Collective. Return what collective work gives, done again by the remaining ranks whenever a rank is lost.
+
+    Args:
+        work: may be done several times.
+        note: called with each loss, on every remaining rank.
+    """
+    while True:
+        try:
+            return work()
+        except RankLost as loss:
+            note(loss)
 
 
 def connect() -> Ranks:
@@ -206,9 +236,11 @@ def connect() -> Ranks:
     if rank == 0:
         git_commit()  # remembered: once MPI has started, no other process may be
     try:
-        from qdrl.mpi import MpiRanks
+        with watched_start():
+            from qdrl.mpi import MpiRanks
 
-        ranks = MpiRanks()
+            ranks = MpiRanks()
+            _meet(ranks)
     except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where it finds no MPI library
         return _alone_or_refused(error)
     launched = launched_size() or ranks.size
@@ -233,6 +265,14 @@ def _alone_or_refused(error: Exception) -> Ranks:
     )
 
 
+def _meet(ranks: Ranks) -> None:
+    """Collective. Return once all ranks are known to have started; from then on a death is noticed by every call."""
+    try:
+        ranks.any(False)
+    except RankLost as loss:
+        raise UserError(f"{loss} while the job started; start it again") from loss
+
+
 def abort(error: BaseException, rank: int) -> NoReturn:
     """End the whole MPI job because this rank failed: its traceback on stderr, exit code 1.
 
@@ -241,8 +281,20 @@ def abort(error: BaseException, rank: int) -> NoReturn:
     lines = traceback.format_exception(error)
     sys.stderr.write(f"qdrl: rank {rank} failed; the whole job is aborted\n{''.join(lines)}")
     sys.stderr.flush()
-    with suppress(ImportError, RuntimeError):  # without MPI the launcher sees the exit code
-        from mpi4py import MPI
-
-        MPI.COMM_WORLD.Abort(1)
+    end_all_ranks(1)
     raise SystemExit(1)
+
+
+def end_all_ranks(code: int) -> None:
+    """End the whole MPI job with an exit code; return where MPI does not run or has one rank.
+
+    After a loss `MPI_Abort` was measured to hang in 1 job of 6 (Open MPI 5.0.11, ULFM); this process then ends
+    alone, and the launcher with it.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is None or not mpi.Is_initialized() or mpi.COMM_WORLD.Get_size() == 1:
+        return
+    with Path(os.devnull).open("w") as nowhere:
+        # A thread that needs no interpreter lock, which Abort keeps; it ends the process with exit code 1.
+        faulthandler.dump_traceback_later(_ABORT_SECONDS, exit=True, file=nowhere)
+        mpi.COMM_WORLD.Abort(code)

@@ -19,7 +19,7 @@ import numpy as np
 
 from qdrl.algorithms.base import Algorithm, lineages_of
 from qdrl.archives.base import AnyArchive
-from qdrl.archives.files import reason_of
+from qdrl.archives.files import clear_leftovers, reason_of
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.trees import check_storable
@@ -33,7 +33,7 @@ from qdrl.lock import FolderLock
 from qdrl.metrics import MetricsFile
 from qdrl.origin import origin
 from qdrl.progress import Progress
-from qdrl.ranks import THREAD_VARIABLES, Ranks
+from qdrl.ranks import THREAD_VARIABLES, Ranks, repeat_after_losses
 from qdrl.runlog import LOGGER, RunLog
 from qdrl.sources import Sources
 from qdrl.tasks.base import Task
@@ -264,21 +264,36 @@ class Recorder:
     def _save(self, *, last: bool = False) -> None:
         """Collective. Write checkpoint and archive; a failure is a warning, except at the run's end.
 
+        When the rank that writes is lost, the next first rank writes.
+
         Raises:
             RunFailed: the last save failed.
         """
-        parts = self._parts
-        getattr(parts.algorithm, "collect_state", lambda: None)()
+        repeat_after_losses(
+            lambda: self._save_together(last=last), lambda loss: self.warn(f"{loss}; the files are written again")
+        )
+
+    def _save_together(self, *, last: bool) -> None:
+        """Collective. Return when every rank knows whether the files are written.
+
+        Raises:
+            RankLost: a rank died; the files may be those of the save before.
+        """
+        getattr(self._parts.algorithm, "collect_state", lambda: None)()
         self._last_checkpoint = time.monotonic()
-        if self._log.is_open:
-            try:
-                self._write_files()
-            except (OSError, MemoryError) as error:
-                self._report_failed_save(error, last=last)
-                return
-            if self._failed_saves:
-                LOGGER.warning(f"checkpoint written again after {self._failed_saves} failed attempts")
-        self._saved, self._failed_saves = parts.algorithm.generation, 0
+        if self._ranks.from_first(self._log.is_open and self._try_to_write(last=last)):
+            self._saved, self._failed_saves = self._parts.algorithm.generation, 0
+
+    def _try_to_write(self, *, last: bool) -> bool:
+        """Write the files and return True; report a failure and return False."""
+        try:
+            self._write_files()
+        except (OSError, MemoryError) as error:
+            self._report_failed_save(error, last=last)
+            return False
+        if self._failed_saves:
+            LOGGER.warning(f"checkpoint written again after {self._failed_saves} failed attempts")
+        return True
 
     def _write_files(self) -> None:
         parts, stored = self._parts, self.stored()
@@ -317,6 +332,7 @@ class Recorder:
             self._log.open()
         except OSError as error:
             raise UserError(f"cannot write into run folder {self._folder}: {reason_of(error)}") from error
+        clear_leftovers(self._folder)
         self._progress.enable()
         self._metrics.follow(self.history, rewrite=True)  # a killed run may have left rows that are computed anew
         threads = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES[:3])

@@ -37,13 +37,13 @@ from qdrl.config import (
     parse_experiment,
 )
 from qdrl.engine import evolve
-from qdrl.errors import RankLost, RunFailed, UserError
+from qdrl.errors import RunFailed, UserError
 from qdrl.estimate import estimate, refuse_what_cannot_fit
 from qdrl.naming import is_reference
 from qdrl.origin import git_commit
 from qdrl.physics.devices import check_archive, device_of
 from qdrl.plain import to_json
-from qdrl.ranks import Ranks, launched_size
+from qdrl.ranks import Ranks, launched_size, repeat_after_losses
 from qdrl.recorder import Parts, Recorder
 from qdrl.resuming import Restored, read_checkpoint_of, restore_checkpoint, restore_run, stored_settings
 from qdrl.sources import Sources, sources_of
@@ -119,8 +119,7 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
     parts = build(experiment)
     _prepare(parts.task)
     _refuse_unstorable(parts)
-    made = _make_folder(folder, parts.experiment) if ranks.first else None
-    made = ranks.from_first(made)
+    made = _make_folder_together(folder, parts.experiment, ranks)
     if isinstance(made, str):
         raise UserError(made)
     recorder = Recorder(parts, ranks, made, progress=progress)
@@ -208,12 +207,17 @@ def _run(
     rewrites_config: bool = False,
 ) -> Outcome:
     with _only_writer(recorder, ranks):
-        if ranks.first:
-            _prepare_folder(parts.experiment, folder, restored, rewrites_config=rewrites_config)
+
+        def prepare_on_first() -> None:
+            if ranks.first:
+                _prepare_folder(parts.experiment, folder, restored, rewrites_config=rewrites_config)
+            ranks.wait_for_all()
+
+        repeat_after_losses(prepare_on_first, lambda _: None)
         with recorder:
             if restored is not None and restored.warning is not None:
                 recorder.warn(restored.warning)
-            _share_memory(parts, ranks)
+            _share_memory(parts, ranks, recorder)
             if ranks.first and isinstance(parts.task, EpisodicTask) and (warning := parts.task.find_warning()):
                 recorder.warn(warning)
             try:
@@ -255,27 +259,18 @@ def _prepare(task: Task) -> None:
         task.rollout()
 
 
-def _share_memory(parts: Parts, ranks: Ranks) -> None:
+def _share_memory(parts: Parts, ranks: Ranks, recorder: Recorder) -> None:
     """Collective. Let the algorithm make the tables that a node's ranks have in common."""
     share = getattr(parts.algorithm, "share_memory", None)
-    try:
-        if share is not None:
-            share(ranks)
-    except RankLost as loss:
-        raise UserError(f"{loss} before the run had begun: start it again") from loss
+    if share is not None:
+        repeat_after_losses(lambda: share(ranks), lambda loss: recorder.warn(f"{loss}; tables are made again"))
 
 
 @contextmanager
 def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
     """Collective. Lock the run folder against a second job; a rank that replaces a lost first rank takes the lock."""
-    busy, commit = None, ""
-    if ranks.first:
-        commit = git_commit()
-        try:
-            recorder.lock.take()
-        except UserError as error:
-            busy = str(error)
-    busy, recorder.commit = ranks.from_first((busy, commit))
+    found = repeat_after_losses(lambda: ranks.from_first(_taken(recorder) if ranks.first else None), lambda _: None)
+    busy, recorder.commit = found
     if busy is not None:
         raise UserError(busy)
     try:
@@ -302,6 +297,15 @@ def _code_of(task: Task, algorithm: str) -> Sources:
     """The source of the user's own code that a run executes."""
     own = task.code if isinstance(task, EpisodicTask) else ()
     return sources_of([*own, *([algorithm] if is_reference(algorithm) else [])])
+
+
+def _taken(recorder: Recorder) -> tuple[str | None, str]:
+    """Take the folder's lock; return why not, None where it is taken, and the commit of the source that runs."""
+    try:
+        recorder.lock.take()
+    except UserError as error:
+        return str(error), ""
+    return None, git_commit()
 
 
 def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineages: bool) -> AnyArchive:
@@ -349,6 +353,18 @@ def _geometry(settings: GridSettings | CvtSettings, task: Task) -> Geometry:
 def _centroids(settings: CvtSettings, lower: list[float], upper: list[float]) -> np.ndarray:
     generator = Streams(settings.centroid_seed).generator("centroids")
     return place_centroids(generator, settings.cells, lower, upper, samples=settings.samples)
+
+
+def _make_folder_together(folder: Path | None, experiment: Experiment, ranks: Ranks) -> Path | str:
+    """Collective. Make the run folder on the first rank, or on the next one if that is lost, as `_make_folder` does."""
+    made: list[Path | str] = []
+
+    def make_on_first() -> Path | str:
+        if ranks.first and not made:
+            made.append(_make_folder(folder, experiment))
+        return ranks.from_first(made[0] if ranks.first else None)
+
+    return repeat_after_losses(make_on_first, lambda _: None)
 
 
 def _make_folder(folder: Path | None, experiment: Experiment) -> Path | str:

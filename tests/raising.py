@@ -5,11 +5,13 @@ import signal
 import time
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from qdrl.algorithms.dcrl_map_elites import DcrlMapElites
 from qdrl.algorithms.map_elites import MapElites
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.learners import Learners
+from qdrl.report import figures
 
 
 class RaisingOnRankOne(MapElites):
@@ -28,6 +30,42 @@ class DyingOnOneRank(MapElites):
     def ask(self, rows: range | None = None) -> Candidates:
         die_if_told(self.generation)
         return super().ask(rows)
+
+
+class _DyingInTheLastSave:
+    """An algorithm of six generations whose first rank is killed after them, at the moment that the environment names.
+
+    Moments: "collect" before the learners' state is collected, "write" before the files are written, "figures" before
+    the first figure is drawn.
+    """
+
+    generation: int
+
+    def collect_state(self) -> None:
+        self._die_at("collect")
+        getattr(super(), "collect_state", lambda: None)()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._die_at("write")
+        if self._is_last and os.environ.get("QDRL_TEST_DYING_MOMENT") == "figures":
+            figures.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        return super().state_dict()  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def _is_last(self) -> bool:
+        return self.generation == 6 and os.environ.get("OMPI_COMM_WORLD_RANK") == "0"
+
+    def _die_at(self, moment: str) -> None:
+        if self._is_last and os.environ.get("QDRL_TEST_DYING_MOMENT") == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MapElitesDyingInTheLastSave(_DyingInTheLastSave, MapElites):
+    """MAP-Elites, whose state lies on every rank."""
+
+
+class DcrlDyingInTheLastSave(_DyingInTheLastSave, DcrlMapElites):
+    """DCRL-MAP-Elites, whose replay lies on the first rank alone."""
 
 
 class DcrlDyingOnOneRank(DcrlMapElites):

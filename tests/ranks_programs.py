@@ -1,6 +1,9 @@
 """What the ranks of `test_ranks.py` run: `mpirun -n 3 python -m tests.ranks_programs exchange <folder>`."""
 
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ import numpy as np
 import torch
 
 from qdrl.evaluation import Candidates, Evaluation, ObservationMoments, evaluated
-from qdrl.ranks import Ranks, abort, connect, launched_rank
+from qdrl.ranks import Ranks, abort, connect, launched_rank, repeat_after_losses
 
 PARAMETERS = 5
 COUNTS = (0, 1, 2, 3, 7, 64)
@@ -107,11 +110,41 @@ def fail(ranks: Ranks, folder: Path) -> None:
     (folder / f"{ranks.rank} went on").touch()
 
 
+def leave(ranks: Ranks, folder: Path) -> None:
+    """Leave with an exit code, all but the last rank, which is killed then."""
+    if ranks.rank == ranks.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if ranks.first:
+        sys.stdout.write("left\n")
+    ranks.leave(75)
+
+
+def share_memory(ranks: Ranks, folder: Path) -> None:
+    """Fill a shared table although the rank that fills it, and later one that waits for it, is killed meanwhile."""
+    for dying in (0, 1):
+
+        def fill(numbers: np.ndarray, dying: int = dying) -> None:
+            if dying == 0 and ranks.size == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.5)
+            numbers[:] = np.arange(len(numbers))
+
+        if dying == 1 and ranks.rank == 1:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        table = repeat_after_losses(lambda fill=fill: ranks.shared(100_000, fill), lambda _: None)
+        assert (table == np.arange(100_000)).all()
+    (folder / f"{ranks.rank} of {ranks.size}").touch()
+    ranks.leave()
+
+
+PROGRAMS = {"exchange": exchange, "learn": learn, "fail": fail, "leave": leave, "share_memory": share_memory}
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
     program, folder = arguments
     try:
-        {"exchange": exchange, "learn": learn, "fail": fail}[program](connect(), Path(folder))
+        PROGRAMS[program](connect(), Path(folder))
     except Exception as error:
         rank = launched_rank()
         if rank is None:

@@ -197,6 +197,13 @@ class _HeldErrors(io.RawIOBase):
                 self._error = error
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed writer left in a folder; the caller holds the folder's lock."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):  # on a read-only disk; the next write reports it
+            path.unlink(missing_ok=True)
+
+
 class StoredArray:
     """An array that stays in its file until `numpy.asarray` asks for it: a replay may be larger than all the rest.
 

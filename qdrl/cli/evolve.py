@@ -45,15 +45,16 @@ def command(
         overrides = (*overrides, f"compute.device={device}")
     settings = load_experiment(experiment, overrides, seed, unset=unset)
 
-    from qdrl.cli.outcome import end, load_figures
-    from qdrl.ranks import connect
-    from qdrl.run import start
+    from qdrl.cli.joining import join
 
+    ranks = join()
     if dry_run:
         from qdrl.cli.plan import print_plan
 
-        print_plan(settings, connect())
+        print_plan(settings, ranks)
         return
-    load_figures()
-    ranks = connect()
+
+    from qdrl.cli.outcome import end
+    from qdrl.run import start
+
     end(start(settings, ranks, folder=output, progress=progress), ranks)

@@ -1,42 +1,35 @@
 """How `evolve` and `resume` end: what they print, and the exit code."""
 
 import os
-from contextlib import suppress
-from importlib import import_module
 
 import click
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
-from qdrl.errors import RankLost, UserError
+from qdrl.errors import UserError
 from qdrl.optional import missing_package
-from qdrl.ranks import Ranks, launched_rank
+from qdrl.ranks import Ranks, repeat_after_losses
 from qdrl.run import Outcome
 
 STOPPED = os.EX_TEMPFAIL  # 75: a job that may be started again
 
 
-def load_figures() -> None:
-    """Import what draws the figures, on the first rank of an MPI job; call it before MPI starts.
-
-    matplotlib starts a process to list fonts when its cache is missing, and after MPI_Init no process may be started.
-    """
-    if launched_rank() == 0:
-        with suppress(ImportError):
-            import_module("qdrl.report.figures")
-
-
 def end(outcome: Outcome, ranks: Ranks) -> None:
     """Collective. Draw the figures and print what the run made, then leave with the exit code of the outcome.
+
+    When the first rank is lost meanwhile, the next one draws and prints.
 
     Raises:
         SystemExit: with code 75 on every rank, when the run was stopped before a budget was spent.
     """
-    if ranks.first:
-        show(outcome)
+
+    def show_on_first() -> None:
+        if ranks.first:
+            show(outcome)
+        ranks.wait_for_all()  # also because launchers end a job at the first exit code that is not 0
+
+    repeat_after_losses(show_on_first, lambda loss: click.echo(f"qdrl: {loss}", err=True) if ranks.first else None)
     code = 0 if outcome.finished else STOPPED
-    with suppress(RankLost):  # launchers end a job at the first exit code that is not 0: wait until all is written
-        ranks.any(False)
     ranks.leave(code)
     if code:
         raise SystemExit(code)

@@ -44,12 +44,13 @@ def command(
       mpirun -n 4 qdrl resume runs/quickstart/20261123T120000Z_seed0
       qdrl resume runs/quickstart/20261123T120000Z_seed0 --set run.generations=400 --unset run.minutes
     """
-    from qdrl.cli.outcome import end, load_figures
-    from qdrl.ranks import connect
+    from qdrl.cli.joining import join
+
+    ranks = join()
+
+    from qdrl.cli.outcome import end
     from qdrl.run import resume
 
-    load_figures()
-    ranks = connect()
     outcome = resume(
         folder,
         ranks,
