@@ -11,7 +11,7 @@ from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import conditioned, inject
 from qdrl.decoding import policy_of
 from qdrl.errors import UserError
-from qdrl.policies.mlp import Mlp, Population
+from qdrl.policies.mlp import Mlp
 from qdrl.policies.normalizer import deviation_of, normalize_
 
 
@@ -40,7 +40,7 @@ class ConditionedPolicy:
         shape = conditioned(self.policy, self.dimensions)
         if len(self.genome) != shape.parameters:
             raise UserError(f"{archive.path}: the actor has {len(self.genome)} parameters, expected {shape.parameters}")
-        self._population = Population(shape, 1)
+        self._population = shape.population(1)
         self._population.load([0], self.genome[None])
         self._shift: tuple[Tensor, Tensor] | None = None
         if archive.normalizer is not None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings, policy_settings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.tasks.base import Task
 
 _FUNCTION_NAMES = ("arm", "sphere", "rastrigin")
@@ -51,7 +52,15 @@ def settings_class(name: str) -> type[BaseModel]:
     raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>', 'atari:<game>'])}")
 
 
-def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, threads: int, device: str = "cpu") -> Task:
+def build_task(
+    settings: BaseModel,
+    *,
+    policy: PolicySettings,
+    worlds: int,
+    threads: int,
+    device: str = "cpu",
+    arithmetic: Arithmetic = PORTABLE,
+) -> Task:
     """The task that validated settings describe; see `make_task`."""
     from qdrl.tasks.atari import AtariSettings, make_atari_task
     from qdrl.tasks.functions import FunctionSettings, make_function_task
@@ -63,21 +72,22 @@ def build_task(settings: BaseModel, *, policy: PolicySettings, worlds: int, thre
 
     if device != "cpu" and not isinstance(settings, LocomotionSettings):
         raise UserError(f"compute.device: only locomotion runs on '{device}', not {getattr(settings, 'name', 'this')}")
+    parts: dict[str, Any] = {"policy": policy, "worlds": worlds, "arithmetic": arithmetic}
     match settings:
         case FunctionSettings():
-            return make_function_task(settings)
+            return make_function_task(settings, arithmetic)
         case MazeSettings():
-            return make_maze_task(settings, policy=policy, worlds=worlds)
+            return make_maze_task(settings, **parts)
         case PointSettings():
-            return make_point_task(settings, policy=policy, worlds=worlds)
+            return make_point_task(settings, **parts)
         case AtariSettings():
-            return make_atari_task(settings, policy=policy, worlds=worlds)
+            return make_atari_task(settings, **parts)
         case ImageMazeSettings():
-            return make_image_maze_task(settings, policy=policy, worlds=worlds)
+            return make_image_maze_task(settings, **parts)
         case GymSettings():
-            return make_gym_task(settings, policy=policy, worlds=worlds)
+            return make_gym_task(settings, **parts)
         case LocomotionSettings():
-            return make_locomotion_task(settings, policy=policy, worlds=worlds, threads=threads, device=device)
+            return make_locomotion_task(settings, **parts, threads=threads, device=device)
         case _:
             raise TypeError(f"{type(settings).__name__} is not the settings of a task")
 
@@ -89,6 +99,7 @@ def make_task(
     worlds: int = 64,
     threads: int = 1,
     device: str = "cpu",
+    arithmetic: Arithmetic = PORTABLE,
     **options: Any,
 ) -> Task:
     """Make a task by name.
@@ -99,6 +110,7 @@ def make_task(
         worlds: worlds simulated at once.
         threads: threads that share them.
         device: "cpu"; locomotion also "cuda" and "warp-cpu", see `qdrl.config.ComputeSettings`.
+        arithmetic: how policies are computed; "blas" as in files of formats 1.0 and 1.1.
         options: the task's own settings, for example `episode_length=250`.
 
     Raises:
@@ -112,4 +124,4 @@ def make_task(
         detail = error.errors()[0]
         place = ".".join(str(part) for part in detail["loc"])
         raise UserError(f"task '{name}': {place}: {detail['msg']}") from error
-    return build_task(settings, policy=shape, worlds=worlds, threads=threads, device=device)
+    return build_task(settings, policy=shape, worlds=worlds, threads=threads, device=device, arithmetic=arithmetic)

@@ -19,6 +19,7 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -119,7 +120,9 @@ class AtariWorlds:
         self._game[[source, target]] = self._game[[target, source]]
 
 
-def make_atari_task(settings: AtariSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+def make_atari_task(
+    settings: AtariSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
+) -> EpisodicTask:
     """The task that the settings describe.
 
     Raises:
@@ -150,5 +153,6 @@ def make_atari_task(settings: AtariSettings, *, policy: PolicySettings, worlds: 
         frames_per_step=FRAMES_PER_STEP,
         initial_noise=f"up to {settings.no_ops} frames of doing nothing",
         options=settings.model_dump(),
+        arithmetic=arithmetic,
     )
     return EpisodicTask(spec, partial(AtariWorlds, settings), policy=policy, worlds=worlds)

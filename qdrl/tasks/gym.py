@@ -22,6 +22,7 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -192,7 +193,9 @@ class GymWorlds:
             self._reported = True
 
 
-def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+def make_gym_task(
+    settings: GymSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
+) -> EpisodicTask:
     """The task that the settings describe.
 
     Raises:
@@ -229,6 +232,7 @@ def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int)
         action_size=_action_size(probe.action_space, environment_id),
         initial_noise="the environment's own, seeded by the evaluation",
         options=settings.model_dump(exclude_none=True),
+        arithmetic=arithmetic,
         gymnasium={"id": environment_id, "kwargs": settings.kwargs},
     )
     probe.close()

@@ -31,6 +31,8 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
+from qdrl.portable.functions import sines_in
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -138,10 +140,12 @@ class MazeWorlds:
         maze: the maze.
         count: how many worlds.
         episode_length: control steps after which an episode pays and ends.
+        arithmetic: how sines of headings are computed.
     """
 
-    def __init__(self, maze: Maze, count: int, episode_length: int) -> None:
+    def __init__(self, maze: Maze, count: int, episode_length: int, arithmetic: Arithmetic = PORTABLE) -> None:
         self.count = count
+        self._sines = sines_in(arithmetic)
         self._goal = np.array(maze.goal, np.float64)[:, None]
         self._body, self._eyes = _Body(maze), _Eyes(maze, count)
         # x, y; cosine and sine of the heading; turn and speed; heading; steps left
@@ -168,9 +172,7 @@ class MazeWorlds:
         ahead = place + speed * direction
         np.copyto(place, ahead, where=~self._body.touches(ahead))
         heading += turn
-        radians = np.radians(heading)
-        np.cos(radians, out=direction[0])
-        np.sin(radians, out=direction[1])
+        direction[1], direction[0] = self._sines(np.radians(heading))
         left -= 1
         return self._pay(place, heading, left == 0)
 
@@ -283,11 +285,17 @@ def _clip(values: np.ndarray, bound: float) -> np.ndarray:
     return np.maximum(np.minimum(values, bound), -bound)
 
 
-def make_maze_task(settings: MazeSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+def make_maze_task(
+    settings: MazeSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
+) -> EpisodicTask:
     """The task that the settings describe."""
     maze, length = MAZES[settings.name], settings.episode_length
-    spec = replace(maze_spec(settings.name, length), options=settings.model_dump())
-    return EpisodicTask(spec, lambda count: MazeWorlds(maze, count, length), policy=policy, worlds=worlds)
+    spec = replace(maze_spec(settings.name, length), options=settings.model_dump(), arithmetic=arithmetic)
+
+    def make_worlds(count: int) -> MazeWorlds:
+        return MazeWorlds(maze, count, length, arithmetic)
+
+    return EpisodicTask(spec, make_worlds, policy=policy, worlds=worlds)
 
 
 def maze_spec(name: str, length: int) -> TaskSpec:
