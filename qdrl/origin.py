@@ -7,7 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "h5py", "mpi4py", "evotorch")
+from qdrl.processor import machine
+
+_PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "ale-py", "numba", "h5py", "mpi4py", "evotorch")
 ARCHIVE_LICENSE = "CC-BY-4.0"
 
 
@@ -31,14 +33,14 @@ def origin(seed: int, created_utc: str, *, ranks: int) -> tuple[dict[str, Any], 
 
 
 def packages() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Return versions of Python and of the packages that results depend on, and the machine; see `qdrl.processor`."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | machine()
 
 
 def git_commit() -> str:

@@ -29,11 +29,12 @@ from qdrl.archives.hdf5 import read_checkpoint
 from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
+from qdrl.differences import training_notes
 from qdrl.engine import evolve
 from qdrl.errors import RankLost, UserError
 from qdrl.physics.devices import device_of, free_memory
 from qdrl.ranks import Ranks
-from qdrl.recorder import Parts, Recorder
+from qdrl.recorder import LOGGER, Parts, Recorder
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
 from qdrl.tasks.base import Task
@@ -138,6 +139,8 @@ def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progres
     recorder = Recorder(parts, ranks, folder, progress=progress)
     if (folder / "checkpoint.h5").exists():
         stored = _restore(parts, folder / "checkpoint.h5")
+        for note in training_notes(stored) if ranks.first else ():
+            LOGGER.warning(note)
         recorder.history = {name: values.tolist() for name, values in stored.history.items()}
         recorder.created_utc = stored.attributes["created_utc"]
     return _run(parts, ranks, folder, recorder, rewrites_config=bool(overrides))
