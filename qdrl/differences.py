@@ -38,8 +38,8 @@ def training_notes(stored: StoredArchive) -> list[str]:
     if algorithm in _PORTABLE_TRAINING or not (_differs("processor", there, here) or _differs("libm", there, here)):
         return []
     return [
-        f"the checkpoint was made on {there.get('processor')} with {there.get('libc')}, this is {here['processor']} with"
-        f" {here['libc']}: training continues, but not to the same bits"
+        f"the checkpoint was made on {there.get('processor')} with {there.get('libc')}, this is {here['processor']}"
+        f" with {here['libc']}: training continues, but not to the same bits"
     ]
 
 
