@@ -67,7 +67,8 @@ def arithmetic_of(archive: StoredArchive) -> Arithmetic:
     Raises:
         UserError: this qdrl does not know it.
     """
-    name = (archive.meta.get("policy") or archive.meta.get("task") or {}).get("arithmetic", BLAS)
+    described = archive.meta.get("policy") or archive.meta.get("task")
+    name = described.get("arithmetic", BLAS) if isinstance(described, dict) else BLAS
     if name not in get_args(Arithmetic):
         raise UserError(
             f"{archive.path}: arithmetic {name!r}, this qdrl knows {', '.join(get_args(Arithmetic))};"

@@ -12,8 +12,8 @@ _PORTABLE_TRAINING = ("map_elites", "deep_ga")  # element-wise operations and co
 
 def replay_notes(archive: StoredArchive) -> list[str]:
     """Return a line for each difference that may make an elite's episode another one than the stored one."""
-    here, there = packages(), archive.meta.get("packages") or {}
-    name = str((archive.meta.get("task") or {}).get("name"))
+    here, there = packages(), _table(archive.meta.get("packages"))
+    name = str(_table(archive.meta.get("task")).get("name"))
     simulated = archive.meta.get("mjcf") is not None or name.startswith("gym:")
     relevant = ("mujoco", "gymnasium") if simulated else ("ale-py",) if name.startswith("atari:") else ()
     notes = [_other_version(package, there, here) for package in relevant if _differs(package, there, here)]
@@ -33,14 +33,19 @@ def replay_notes(archive: StoredArchive) -> list[str]:
 
 def training_notes(stored: StoredArchive) -> list[str]:
     """Return a line where training a stored run further on this machine gives other bits than on its own."""
-    here, there = packages(), stored.meta.get("packages") or {}
-    algorithm = str(((stored.meta.get("config") or {}).get("algorithm") or {}).get("name"))
+    here, there = packages(), _table(stored.meta.get("packages"))
+    algorithm = str(_table(_table(stored.meta.get("config")).get("algorithm")).get("name"))
     if algorithm in _PORTABLE_TRAINING or not (_differs("processor", there, here) or _differs("libm", there, here)):
         return []
     return [
         f"the checkpoint was made on {there.get('processor')} with {there.get('libc')}, this is {here['processor']}"
         f" with {here['libc']}: training continues, but not to the same bits"
     ]
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """Return a JSON object; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _differs(name: str, there: dict[str, Any], here: dict[str, str]) -> bool:

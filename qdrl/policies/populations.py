@@ -67,7 +67,7 @@ class PortablePopulation(Slots):
 
     def act(self, observations: Tensor) -> Tensor:
         """Return the actions of the first slots; see `LibraryPopulation.act`."""
-        seen = np.ascontiguousarray(observations.numpy())
+        seen = np.ascontiguousarray(observations.numpy(), np.float32)
         self._forward(self._weights, seen, self._sizes, *self._codes, self._scratch, self._results)
         return self._actions[: len(observations)]
 

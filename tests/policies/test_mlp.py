@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.portable import BLAS
 from qdrl.streams import Streams
 
 Activation = Literal["relu", "tanh"]
@@ -60,6 +61,20 @@ def test_a_population_computes_what_torch_computes_a_network_at_a_time(
     population.load(range(9), genomes)
     expected = torch.stack([by_hand(mlp, *row) for row in zip(genomes, observations, strict=True)])
     torch.testing.assert_close(population.act(observations).double(), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("hidden", [(), (7,), (128, 128)])
+def test_files_that_name_no_arithmetic_keep_the_products_of_blas(hidden: tuple[int, ...]) -> None:
+    mlp = Mlp(17, 6, MlpSettings(hidden_sizes=hidden, output="clip"), BLAS)
+    genomes, observations = 0.3 * drawn(5, mlp.parameters), drawn(5, 17, seed=1)
+    population = mlp.population(5)
+    population.load(range(5), genomes)
+    values = observations.numpy()
+    for number, (kernel, bias) in enumerate(mlp.split(genomes.numpy()), 1):
+        values = np.matmul(values[:, None, :], kernel)[:, 0, :] + bias
+        values = np.maximum(values, 0) if number <= len(hidden) else values.clip(-1, 1)
+    np.testing.assert_array_equal(population.act(observations).numpy(), values)
+    assert mlp.describe()["arithmetic"] == "blas"
 
 
 def test_the_flat_row_is_kernel_inputs_by_outputs_row_major_then_bias() -> None:
