@@ -203,7 +203,7 @@ class _Body:
 
     def __init__(self, maze: Maze) -> None:
         first, second = _ends(maze)
-        length = np.hypot(*(second - first))
+        length = _lengths(second - first)
         self._middle = ((first + second) / 2)[..., None]
         self._cosine, self._sine = ((second - first) / length)[..., None]
         self._half = (length / 2)[:, None]
@@ -281,6 +281,12 @@ def _ends(maze: Maze) -> tuple[np.ndarray, np.ndarray]:
     return ends[:2], ends[2:]
 
 
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Return Euclidean lengths of vectors `(2, n)`, rounded correctly, which libm's hypot does not promise."""
+    x, y = vectors
+    return np.sqrt(x * x + y * y)
+
+
 def _clip(values: np.ndarray, bound: float) -> np.ndarray:
     return np.maximum(np.minimum(values, bound), -bound)
 
@@ -303,7 +309,7 @@ def maze_spec(name: str, length: int) -> TaskSpec:
     maze, unit = MAZES[name], "unit of the maze"
     corners = np.concatenate(_ends(maze), axis=1)
     (left, low), (right, high) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()
-    furthest = np.hypot(*(corners - np.array([maze.goal]).T)).max()  # no place inside is further than every corner
+    furthest = _lengths(corners - np.array([maze.goal]).T).max()  # no place inside is further than every corner
     return TaskSpec(
         name=name,
         summary="Find the goal of a maze; the way there leads away from it first, and fitness deceives.",
