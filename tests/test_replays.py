@@ -15,9 +15,10 @@ from qdrl.config import parse_experiment
 from qdrl.decoding import task_of
 from qdrl.differences import replay_notes, training_notes
 from qdrl.errors import UserError
+from qdrl.origin import packages
 from qdrl.ranks import OneProcess
 from qdrl.replays import Replay, replay
-from qdrl.run import start
+from qdrl.run import resume, start
 
 
 def furthest(trajectory: Any) -> list[float]:
@@ -205,3 +206,14 @@ def test_resuming_training_on_another_machine_is_said_where_it_changes_bits(tmp_
     assert notes("pga_map_elites") == []
     assert "not to the same bits" in notes("pga_map_elites", processor="another")[0]
     assert "not to the same bits" in notes("openai_es", libm="0")[0]
+
+
+def test_a_resume_says_it_before_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    evolved(tmp_path, "arm")
+    monkeypatch.setattr("qdrl.differences._PORTABLE_TRAINING", ())
+    monkeypatch.setattr("qdrl.differences.packages", lambda: {**packages(), "processor": "another"})
+    resume(tmp_path / "run", OneProcess(), overrides=["run.generations=5"], progress=False)
+    assert "this is another with" in caplog.text
+    assert "not to the same bits" in caplog.text
