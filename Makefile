@@ -57,8 +57,9 @@ benchmarks: env ## print `name value unit` lines; takes half an hour, use an idl
 	$(BIN)/python experiments/benchmarks/generation.py
 	$(BIN)/python experiments/benchmarks/neuroevolution.py
 
-reference: env ## make archives/reference/walker2d_uni.h5 again, into runs/
+reference: env ## make the portable archives of archives/reference again, into runs/
 	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/reference/config.toml
+	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/reference/ant.toml
 
 clean: ## remove environments and caches; runs/ stays
 	rm -rf .venv .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import conditioned, inject
 from qdrl.decoding import policy_of
 from qdrl.errors import UserError
-from qdrl.policies.mlp import Mlp, Population
+from qdrl.policies.mlp import Mlp
 from qdrl.policies.normalizer import deviation_of, normalize_
 
 
@@ -46,7 +46,7 @@ class ConditionedPolicy:
         shape = conditioned(self.policy, self.dimensions)
         if len(self.genome) != shape.parameters:
             raise UserError(f"{archive.path}: the actor has {len(self.genome)} parameters, expected {shape.parameters}")
-        self._population = Population(shape, 1)
+        self._population = shape.population(1)
         self._population.load([0], self.genome[None])
         self._outside: bytes | None = None  # the last descriptor that was reported
         self._shift: tuple[Tensor, Tensor] | None = None

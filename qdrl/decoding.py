@@ -1,6 +1,6 @@
 """What a stored archive means: its task, the shape of its policies, the weights of its genomes."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from qdrl.genomes.noise import KeyedNoise, TableNoise
 from qdrl.policies.base import make_policy, policy_settings
 from qdrl.policies.conv import Conv, ConvSettings
 from qdrl.policies.mlp import Mlp
+from qdrl.portable import BLAS, Arithmetic
 from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
 
@@ -31,7 +32,7 @@ def policy_of(archive: StoredArchive) -> Mlp | Conv:
     try:
         settings = policy_settings(policy)(**_shape(policy))
         image = tuple(policy["image"]) if "image" in policy else None
-        return make_policy(settings, policy["layers"][0], policy["layers"][-1], image)
+        return make_policy(settings, policy["layers"][0], policy["layers"][-1], image, arithmetic_of(archive))
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -50,7 +51,8 @@ def task_of(archive: StoredArchive, worlds: int = 1) -> Task:
         name, shape = options.pop("name"), None if policy is None else _shape(policy)
     except (KeyError, TypeError) as error:
         raise UserError("the archive does not say how to make its task and policies") from error
-    made = make_task(name, policy=shape, worlds=worlds, policy_as_given=True, **options)
+    arithmetic = arithmetic_of(archive)
+    made = make_task(name, policy=shape, worlds=worlds, arithmetic=arithmetic, policy_as_given=True, **options)
     parameters = archive.parameters if len(archive) else made.parameters
     if made.parameters != parameters:
         raise UserError(
@@ -58,6 +60,22 @@ def task_of(archive: StoredArchive, worlds: int = 1) -> Task:
             " install the package versions that `qdrl archive info` names"
         )
     return made
+
+
+def arithmetic_of(archive: StoredArchive) -> Arithmetic:
+    """Return the arithmetic that an archive's elites were evaluated in; "blas" where a file of 1.0 or 1.1 names none.
+
+    Raises:
+        UserError: this qdrl does not know it.
+    """
+    described = archive.meta.get("policy") or archive.meta.get("task")
+    name = described.get("arithmetic", BLAS) if isinstance(described, dict) else BLAS
+    if name not in get_args(Arithmetic):
+        raise UserError(
+            f"{archive.path}: arithmetic {name!r}, this qdrl knows {', '.join(get_args(Arithmetic))};"
+            " install the version that `qdrl archive info` names"
+        )
+    return name
 
 
 def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "h5py", "mpi4py", "evotorch")
+from qdrl.processor import machine
+
+_PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "ale-py", "numba", "h5py", "mpi4py", "evotorch")
 _PATIENCE = 20.0  # seconds; a file system that is slower names no commit
 
 
@@ -48,14 +50,14 @@ def as_unicode(text: str) -> str:
 
 
 def packages() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
+    """Return versions of Python and of the packages that results depend on, and the machine; see `qdrl.processor`."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | machine()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Run a stored elite again, exactly: same genome, same seed, same observation statistics, same physics."""
+"""Run a stored elite again, exactly: same genome, seed, observation statistics, arithmetic and physics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qdrl.archives.stored import StoredArchive
 from qdrl.decoding import evaluated_on, genome_of, normalization_of, task_of
+from qdrl.differences import replay_notes
 from qdrl.evaluation import Candidates
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion import LocomotionWorlds
@@ -46,6 +47,7 @@ class Replay:
         same: whether fitness and descriptor are the stored ones, bit for bit; None where they need not be: those are
             means over several evaluations, of which this is the first, or were found by other physics on a GPU.
         track: states and controls, for tasks on MuJoCo.
+        notes: a line for each difference between this machine and the file's that may change the episode.
     """
 
     fitness: float
@@ -53,6 +55,7 @@ class Replay:
     steps: int
     same: bool | None
     track: Track | None
+    notes: tuple[str, ...] = ()
 
 
 def replay(archive: StoredArchive, cell: int) -> Replay:
@@ -82,7 +85,7 @@ def replay(archive: StoredArchive, cell: int) -> Replay:
     )
     if archive.elites["n_evaluations"][row] > 1 or evaluated_on(archive) != "cpu":
         same = None
-    return Replay(float(fitness[0]), reached, int(steps[0]), same, track)
+    return Replay(float(fitness[0]), reached, int(steps[0]), same, track, tuple(replay_notes(archive)))
 
 
 class _Recording:

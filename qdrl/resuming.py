@@ -12,6 +12,7 @@ from qdrl.archives.files import open_hdf5
 from qdrl.archives.hdf5 import open_archive, read_checkpoint
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
+from qdrl.differences import training_notes
 from qdrl.errors import UserError
 from qdrl.history import History
 from qdrl.plain import from_json, to_json
@@ -28,6 +29,7 @@ class Restored:
         created_utc: when the run began; None where it begins now.
         inexact_from: generations from which the run continued without a checkpoint.
         warning: what a person should know, None where all is as it was.
+        notes: differences between this machine and the run's own that change bits, a line each.
         replaced: files that the run is about to replace although nothing else holds what they do.
         suffix: what copies of these files are named by.
     """
@@ -38,6 +40,7 @@ class Restored:
     warning: str | None = None
     replaced: tuple[Path, ...] = ()
     suffix: str = "before"
+    notes: tuple[str, ...] = ()
 
 
 def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_changed_code: bool = False) -> Restored:
@@ -61,7 +64,14 @@ def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_change
         restore_checkpoint(parts, stored, state)
         replaced = _newer_archive(archive, stored)
         warning = f"{archive} is not older than checkpoint.h5" if replaced else None
-        return Restored(History(stored.history), stored.attributes["created_utc"], _inexact(stored), warning, replaced)
+        return Restored(
+            History(stored.history),
+            stored.attributes["created_utc"],
+            _inexact(stored),
+            warning,
+            replaced,
+            notes=tuple(training_notes(stored)),
+        )
     if archive.exists():
         raise UserError(f"{folder} has no checkpoint.h5 and cannot be resumed exactly; {_ways_out(folder)}")
     had_rows = metrics.is_file() and metrics.stat().st_size > 0

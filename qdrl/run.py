@@ -215,8 +215,9 @@ def _run(
 
         repeat_after_losses(prepare_on_first, lambda _: None)
         with recorder:
-            if restored is not None and restored.warning is not None:
-                recorder.warn(restored.warning)
+            for line in () if restored is None else (restored.warning, *restored.notes):
+                if line is not None:
+                    recorder.warn(line)
             _share_memory(parts, ranks, recorder)
             if ranks.first and isinstance(parts.task, EpisodicTask) and (warning := parts.task.find_warning()):
                 recorder.warn(warning)

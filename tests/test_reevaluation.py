@@ -14,7 +14,6 @@ from qdrl.cli import qdrl
 from qdrl.conditioned import ConditionedPolicy
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
-from qdrl.policies.mlp import Population
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.ranks import OneProcess
 from qdrl.reevaluation import Reevaluation, reevaluate_actor, reevaluate_elites
@@ -74,7 +73,7 @@ def test_one_call_acts_as_the_genome_aimed_at_that_descriptor(archive: StoredArc
     assert archive.normalizer is not None
     mean, var = archive.normalizer["mean"], archive.normalizer["var"]
     for descriptor in (0.0, 0.35, 1.0):
-        genome, plain = policy.aimed_at(np.array([[descriptor]])), Population(policy.policy, 1)
+        genome, plain = policy.aimed_at(np.array([[descriptor]])), policy.policy.population(1)
         plain.load([0], genome)
         for observation in np.random.default_rng(3).normal(size=(4, 11)):
             seen = torch.from_numpy(observation).float()[None]

@@ -13,10 +13,12 @@ from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import parse_experiment
 from qdrl.decoding import task_of
+from qdrl.differences import replay_notes, training_notes
 from qdrl.errors import UserError
+from qdrl.origin import packages
 from qdrl.ranks import OneProcess
 from qdrl.replays import Replay, replay
-from qdrl.run import start
+from qdrl.run import resume, start
 
 
 def furthest(trajectory: Any) -> list[float]:
@@ -147,6 +149,7 @@ def test_what_cannot_be_replayed_is_told_in_one_line(tmp_path: Path) -> None:
         (replace(archive, meta=meta | {"task": {"name": "point_omni"}}), cell, "does not say how"),
         (replace(archive, meta=meta | {"policy": {"layers": [3, 2]}}), cell, "does not say how"),
         (replace(archive, meta=meta | {"policy": policy | {"activation": "relish"}}), cell, "activation"),
+        (replace(archive, meta=meta | {"policy": policy | {"arithmetic": "portable-9"}}), cell, "'portable-9', this"),
         (replace(archive, meta=meta | {"policy": policy | {"layers": [5, 9, 2]}}), cell, "parameters"),
         (replace(archive, meta=meta | {"task": {"options": {"name": "future"}}}), cell, "no task 'future'"),
         (replace(archive, meta=meta | {"task": task | {"options": task["options"] | {"wind": 3}}}), cell, "wind"),
@@ -164,3 +167,53 @@ def test_the_task_of_an_archive_is_the_one_it_was_made_on(tmp_path: Path) -> Non
     assert task.spec.describe() == {**archive.meta["task"], "axes": task.spec.describe()["axes"]}
     assert task.describe_policy() == archive.meta["policy"]
     assert task.mjcf == archive.meta["mjcf"]
+
+
+def test_a_replay_names_what_differs_from_the_machine_that_made_the_file(tmp_path: Path) -> None:
+    archive = evolved(tmp_path, "hopper_uni")
+    cell, meta = int(archive.elites["cell"][0]), archive.meta
+    assert replay(archive, cell).notes == ()
+    assert meta["policy"]["arithmetic"] == meta["task"]["arithmetic"] == "portable-1"
+
+    def notes(**packages: str) -> list[str]:
+        return replay_notes(replace(archive, meta=meta | {"packages": meta["packages"] | packages}))
+
+    (note,) = notes(mujoco="3.9.9")
+    assert note == (
+        f"the file was made with mujoco 3.9.9, this is mujoco {meta['packages']['mujoco']}: episodes may differ;"
+        " pip install mujoco==3.9.9 replays it"
+    )
+    (note,) = notes(libm="0", libc="glibc 2.17")
+    assert "glibc 2.17" in note
+    assert notes(processor="another", h5py="1.0", torch="1.0") == []  # which portable arithmetic does not depend on
+    old = {name: {k: v for k, v in meta[name].items() if k != "arithmetic"} for name in ("policy", "task")}
+    versions = {name: meta["packages"][name] for name in ("mujoco", "gymnasium")}
+    (note,) = replay_notes(replace(archive, meta=meta | old | {"packages": versions}))
+    assert note.startswith("arithmetic 'blas' depends on the processor")
+    assert "\n" not in note
+    assert replay_notes(replace(archive, meta=meta | old)) == []  # the same processor
+
+
+def test_resuming_training_on_another_machine_is_said_where_it_changes_bits(tmp_path: Path) -> None:
+    archive = evolved(tmp_path, "arm")
+    packages, config = archive.meta["packages"], archive.meta["config"]
+
+    def notes(algorithm: str, **changed: str) -> list[str]:
+        meta = {"packages": packages | changed, "config": config | {"algorithm": {"name": algorithm}}}
+        return training_notes(replace(archive, meta=archive.meta | meta))
+
+    assert notes("map_elites", processor="another") == notes("deep_ga", libm="0") == []
+    assert notes("pga_map_elites") == []
+    assert "not to the same bits" in notes("pga_map_elites", processor="another")[0]
+    assert "not to the same bits" in notes("openai_es", libm="0")[0]
+
+
+def test_a_resume_says_it_before_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    evolved(tmp_path, "arm")
+    monkeypatch.setattr("qdrl.differences._PORTABLE_TRAINING", ())
+    monkeypatch.setattr("qdrl.differences.packages", lambda: {**packages(), "processor": "another"})
+    resume(tmp_path / "run", OneProcess(), overrides=["run.generations=5"], progress=False)
+    assert "this is another with" in caplog.text
+    assert "not to the same bits" in caplog.text

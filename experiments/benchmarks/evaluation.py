@@ -4,6 +4,7 @@ One thread a process; README.md says what each line means. A task's part compare
 
 - ours: `task.evaluate`, everything a generation pays for (resets, policies, physics, reward, descriptor);
 - the bare loop: nothing but controls written and `mj_step`, in the same number of worlds through the same states;
+- ours with policies computed by BLAS, as files of formats 1.0 and 1.1 have them;
 - Gymnasium's SyncVectorEnv with one torch network a world, and EnvPool with our batched policies.
 
 The part `two_ranks` compares the engine's loop under `mpirun -n 2` with two independent processes side by side.
@@ -41,6 +42,7 @@ from qdrl.engine import evolve
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.physics import Worlds
 from qdrl.policies.mlp import Mlp
+from qdrl.portable import BLAS, PORTABLE, Arithmetic
 from qdrl.ranks import Ranks, connect
 from qdrl.run import build
 from qdrl.streams import Streams
@@ -97,9 +99,10 @@ def main() -> None:
         compare_two_ranks("walker2d_uni", "_walker2d", size, repeats)
 
 
-def busy_task(name: str, size: Size) -> EpisodicTask:
+def busy_task(name: str, size: Size, arithmetic: Arithmetic = PORTABLE) -> EpisodicTask:
     """The task as a run would make it."""
-    task = make_task(name, policy={"hidden_sizes": HIDDEN_SIZES}, worlds=WORLDS, episode_length=size.episode_length)
+    options: dict[str, Any] = {"worlds": WORLDS, "episode_length": size.episode_length, "arithmetic": arithmetic}
+    task = make_task(name, policy={"hidden_sizes": HIDDEN_SIZES}, **options)
     if not isinstance(task, EpisodicTask):
         raise TypeError(f"{name} has no episodes")
     return task
@@ -108,11 +111,13 @@ def busy_task(name: str, size: Size) -> EpisodicTask:
 def compare_task(name: str, task: EpisodicTask, candidates: Candidates, size: Size, repeats: int) -> None:
     """Print the lines of one task and population."""
     bare = BareLoop(task, candidates)
+    blas = busy_task(task.spec.name, size, BLAS)
     gymnasium_peer, envpool_peer = GymnasiumPeer(task, candidates), EnvPoolPeer(task, candidates)
     speeds = take_turns(
         {
             "ours": lambda: evaluation_speed(task, candidates),
             "bare": bare.speed,
+            "blas": lambda: evaluation_speed(blas, candidates),
             "gymnasium": lambda: gymnasium_peer.speed(size.peer_steps),
             "envpool": lambda: envpool_peer.speed(size.peer_steps),
         },
@@ -122,7 +127,7 @@ def compare_task(name: str, task: EpisodicTask, candidates: Candidates, size: Si
     line(f"{name}.steps_per_second", statistics.median(speeds["ours"]), "steps/s")
     line(f"{name}.bare_mj_step_steps_per_second", statistics.median(speeds["bare"]), "steps/s")
     line(f"{name}.share_of_bare_mj_step", median_ratio(speeds["ours"], speeds["bare"]), "x")
-    for peer in ("gymnasium", "envpool"):
+    for peer in ("blas", "gymnasium", "envpool"):
         line(f"{name}.{peer}_steps_per_second", statistics.median(speeds[peer]), "steps/s")
         line(f"{name}.times_{peer}", median_ratio(speeds["ours"], speeds[peer]), "x")
 

@@ -39,5 +39,7 @@ def command(archive: Path, output: Path, cell: int | None, width: int, height: i
         raise UserError(f"task '{stored.meta['task']['name']}' has no MuJoCo model to film")
     frames = film(result.track, output, width=width, height=height, fps=fps)
     click.echo(f"{output}: cell {chosen}, fitness {result.fitness:.6g}, {frames} frames, {result.steps} steps")
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
     if result.same is False:
         click.echo("note: on this machine the elite runs differently from the stored evaluation", err=True)

@@ -16,7 +16,7 @@ from qdrl.policies.mlp import Mlp
 
 def conditioned(policy: Mlp, dimensions: int) -> Mlp:
     """The shape of an actor that becomes this policy: the same layers, with a descriptor after the observation."""
-    return Mlp(policy.sizes[0] + dimensions, policy.sizes[-1], policy.settings)
+    return Mlp(policy.sizes[0] + dimensions, policy.sizes[-1], policy.settings, policy.arithmetic)
 
 
 def inject(policy: Mlp, actor: Tensor, descriptors: Tensor) -> Tensor:

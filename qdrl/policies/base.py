@@ -10,6 +10,7 @@ from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.conv import Conv, ConvSettings
 from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.portable import PORTABLE, Arithmetic
 
 PolicySettings = MlpSettings | ConvSettings
 
@@ -73,7 +74,11 @@ class Policy(Protocol):
 
 
 def make_policy(
-    settings: PolicySettings, observation_size: int, action_size: int, image: tuple[int, int, int] | None = None
+    settings: PolicySettings,
+    observation_size: int,
+    action_size: int,
+    image: tuple[int, int, int] | None = None,
+    arithmetic: Arithmetic = PORTABLE,
 ) -> Mlp | Conv:
     """The policy that settings describe.
 
@@ -82,15 +87,16 @@ def make_policy(
         observation_size: numbers in an observation.
         action_size: numbers in an action.
         image: channels, height and width, where an observation is one.
+        arithmetic: how the network's numbers are computed.
 
     Raises:
         UserError: convolutions over what is no image, or larger than it.
     """
     if isinstance(settings, MlpSettings):
-        return Mlp(observation_size, action_size, settings)
+        return Mlp(observation_size, action_size, settings, arithmetic)
     if image is None:
         raise UserError("policy.kind: convolutions need a task that shows images; use kind = 'mlp'")
     try:
-        return Conv(image, action_size, settings)
+        return Conv(image, action_size, settings, arithmetic)
     except ValueError as error:
         raise UserError(f"policy.convolutions: {error}") from error

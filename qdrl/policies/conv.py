@@ -3,13 +3,8 @@
 Order of the flat row: for each convolution its kernel, `(filters, channels, height, width)` row-major, and its bias
 `(filters,)`; then for each dense layer its kernel, `(inputs, outputs)` row-major, and its bias. With virtual batch
 normalisation each hidden layer's scale and offset, one a channel, follow its bias.
-
-Every slot computes alone: weights differ, so that nothing is shared but the calls, and a row never depends on its
-neighbours. One step of the 4-million-parameter network of Such et al. 2017 reads 16 MB of weights, nearly all of them
-of its first dense layer; memory sets the pace.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 from typing import Annotated, Any, Literal
@@ -18,10 +13,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional
+
+from qdrl.policies.conv_populations import LibraryConvPopulation, PortableConvPopulation
+from qdrl.portable import PORTABLE, Arithmetic
 
 Size = Annotated[int, Field(ge=1, le=65536)]
-_VBN_FLOOR = 1e-3
 
 
 class Convolution(BaseModel):
@@ -78,13 +74,21 @@ class Conv:
         image: channels, height and width of an observation.
         action_size: outputs.
         settings: layers.
+        arithmetic: how the network's numbers are computed.
 
     Raises:
         ValueError: a kernel is larger than what it slides over.
     """
 
-    def __init__(self, image: tuple[int, int, int], action_size: int, settings: ConvSettings) -> None:
+    def __init__(
+        self,
+        image: tuple[int, int, int],
+        action_size: int,
+        settings: ConvSettings,
+        arithmetic: Arithmetic = PORTABLE,
+    ) -> None:
         self.image, self.settings, self.action_size = image, settings, action_size
+        self.arithmetic: Arithmetic = arithmetic
         self.observation_size = prod(image)
         self.images = _images(image, settings)
         dense = [prod(self.images[-1]), *settings.hidden_sizes, action_size]
@@ -138,95 +142,25 @@ class Conv:
         """What a stored file says about its genomes."""
         return {
             **self.settings.model_dump(mode="json"),
+            "arithmetic": self.arithmetic,
             "image": list(self.image),
             "layers": [self.observation_size, self.action_size],
             "order": "per layer: kernel, bias; kernels (filters, channels, height, width), then (inputs, outputs)",
             "parameters": self.parameters,
         }
 
-    def population(self, slots: int) -> "ConvPopulation":
-        """Networks that act side by side."""
-        return ConvPopulation(self, slots)
+    def margins(self, index: int, *, before: bool = True) -> tuple[int, int]:
+        """Return the rows and columns of zeros before, or after, the input of a convolution."""
+        layer, (_, *sides) = self.settings.convolutions[index], self.images[index]
+        if self.settings.padding == "valid":
+            return 0, 0
+        height, width = (_same_padding(side, layer.size, layer.stride)[0 if before else 1] for side in sides)
+        return height, width
 
-
-class ConvPopulation:
-    """Networks of a fixed number of slots; slot i computes the genome last loaded into it.
-
-    Args:
-        shape: of the networks.
-        slots: how many.
-    """
-
-    def __init__(self, shape: Conv, slots: int) -> None:
-        self._shape = shape
-        self.genomes = torch.zeros(slots, shape.parameters)
-        self._layers = [[part[slot] for part in layer] for slot in range(slots) for layer in shape.split(self.genomes)]
-        self._per_slot = len(shape.shapes())
-        self._actions = torch.zeros(slots, shape.action_size)
-        self._reference: Tensor | None = None
-        self._normalisation: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(slots)]
-
-    def refer_to(self, observations: Tensor) -> None:
-        """Observations `(n, observation_size)` that virtual batch normalisation is over; before the first `load`."""
-        self._reference = observations.view(-1, *self._shape.image)
-
-    def load(self, slots: Sequence[int], genomes: Tensor) -> None:
-        """Put genomes `(len(slots), parameters)` into slots."""
-        for slot, genome in zip(slots, genomes, strict=True):
-            self.genomes[slot] = genome
-            self._normalisation[slot] = []
-            if self._shape.settings.virtual_batch_norm:
-                if self._reference is None:
-                    raise RuntimeError("virtual batch normalisation needs its reference observations first")
-                self._forward(slot, self._reference, learning=True)
-
-    def move(self, source: int, target: int) -> None:
-        """Let slot `target` compute what slot `source` computes."""
-        self.genomes[target] = self.genomes[source]
-        self._normalisation[target] = self._normalisation[source]
-
-    def act(self, observations: Tensor) -> Tensor:
-        """Actions of the first slots; see `qdrl.policies.mlp.Population.act`."""
-        for slot, observation in enumerate(observations):
-            self._actions[slot] = self._forward(slot, observation.view(1, *self._shape.image))[0]
-        return self._actions[: len(observations)]
-
-    def _forward(self, slot: int, values: Tensor, *, learning: bool = False) -> Tensor:
-        """Outputs `(n, actions)` of one slot's network; learning, it keeps what normalises each layer."""
-        settings, layers = self._shape.settings, self._layers[slot * self._per_slot : (slot + 1) * self._per_slot]
-        for index, (kernel, bias, *normal) in enumerate(layers):
-            if kernel.ndim == 4:
-                values = self._convolve(values, kernel, bias, settings.convolutions[index].stride)
-            else:
-                values = torch.addmm(bias, values.flatten(1), kernel)
-            if normal:
-                if learning:
-                    self._normalisation[slot].append(_normaliser(values, *normal))
-                scale, offset = self._normalisation[slot][index]
-                values = values * scale + offset
-            if index < len(layers) - 1:
-                values = values.relu_() if settings.activation == "relu" else values.tanh_()
-        match settings.output:
-            case "tanh":
-                return values.tanh_()
-            case "clip":
-                return values.clamp_(-1.0, 1.0)
-            case _:
-                return values
-
-    def _convolve(self, values: Tensor, kernel: Tensor, bias: Tensor, stride: int) -> Tensor:
-        if self._shape.settings.padding == "same":
-            height, width = (_same_padding(size, kernel.shape[2], stride) for size in values.shape[2:])
-            values = functional.pad(values, (*width, *height))
-        return functional.conv2d(values, kernel, bias, stride=stride)
-
-
-def _normaliser(values: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """What makes these values' channels have the given scale and offset: values * first + second."""
-    axes, shape = [0, *range(2, values.ndim)], (1, -1, *([1] * (values.ndim - 2)))
-    mean, variance = values.mean(axes), values.var(axes, unbiased=False)
-    factor = scale / (variance + _VBN_FLOOR).sqrt()
-    return factor.view(shape), (offset - mean * factor).view(shape)
+    def population(self, slots: int) -> PortableConvPopulation | LibraryConvPopulation:
+        """Return networks that act side by side."""
+        kind = PortableConvPopulation if self.arithmetic == PORTABLE else LibraryConvPopulation
+        return kind(self, slots)
 
 
 def _images(image: tuple[int, int, int], settings: ConvSettings) -> list[tuple[int, int, int]]:

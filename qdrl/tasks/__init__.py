@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings, policy_settings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.tasks.base import Task
 
 _FUNCTION_NAMES = ("arm", "sphere", "rastrigin")
@@ -61,6 +62,7 @@ def build_task(
     worlds: int,
     threads: int,
     device: str = "cpu",
+    arithmetic: Arithmetic = PORTABLE,
     policy_as_given: bool = False,
     **limits: Any,
 ) -> Task:
@@ -72,6 +74,7 @@ def build_task(
         worlds: worlds simulated at once.
         threads: threads that share them.
         device: where locomotion is simulated.
+        arithmetic: how policies are computed; "blas" as in files of formats 1.0 and 1.1.
         policy_as_given: keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
         limits: `episode_seconds` and `isolate` of `qdrl.config.ComputeSettings`.
 
@@ -91,21 +94,22 @@ def build_task(
     if set_ := [name for name, value in limits.items() if value and not isinstance(settings, GymSettings)]:
         name = getattr(settings, "name", "this")
         raise UserError(f"compute.{set_[0]}: only tasks behind 'gym:' run users' code, '{name}' does not; leave it out")
+    parts: dict[str, Any] = {"policy": policy, "worlds": worlds, "arithmetic": arithmetic}
     match settings:
         case FunctionSettings():
-            return make_function_task(settings)
+            return make_function_task(settings, arithmetic)
         case MazeSettings():
-            return make_maze_task(settings, policy=policy, worlds=worlds)
+            return make_maze_task(settings, **parts)
         case PointSettings():
-            return make_point_task(settings, policy=policy, worlds=worlds)
+            return make_point_task(settings, **parts)
         case AtariSettings():
-            return make_atari_task(settings, policy=policy, worlds=worlds, policy_as_given=policy_as_given)
+            return make_atari_task(settings, **parts, policy_as_given=policy_as_given)
         case ImageMazeSettings():
-            return make_image_maze_task(settings, policy=policy, worlds=worlds)
+            return make_image_maze_task(settings, **parts)
         case GymSettings():
-            return make_gym_task(settings, policy=policy, worlds=worlds, policy_as_given=policy_as_given, **limits)
+            return make_gym_task(settings, **parts, policy_as_given=policy_as_given, **limits)
         case LocomotionSettings():
-            return make_locomotion_task(settings, policy=policy, worlds=worlds, threads=threads, device=device)
+            return make_locomotion_task(settings, **parts, threads=threads, device=device)
         case _:
             raise TypeError(f"{type(settings).__name__} is not the settings of a task")
 
@@ -117,6 +121,7 @@ def make_task(
     worlds: int = 64,
     threads: int = 1,
     device: str = "cpu",
+    arithmetic: Arithmetic = PORTABLE,
     episode_seconds: float | None = None,
     isolate: bool = False,
     policy_as_given: bool = False,
@@ -130,6 +135,7 @@ def make_task(
         worlds: worlds simulated at once.
         threads: threads that share them.
         device: "cpu"; locomotion also "cuda" and "warp-cpu", see `qdrl.config.ComputeSettings`.
+        arithmetic: how policies are computed; "blas" as in files of formats 1.0 and 1.1.
         episode_seconds: wall-clock limit of an episode behind `gym:`; none when left out.
         isolate: run environments and descriptor functions behind `gym:` in worker processes.
         policy_as_given: keep `policy.output` where actions are discrete; otherwise it becomes "linear" there, and
@@ -154,6 +160,7 @@ def make_task(
         worlds=worlds,
         threads=threads,
         device=device,
+        arithmetic=arithmetic,
         policy_as_given=policy_as_given,
         **limits,
     )

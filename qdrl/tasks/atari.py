@@ -19,6 +19,7 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -120,7 +121,12 @@ class AtariWorlds:
 
 
 def make_atari_task(
-    settings: AtariSettings, *, policy: PolicySettings, worlds: int, policy_as_given: bool = False
+    settings: AtariSettings,
+    *,
+    policy: PolicySettings,
+    worlds: int,
+    arithmetic: Arithmetic = PORTABLE,
+    policy_as_given: bool = False,
 ) -> EpisodicTask:
     """Make the task that the settings describe.
 
@@ -128,6 +134,7 @@ def make_atari_task(
         settings: which game, and how.
         policy: shape of the policies.
         worlds: games at a time.
+        arithmetic: how policies are computed.
         policy_as_given: keep `policy.output`, as archives before format 1.2 need it.
 
     Raises:
@@ -159,6 +166,7 @@ def make_atari_task(
         frames_per_step=FRAMES_PER_STEP,
         initial_noise=f"up to {settings.no_ops} frames of doing nothing",
         options=settings.model_dump(),
+        arithmetic=arithmetic,
     )
     if not policy_as_given:
         policy = policy.model_copy(update={"output": "linear"})  # a saturated tanh has no largest output

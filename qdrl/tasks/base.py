@@ -8,6 +8,7 @@ import numpy as np
 
 from qdrl.axes import Axis
 from qdrl.evaluation import Candidates, Evaluation
+from qdrl.portable import PORTABLE, Arithmetic
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TaskSpec:
         image: channels, height and width of an observation, where it is an image.
         initial_noise: how an episode's first state is drawn, in words.
         options: the settings that make this task again.
+        arithmetic: how policies, and functions such as sines in the task's own code, are computed.
         gymnasium: id and keyword arguments of the Gymnasium environment with the same physics and reward, if any.
     """
 
@@ -49,6 +51,7 @@ class TaskSpec:
     image: tuple[int, int, int] | None = None
     initial_noise: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
+    arithmetic: Arithmetic = PORTABLE
     gymnasium: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class EpisodicTask:
         code: Sequence[str] = (),
     ) -> None:
         self.spec = spec
-        self.policy = make_policy(policy, spec.observation_size, spec.action_size, spec.image)
+        self.policy = make_policy(policy, spec.observation_size, spec.action_size, spec.image, spec.arithmetic)
         self.parameters = self.policy.parameters
         self.mjcf = mjcf
         self.normalizer = ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None

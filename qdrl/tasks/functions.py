@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from qdrl.axes import Axis
 from qdrl.evaluation import Candidates, Evaluation, evaluated
+from qdrl.portable import PORTABLE, Arithmetic
+from qdrl.portable.functions import portable_sines
 from qdrl.tasks.base import TaskSpec
 
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -72,14 +75,14 @@ class FunctionTask:
         """There is no state."""
 
 
-def make_function_task(settings: FunctionSettings) -> FunctionTask:
-    """The task that the settings name."""
+def make_function_task(settings: FunctionSettings, arithmetic: Arithmetic = PORTABLE) -> FunctionTask:
+    """Make the task that the settings name; `arithmetic` names how sines are computed."""
     if settings.name == "arm":
-        return _arm(settings.parameters or 8)
-    return _linear_projection(settings.name, settings.parameters or 20)
+        return _arm(settings.parameters or 8, arithmetic)
+    return _linear_projection(settings.name, settings.parameters or 20, arithmetic)
 
 
-def _arm(joints: int) -> FunctionTask:
+def _arm(joints: int, arithmetic: Arithmetic) -> FunctionTask:
     spec = TaskSpec(
         name="arm",
         summary="Planar arm of total length 1 m: reach everywhere with joints as equal as possible.",
@@ -89,23 +92,24 @@ def _arm(joints: int) -> FunctionTask:
         qd_offset=-math.pi,
         reward_offset=math.pi,
         options={"name": "arm", "parameters": joints},
+        arithmetic=arithmetic,
     )
-    return FunctionTask(spec, joints, math.pi, _reach)
+    return FunctionTask(spec, joints, math.pi, partial(_reach, arithmetic=arithmetic))
 
 
-def _reach(genomes: Tensor) -> tuple[Tensor, Tensor]:
+def _reach(genomes: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
     """Kinematics of Cully et al. 2015's arm: the genome is the relative joint angles in rad, cut to +-pi."""
     joints = genomes.shape[1]
     angles = genomes.clamp(-math.pi, math.pi)
-    heading = angles.cumsum(1)
-    gripper = torch.stack([_row_sum(heading.cos()), _row_sum(heading.sin())], dim=1) / joints
+    sine, cosine = _sines(angles.cumsum(1), arithmetic)
+    gripper = torch.stack([_row_sum(cosine), _row_sum(sine)], dim=1) / joints
     mean = _row_sum(angles) / joints
     return 0.0 - (_row_sum((angles - mean[:, None]).square()) / joints).sqrt(), gripper
 
 
-def _linear_projection(name: str, dimensions: int) -> FunctionTask:
+def _linear_projection(name: str, dimensions: int, arithmetic: Arithmetic) -> FunctionTask:
     """Sphere and Rastrigin with linear projection descriptors (Fontaine et al. 2020, section 5.1)."""
-    objective = {"sphere": _sphere, "rastrigin": _rastrigin}[name]
+    objective = {"sphere": _sphere, "rastrigin": partial(_rastrigin, arithmetic=arithmetic)}[name]
     half = dimensions // 2
     worst = objective(torch.full((1, dimensions), -_DOMAIN, dtype=torch.float64)).item()
 
@@ -128,6 +132,7 @@ def _linear_projection(name: str, dimensions: int) -> FunctionTask:
         qd_offset=0.0,
         reward_offset=0.0,
         options={"name": name, "parameters": dimensions},
+        arithmetic=arithmetic,
     )
     return FunctionTask(spec, dimensions, _DOMAIN, function)
 
@@ -136,9 +141,20 @@ def _sphere(genomes: Tensor) -> Tensor:
     return _row_sum((genomes - _OPTIMUM).square())
 
 
-def _rastrigin(genomes: Tensor) -> Tensor:
+def _rastrigin(genomes: Tensor, arithmetic: Arithmetic) -> Tensor:
     shifted = genomes - _OPTIMUM
-    return _row_sum(shifted.square() - 10.0 * torch.cos(2.0 * math.pi * shifted) + 10.0)
+    # Whole turns leave the cosine as it is; taking them off is exact and keeps the angle small.
+    turns = shifted - shifted.round() if arithmetic == PORTABLE else shifted
+    _, cosine = _sines(2.0 * math.pi * turns, arithmetic)
+    return _row_sum(shifted.square() - 10.0 * cosine + 10.0)
+
+
+def _sines(angles: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+    """Return sines and cosines of angles in rad."""
+    if arithmetic != PORTABLE:
+        return angles.sin(), angles.cos()
+    sine, cosine = portable_sines(angles.numpy())
+    return torch.from_numpy(sine), torch.from_numpy(cosine)
 
 
 def _row_sum(values: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from qdrl.environments.trajectory import Trajectory
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.sources import definition_of, is_users
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -79,6 +80,7 @@ def make_gym_task(
     *,
     policy: PolicySettings,
     worlds: int,
+    arithmetic: Arithmetic = PORTABLE,
     episode_seconds: float | None = None,
     isolate: bool = False,
     policy_as_given: bool = False,
@@ -89,6 +91,7 @@ def make_gym_task(
         settings: the environment, the descriptor and its axes.
         policy: shape of the policies.
         worlds: most environments at a time.
+        arithmetic: how policies are computed.
         episode_seconds: wall-clock limit of an episode; none when left out.
         isolate: run environments and the descriptor function in worker processes.
         policy_as_given: keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
@@ -103,7 +106,7 @@ def make_gym_task(
     start = _starter(plan, episode_seconds, isolate=isolate)
     probe, facts = _probe(plan, start)
     try:
-        spec = _spec_of(settings, facts)
+        spec = _spec_of(settings, facts, arithmetic)
     except UserError:
         probe.close()
         raise
@@ -190,7 +193,7 @@ def _check_it_travels(plan: EpisodePlan) -> None:
         ) from error
 
 
-def _spec_of(settings: GymSettings, facts: EnvironmentFacts) -> TaskSpec:
+def _spec_of(settings: GymSettings, facts: EnvironmentFacts, arithmetic: Arithmetic) -> TaskSpec:
     """Describe the task; raises `UserError` where policies cannot serve the environment."""
     length = settings.episode_length or facts.max_episode_steps
     if length is None:
@@ -212,6 +215,7 @@ def _spec_of(settings: GymSettings, facts: EnvironmentFacts) -> TaskSpec:
         discrete=isinstance(facts.action_space, Discrete),
         initial_noise="the environment's own, seeded by the evaluation",
         options=settings.model_dump(exclude_none=True),
+        arithmetic=arithmetic,
         gymnasium={"id": facts.id, "kwargs": settings.kwargs},
     )
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.maze import MAZES, RADIUS, Maze, MazeWorlds, maze_spec, walls
 
@@ -39,8 +40,8 @@ class ImageMazeSettings(BaseModel):
 class ImageMazeWorlds(MazeWorlds):
     """Robots in a maze and pictures of them; see `qdrl.tasks.rollout.EpisodeWorlds`."""
 
-    def __init__(self, maze: Maze, lines: np.ndarray, count: int, episode_length: int) -> None:
-        super().__init__(maze, count, episode_length)
+    def __init__(self, maze: Maze, lines: np.ndarray, count: int, episode_length: int, arithmetic: Arithmetic) -> None:
+        super().__init__(maze, count, episode_length, arithmetic)
         low, high = lines.reshape(-1, 2).min(axis=0), lines.reshape(-1, 2).max(axis=0)
         self._low, self._scale = low[:, None], (_SIDE - 1) / (high - low).max()
         self._background = self._drawn(maze, lines)
@@ -98,7 +99,9 @@ class ImageMazeWorlds(MazeWorlds):
         return picture
 
 
-def make_image_maze_task(settings: ImageMazeSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+def make_image_maze_task(
+    settings: ImageMazeSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
+) -> EpisodicTask:
     """The task that the settings describe."""
     maze, length = MAZES["hard_maze"], settings.episode_length
     spec = replace(
@@ -109,6 +112,11 @@ def make_image_maze_task(settings: ImageMazeSettings, *, policy: PolicySettings,
         observation_size=_STACK * _SIDE * _SIDE,
         image=(_STACK, _SIDE, _SIDE),
         options=settings.model_dump(),
+        arithmetic=arithmetic,
     )
     lines = walls("hard_maze")
-    return EpisodicTask(spec, lambda count: ImageMazeWorlds(maze, lines, count, length), policy=policy, worlds=worlds)
+
+    def make_worlds(count: int) -> ImageMazeWorlds:
+        return ImageMazeWorlds(maze, lines, count, length, arithmetic)
+
+    return EpisodicTask(spec, make_worlds, policy=policy, worlds=worlds)

@@ -22,6 +22,7 @@ from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.physics.library import mujoco
 from qdrl.policies.base import PolicySettings
 from qdrl.policies.mlp import Mlp
+from qdrl.portable import PORTABLE, TORCH, Arithmetic
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -220,7 +221,13 @@ def initial_state(robot: Robot, model: mujoco.MjModel, noise: float, seed: int) 
 
 
 def make_locomotion_task(
-    settings: LocomotionSettings, *, policy: PolicySettings, worlds: int, threads: int, device: str = "cpu"
+    settings: LocomotionSettings,
+    *,
+    policy: PolicySettings,
+    worlds: int,
+    threads: int,
+    device: str = "cpu",
+    arithmetic: Arithmetic = PORTABLE,
 ) -> EpisodicTask:
     """The task that the settings describe.
 
@@ -230,6 +237,7 @@ def make_locomotion_task(
         worlds: worlds simulated at once.
         threads: threads that share them, on the CPU.
         device: "cpu" for C MuJoCo; "cuda" or "warp-cpu" for MuJoCo Warp.
+        arithmetic: how policies are computed on the CPU; elsewhere torch's products are taken.
     """
     settings = settings.resolved()
     defaults = _DEFAULTS[settings.name]
@@ -244,7 +252,7 @@ def make_locomotion_task(
         from qdrl.tasks.device_rollout import DeviceRollout
 
         made = DeviceWorldMaker(robot, model, settings, fields, device)
-        spec = _spec(settings, robot, model)
+        spec = _spec(settings, robot, model, TORCH)
 
         def make_rollout(shape: Mlp) -> DeviceRollout:
             return DeviceRollout(made, worlds, shape, len(spec.axes), spec.episode_length)
@@ -255,10 +263,11 @@ def make_locomotion_task(
         physics = make_cpu_worlds(model, count, frame_skip=robot.frame_skip, fields=fields, threads=threads)
         return LocomotionWorlds(robot, model, physics, settings)
 
-    return EpisodicTask(_spec(settings, robot, model), make_worlds, policy=policy, worlds=worlds, mjcf=mjcf)
+    spec = _spec(settings, robot, model, arithmetic)
+    return EpisodicTask(spec, make_worlds, policy=policy, worlds=worlds, mjcf=mjcf)
 
 
-def _spec(settings: LocomotionSettings, robot: Robot, model: mujoco.MjModel) -> TaskSpec:
+def _spec(settings: LocomotionSettings, robot: Robot, model: mujoco.MjModel, arithmetic: Arithmetic) -> TaskSpec:
     length, (observation, size) = settings.episode_length or 0, _observation(settings, robot, model)
     goal = _uni_goal(robot, settings) if settings.reach is None else _omni_goal(robot, model, settings.reach)
     return TaskSpec(
@@ -270,6 +279,7 @@ def _spec(settings: LocomotionSettings, robot: Robot, model: mujoco.MjModel) -> 
         action_size=model.nu,
         initial_noise=f"positions uniform within {settings.initial_noise:g}, velocities {robot.velocity_noise}",
         options=settings.model_dump(exclude_none=True),
+        arithmetic=arithmetic,
         **goal,
     )
 

@@ -31,6 +31,8 @@ from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
+from qdrl.portable.functions import sines_in
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -138,10 +140,12 @@ class MazeWorlds:
         maze: the maze.
         count: how many worlds.
         episode_length: control steps after which an episode pays and ends.
+        arithmetic: how sines of headings are computed.
     """
 
-    def __init__(self, maze: Maze, count: int, episode_length: int) -> None:
+    def __init__(self, maze: Maze, count: int, episode_length: int, arithmetic: Arithmetic = PORTABLE) -> None:
         self.count = count
+        self._sines = sines_in(arithmetic)
         self._goal = np.array(maze.goal, np.float64)[:, None]
         self._body, self._eyes = _Body(maze), _Eyes(maze, count)
         # x, y; cosine and sine of the heading; turn and speed; heading; steps left
@@ -168,9 +172,7 @@ class MazeWorlds:
         ahead = place + speed * direction
         np.copyto(place, ahead, where=~self._body.touches(ahead))
         heading += turn
-        radians = np.radians(heading)
-        np.cos(radians, out=direction[0])
-        np.sin(radians, out=direction[1])
+        direction[1], direction[0] = self._sines(np.radians(heading))
         left -= 1
         return self._pay(place, heading, left == 0)
 
@@ -201,7 +203,7 @@ class _Body:
 
     def __init__(self, maze: Maze) -> None:
         first, second = _ends(maze)
-        length = np.hypot(*(second - first))
+        length = _lengths(second - first)
         self._middle = ((first + second) / 2)[..., None]
         self._cosine, self._sine = ((second - first) / length)[..., None]
         self._half = (length / 2)[:, None]
@@ -279,15 +281,27 @@ def _ends(maze: Maze) -> tuple[np.ndarray, np.ndarray]:
     return ends[:2], ends[2:]
 
 
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Return Euclidean lengths of vectors `(2, n)`, rounded correctly, which libm's hypot does not promise."""
+    x, y = vectors
+    return np.sqrt(x * x + y * y)
+
+
 def _clip(values: np.ndarray, bound: float) -> np.ndarray:
     return np.maximum(np.minimum(values, bound), -bound)
 
 
-def make_maze_task(settings: MazeSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+def make_maze_task(
+    settings: MazeSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
+) -> EpisodicTask:
     """The task that the settings describe."""
     maze, length = MAZES[settings.name], settings.episode_length
-    spec = replace(maze_spec(settings.name, length), options=settings.model_dump())
-    return EpisodicTask(spec, lambda count: MazeWorlds(maze, count, length), policy=policy, worlds=worlds)
+    spec = replace(maze_spec(settings.name, length), options=settings.model_dump(), arithmetic=arithmetic)
+
+    def make_worlds(count: int) -> MazeWorlds:
+        return MazeWorlds(maze, count, length, arithmetic)
+
+    return EpisodicTask(spec, make_worlds, policy=policy, worlds=worlds)
 
 
 def maze_spec(name: str, length: int) -> TaskSpec:
@@ -295,7 +309,7 @@ def maze_spec(name: str, length: int) -> TaskSpec:
     maze, unit = MAZES[name], "unit of the maze"
     corners = np.concatenate(_ends(maze), axis=1)
     (left, low), (right, high) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()
-    furthest = np.hypot(*(corners - np.array([maze.goal]).T)).max()  # no place inside is further than every corner
+    furthest = _lengths(corners - np.array([maze.goal]).T).max()  # no place inside is further than every corner
     return TaskSpec(
         name=name,
         summary="Find the goal of a maze; the way there leads away from it first, and fitness deceives.",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qdrl.axes import Axis
 from qdrl.policies.base import PolicySettings
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -74,7 +75,9 @@ class PointWorlds:
         self._state[target] = self._state[source]
 
 
-def make_point_task(settings: PointSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
+def make_point_task(
+    settings: PointSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
+) -> EpisodicTask:
     """The task that the settings describe."""
     length = settings.episode_length
     spec = TaskSpec(
@@ -90,5 +93,6 @@ def make_point_task(settings: PointSettings, *, policy: PolicySettings, worlds: 
         action_size=2,
         initial_noise="position uniform within 0.1 m of the origin, velocity zero",
         options=settings.model_dump(),
+        arithmetic=arithmetic,
     )
     return EpisodicTask(spec, lambda count: PointWorlds(count, length), policy=policy, worlds=worlds)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qdrl.evaluation import Genomes, ObservationMoments, Transitions
 from qdrl.policies.base import Policy
-from qdrl.policies.conv import ConvPopulation
+from qdrl.policies.conv_populations import ConvSlots
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.transitions import TransitionLog
 
@@ -133,7 +133,7 @@ class Rollout:
 
     def refer_to(self, observations: Tensor) -> None:
         """Observations `(n, observation_size)` that convolutional policies are normalised over."""
-        if isinstance(self._population, ConvPopulation):
+        if isinstance(self._population, ConvSlots):
             self._population.refer_to(observations)
 
     def run(

@@ -17,7 +17,7 @@ from qdrl.critics.injection import conditioned
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
 from qdrl.learners import OneLearner
-from qdrl.policies.mlp import Mlp, Population
+from qdrl.policies.mlp import Mlp
 from qdrl.streams import Streams
 from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
@@ -107,7 +107,7 @@ def test_injected_rows_act_as_the_actor_does_towards_an_elites_descriptor() -> N
     assert len(rows) == 4
     assert isinstance(task.policy, Mlp)
     shape = conditioned(task.policy, 2)
-    injected, actor = task.policy.population(1), Population(shape, 1)
+    injected, actor = task.policy.population(1), shape.population(1)
     actor.load([0], algorithm.learner.td3.actor)
     for row in rows:
         stored = algorithm.archive.descriptors_of(algorithm.archive.occupied_cells).numpy()

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdrl.critics.injection import conditioned, inject
-from qdrl.policies.mlp import Mlp, MlpSettings, Population
+from qdrl.policies.mlp import Mlp, MlpSettings
 from tests.critics.builders import normal, sequential
 
 SHAPES = [(30, (128, 128), 8, 2), (17, (64,), 6, 1), (5, (), 3, 4), (27, (16, 16, 16), 8, 3)]
 
 
 def actions(mlp: Mlp, genome: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
-    population = Population(mlp, len(observations))
+    population = mlp.population(len(observations))
     population.load(range(len(observations)), genome.expand(len(observations), -1))
     return population.act(observations).clone()
 

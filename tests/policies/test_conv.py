@@ -9,6 +9,7 @@ from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.policies.base import make_policy
 from qdrl.policies.conv import Conv, Convolution, ConvSettings
+from qdrl.portable import BLAS, PORTABLE, Arithmetic
 from qdrl.run import build
 
 SMALL = ConvSettings(
@@ -54,8 +55,9 @@ def test_the_default_network_has_the_published_number_of_parameters() -> None:
     assert shape.images == [(4, 84, 84), (32, 21, 21), (64, 11, 11), (64, 11, 11)]
 
 
-def test_networks_compute_what_torchs_layers_do_each_with_its_own_weights() -> None:
-    shape = conv()
+@pytest.mark.parametrize("arithmetic", ["portable-1", "blas"])
+def test_networks_compute_what_torchs_layers_do_each_with_its_own_weights(arithmetic: Arithmetic) -> None:
+    shape = Conv(IMAGE, 3, SMALL, arithmetic)
     genomes, seen = rows(shape, 4), images(shape, 3)
     population = shape.population(4)
     population.load([2, 0, 1], genomes[:3])
@@ -95,6 +97,20 @@ def test_a_row_is_the_same_bits_whoever_stands_beside_it(normalised: int) -> Non
     for row in range(5):
         one.load([0], genomes[row : row + 1])
         assert torch.equal(one.act(seen[row : row + 1])[0], found[row])
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("normalised", [0, 12])
+def test_both_arithmetics_compute_the_same_network(padding: str, normalised: int) -> None:
+    changed = SMALL.model_copy(update={"padding": padding, "virtual_batch_norm": normalised, "activation": "tanh"})
+    found = []
+    for arithmetic in (PORTABLE, BLAS):
+        shape = Conv(IMAGE, 3, changed, arithmetic)
+        population = shape.population(2)
+        population.refer_to(images(shape, 12, seed=9))
+        population.load([0, 1], rows(shape, 2))
+        found.append(population.act(images(shape, 2)).clone())
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
 def test_virtual_batch_norm_is_batch_norm_over_the_reference() -> None:

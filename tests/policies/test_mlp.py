@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from qdrl.policies.mlp import Mlp, MlpSettings, Population
+from qdrl.policies.mlp import Mlp, MlpSettings
+from qdrl.portable import BLAS
 from qdrl.streams import Streams
 
 Activation = Literal["relu", "tanh"]
@@ -56,10 +57,24 @@ def test_a_population_computes_what_torch_computes_a_network_at_a_time(
 ) -> None:
     mlp = network(17, hidden, 6, activation, output)
     genomes, observations = 0.3 * drawn(9, mlp.parameters), drawn(9, 17, seed=1)
-    population = Population(mlp, 9)
+    population = mlp.population(9)
     population.load(range(9), genomes)
     expected = torch.stack([by_hand(mlp, *row) for row in zip(genomes, observations, strict=True)])
     torch.testing.assert_close(population.act(observations).double(), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("hidden", [(), (7,), (128, 128)])
+def test_files_that_name_no_arithmetic_keep_the_products_of_blas(hidden: tuple[int, ...]) -> None:
+    mlp = Mlp(17, 6, MlpSettings(hidden_sizes=hidden, output="clip"), BLAS)
+    genomes, observations = 0.3 * drawn(5, mlp.parameters), drawn(5, 17, seed=1)
+    population = mlp.population(5)
+    population.load(range(5), genomes)
+    values = observations.numpy()
+    for number, (kernel, bias) in enumerate(mlp.split(genomes.numpy()), 1):
+        values = np.matmul(values[:, None, :], kernel)[:, 0, :] + bias
+        values = np.maximum(values, 0) if number <= len(hidden) else values.clip(-1, 1)
+    np.testing.assert_array_equal(population.act(observations).numpy(), values)
+    assert mlp.describe()["arithmetic"] == "blas"
 
 
 def test_the_flat_row_is_kernel_inputs_by_outputs_row_major_then_bias() -> None:
@@ -70,7 +85,7 @@ def test_the_flat_row_is_kernel_inputs_by_outputs_row_major_then_bias() -> None:
     assert bias[0].tolist() == [7, 8, 9]
     assert second[0].tolist() == [[10], [11], [12]]
     assert last[0].tolist() == [13]
-    population = Population(mlp, 1)
+    population = mlp.population(1)
     population.load([0], row[None])
     hidden = [1 * 1 - 1 * 4 + 7, 1 * 2 - 1 * 5 + 8, 1 * 3 - 1 * 6 + 9]  # observation (1, -1)
     expected = 10 * hidden[0] + 11 * hidden[1] + 12 * hidden[2] + 13
@@ -130,10 +145,10 @@ def test_a_rows_actions_are_the_same_bits_beside_any_neighbours(
 ) -> None:
     mlp = network(inputs, hidden, outputs, activation, output)
     genome, observation = drawn(mlp.parameters) / 3, drawn(inputs, seed=1)
-    alone = Population(mlp, 1)
+    alone = mlp.population(1)
     alone.load([0], genome[None])
     expected = alone.act(observation[None])[0].clone()
-    many = Population(mlp, slots)
+    many = mlp.population(slots)
     count = data.draw(st.integers(1, slots), "rows")
     places = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=4), "places")
     shift = data.draw(st.integers(0, 17), "shift")
@@ -153,7 +168,7 @@ def test_a_rows_actions_are_the_same_bits_beside_any_neighbours(
 def test_the_policies_of_the_robots_give_the_same_bits_in_every_slot_and_batch(outputs: int) -> None:
     mlp = network(27, (128, 128), outputs)
     genome, observation = drawn(mlp.parameters) / 8, drawn(27, seed=1)
-    population = Population(mlp, 70)
+    population = mlp.population(70)
     population.load(range(70), genome.expand(70, -1))
     expected = population.act(observation[None]).clone()
     assert expected.abs().max() > 0.1
@@ -163,7 +178,7 @@ def test_the_policies_of_the_robots_give_the_same_bits_in_every_slot_and_batch(o
 
 def test_a_broken_neighbour_leaves_a_row_alone() -> None:
     mlp = network(4, (8,), 2)
-    population = Population(mlp, 3)
+    population = mlp.population(3)
     population.load(range(3), drawn(3, mlp.parameters))
     observations = drawn(3, 4, seed=1)
     before = population.act(observations).clone()
@@ -175,7 +190,7 @@ def test_a_broken_neighbour_leaves_a_row_alone() -> None:
 
 def test_a_moved_network_acts_from_its_new_slot() -> None:
     mlp = network(4, (8,), 2)
-    population = Population(mlp, 4)
+    population = mlp.population(4)
     population.load([1, 3], drawn(2, mlp.parameters))
     observations = drawn(1, 4, seed=1).repeat(4, 1)
     expected = population.act(observations)[3].clone()
@@ -185,7 +200,7 @@ def test_a_moved_network_acts_from_its_new_slot() -> None:
 
 def test_observations_are_left_as_they_were() -> None:
     mlp = network(4, (), 4, output="tanh")
-    population, observations = Population(mlp, 2), drawn(2, 4)
+    population, observations = mlp.population(2), drawn(2, 4)
     before = observations.clone()
     population.load(range(2), drawn(2, mlp.parameters))
     population.act(observations)

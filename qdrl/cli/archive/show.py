@@ -95,6 +95,7 @@ def _replay(stored: "StoredArchive", cell: int) -> dict[str, Any]:
         "descriptor": again.descriptor,
         "steps": again.steps,
         "same": again.same,
+        "notes": list(again.notes),
     }
 
 
@@ -113,3 +114,5 @@ def _print_replay(elite: dict[str, Any], replayed: dict[str, Any]) -> None:
     verdicts = {True: "the same, bit for bit", False: "DIFFERENT from what the file says", None: unlike}
     verdict = verdicts[replayed["same"]]
     click.echo(f"replayed {replayed['steps']} steps: {verdict}")
+    for note in replayed["notes"]:
+        click.echo(f"note: {note}", err=True)

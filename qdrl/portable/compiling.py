@@ -1,0 +1,39 @@
+"""How kernels are compiled: one thread, no fast math, no fused multiply-add, the machine code cached on disk."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import numba
+from numba.core.caching import FunctionCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function at its first call.
+
+    Machine code is cached beside the source or, where that folder is read-only, in the user's cache folder or in
+    `NUMBA_CACHE_DIR`. The cache is keyed by processor. Where nothing can be cached every process compiles anew.
+    """
+    # Without fast math LLVM neither reorders sums nor contracts a product and a sum into one operation.
+    compiled: Any = numba.njit(fastmath=False, error_model="numpy", nogil=True)(function)
+    with suppress(RuntimeError):  # no folder can be written
+        compiled._cache = _Cache(function)  # `cache=True` would end the run where the disk is full
+    return compiled
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, whose failures cost a compilation and nothing else."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the stored machine code; None where there is none or it cannot be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a truncated file raises whatever unpickling raises
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Store machine code where the disk has room."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
