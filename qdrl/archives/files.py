@@ -9,41 +9,49 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qdrl.archives.seals import USER_BLOCK, write_seal
 from qdrl.errors import UserError
 
-# What h5py and numpy raise on bytes that were changed since they were written.
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
+# What h5py raises where it cannot read an open file.
+_DAMAGE = (OSError, RuntimeError, MemoryError)
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """An HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets."""
+    """Open an HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets.
+
+    Raises:
+        UserError: there is no such file, or HDF5 cannot open it or read from it.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         # Files are replaced, never changed in place, so no lock is needed; network disks often lack it.
-        with h5py.File(path, "r", locking=False) as file:
+        opened = h5py.File(path, "r", locking=False)
+    except (*_DAMAGE, LookupError, ValueError) as error:
+        raise UserError(f"{path}: not a whole HDF5 file: {' '.join(str(error).split())}") from error
+    try:
+        with opened as file:
             yield file
-    except UserError:
-        raise
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a whole HDF5 file: {reason}") from error
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
-def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any], list[str]]) -> None:
-    """Write an HDF5 file to a temporary name, check it, flush it to disk and rename it.
+def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any, int], list[str]]) -> None:
+    """Write an HDF5 file to a temporary name, check it, seal it, flush it to disk and rename it.
 
     A kill at any instant leaves what stood at the path as it was.
 
     Raises:
         ValueError: the first problem found in what was written.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        write(file)
-        if problems := find_problems(file):
-            raise ValueError(f"{path} is not written: {problems[0]}")
-        file.flush()
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file:
+            write(file)
+            file.flush()
+            if problems := find_problems(file, temporary.stat().st_size):
+                raise ValueError(f"{path} is not written: {problems[0]}")
+        write_seal(temporary)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qdrl.archives import inspection
 from qdrl.archives.files import StoredArray
 from qdrl.archives.hdf5 import (
     content_digest,
@@ -26,6 +27,13 @@ from qdrl.archives.hdf5 import (
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from tests.archives.builders import damaged, replace_dataset, small_archive
+from tests.forked import run_forked
+
+
+@pytest.fixture(autouse=True)
+def _inspected_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new Python for every damaged file would take most of the time; `test_inspection` starts real ones."""
+    monkeypatch.setattr(inspection, "run_child", run_forked)
 
 
 @pytest.fixture
@@ -294,7 +302,7 @@ def test_a_later_minor_version_is_read_and_a_later_major_one_is_not(path: Path) 
     assert len(open_archive(path)) == 7
     with damaged(path) as file:
         file.attrs["format_version"] = "2.0"
-    with pytest.raises(UserError, match=r"format_version is 2\.0; this qdrl reads 1\.1"):
+    with pytest.raises(UserError, match=r"format_version is 2\.0; this qdrl reads 1\.2"):
         open_archive(path)
 
 
