@@ -2,11 +2,13 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from qdrl.errors import UserError
 from qdrl.ranks import abort, launched_rank, limit_threads
 
+_READERS = {"archive", "export", "render"}
 _PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
 
 
@@ -17,7 +19,8 @@ def main() -> None:
     traceback of the rank that raised it.
     """
     limit_threads()  # before anything imports numpy or torch
-    sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
+    if _may_run_users_code(sys.argv[1:]):
+        sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
     from qdrl.cli import qdrl
 
     try:
@@ -31,6 +34,11 @@ def main() -> None:
         if rank is None:
             raise
         abort(error, rank)
+
+
+def _may_run_users_code(arguments: Sequence[str]) -> bool:
+    """Whether modules of the current folder may be imported: a verb that reads a file must not run what lies by it."""
+    return "--allow-code" in arguments or not set(arguments[:1]) & _READERS
 
 
 def _say(error: UserError) -> None:

@@ -14,8 +14,20 @@ from qdrl.policies.normalizer import deviation_of
 from qdrl.tasks.episodic import EpisodicTask
 
 
-def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, dict[str, np.ndarray]]:
-    """The weights of an elite, of the champion, or, where there is none, of the best elite.
+def weights_of(
+    archive: StoredArchive,
+    cell: int | None = None,
+    *,
+    allow_code: bool = False,
+    code_from: str | Path | None = None,
+) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the weights of an elite, of the champion, or, where there is none, of the best elite.
+
+    Args:
+        archive: whose weights.
+        cell: of the elite; of the champion, or else the best elite, when left out.
+        allow_code: run what the file names where a reference batch needs its task.
+        code_from: a folder that is searched first for it; implies `allow_code`.
 
     Returns:
         who that is, in words; `genome` `(parameters,)`, and for policies `kernel_<i>` and `bias_<i>` of each layer, its
@@ -36,10 +48,14 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
     weights = {"genome": genome}
     if archive.meta.get("policy") is None:
         return chosen, weights
-    for layer, parts in enumerate(policy_of(archive).split(torch.from_numpy(genome)[None])):
+    policy = policy_of(archive)
+    if len(genome) != policy.parameters:
+        raise UserError(f"genomes have {len(genome)} parameters but its policies have {policy.parameters}")
+    for layer, parts in enumerate(policy.split(torch.from_numpy(genome)[None])):
         pairs = zip(("kernel", "bias", "scale", "offset"), parts, strict=False)
         weights |= {f"{name}_{layer}": part[0].numpy() for name, part in pairs}
-    return chosen, weights | _reference(archive) | _normalizer(archive, row)
+    reference = _reference(archive, allow_code=allow_code, code_from=code_from)
+    return chosen, weights | reference | _normalizer(archive, row)
 
 
 def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
@@ -56,11 +72,11 @@ def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _reference(archive: StoredArchive) -> dict[str, np.ndarray]:
-    """Observations that virtual batch normalisation is over."""
+def _reference(archive: StoredArchive, **permission: Any) -> dict[str, np.ndarray]:
+    """Return the observations that virtual batch normalisation is over."""
     if not (archive.meta["policy"] or {}).get("virtual_batch_norm"):
         return {}
-    task = task_of(archive)
+    task = task_of(archive, **permission)
     return {"reference": task.reference().numpy()} if isinstance(task, EpisodicTask) else {}
 
 
