@@ -128,7 +128,7 @@ class Recorder:
         if "actor_evaluations" in row:  # they feed a critic and never enter the archive
             row["evaluations"] -= row["actor_evaluations"]
             row["actor_evaluations"] += self._latest("actor_evaluations")
-        for name, value in row.items():
+        for name, value in (dict.fromkeys(self.history, np.nan) | row).items():
             self.history.setdefault(name, []).append(value)
         if self._log_file is None:
             return

@@ -153,14 +153,31 @@ def _rebuilt(folder: Path, overrides: Sequence[str] = (), *, on_host: bool = Fal
 def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
     """Put back a checkpoint."""
     stored, state = read_checkpoint(checkpoint)
-    _refuse_another_experiment(stored.meta["config"], parts.experiment)
+    _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment)
+    try:
+        _load(parts, stored, state)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        # Whatever an algorithm meets in a state that no run wrote; a state that a run wrote loads.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise UserError(f"{checkpoint}: its state does not fit this experiment: {reason}") from error
+    return stored
+
+
+def _load(parts: Parts, stored: StoredArchive, state: dict[str, Any]) -> None:
+    """Give archive, algorithm and task what a checkpoint holds of them.
+
+    Raises:
+        ValueError: they do not agree with each other.
+    """
     nodes = state["algorithm"]["nodes"] if is_of_lineages(parts.algorithm) else None
     genomes = stored.all_genomes() if nodes is None else nodes
     parts.archive.load_state_dict({**stored.elites, "genome": genomes, **state.get("archive", {})})
     parts.algorithm.load_state_dict(state["algorithm"])
     if "task" in state:
         parts.task.load_state_dict(state["task"])
-    return stored
+    done = len(next(iter(stored.history.values()), ()))
+    if parts.algorithm.generation != done:
+        raise ValueError(f"the algorithm is in generation {parts.algorithm.generation}, the history has {done}")
 
 
 def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder, *, rewrites_config: bool = False) -> Outcome:

@@ -8,16 +8,19 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from qdrl.archives.inspection import check, limit_resources
 
+Say = Callable[[str], None]
+"""Sends text to the parent at once, so that what was said before a crash arrives."""
 
-def in_child(function: Callable[[], Any], seconds: float) -> tuple[int | None, str]:
+
+def in_child(function: Callable[[Say], None], seconds: float) -> tuple[int | None, str]:
     """Call a function in a child process.
 
     Returns:
-        its exit code, negative for a signal, None when it was stopped after so many seconds; its result as JSON.
+        its exit code, negative for a signal, 70 for an exception, None when it was stopped after so many seconds; what
+        it said.
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -27,7 +30,7 @@ def in_child(function: Callable[[], Any], seconds: float) -> tuple[int | None, s
         code = 70
         try:
             os.close(reader)
-            _write(writer, json.dumps(function()).encode())
+            function(lambda text: _write(writer, text.encode()))
             code = 0
         finally:
             os._exit(code)
@@ -42,9 +45,9 @@ def in_child(function: Callable[[], Any], seconds: float) -> tuple[int | None, s
 def run_forked(path: Path, seconds: float) -> tuple[int | None, str]:
     """Stand in for `qdrl.archives.inspection.run_child`: the same checks and limits, without a new Python."""
 
-    def checked() -> list[str]:
+    def checked(say: Say) -> None:
         limit_resources(path)
-        return check(path)
+        say(json.dumps(check(path)))
 
     return in_child(checked, seconds)
 
@@ -56,14 +59,13 @@ def _write(descriptor: int, text: bytes) -> None:
 
 def _read(descriptor: int, deadline: float) -> tuple[str, bool]:
     """Read until the other end closes; what was read, and whether that took too long."""
-    parts = []
-    try:
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                return "", True
+    parts, over = [], False
+    while not over:
+        left = deadline - time.monotonic()
+        over = left <= 0 or not select.select([descriptor], [], [], left)[0]
+        if not over:
             if not (part := os.read(descriptor, 2**16)):
-                return b"".join(parts).decode(errors="replace"), False
+                break
             parts.append(part)
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
+    return b"".join(parts).decode(errors="replace"), over

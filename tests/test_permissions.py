@@ -35,7 +35,9 @@ def archive(tmp_path: Path) -> StoredArchive:
     package.mkdir()
     note = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
     (package / "__init__.py").write_text(note)
-    (package / "deeper.py").write_text(note + "def describe(trajectory):\n    return [trajectory.observations[-1][0]]\n")
+    (package / "deeper.py").write_text(
+        note + "def describe(trajectory):\n    return [trajectory.observations[-1][0]]\n"
+    )
     layers = [4, 2]
     stored = small_archive(shape=(5,), elites=3, parameters=10, normalizer=False)
     policy = {"kind": "mlp", "layers": layers, "activation": "relu", "output": "tanh", "normalize_observations": False}

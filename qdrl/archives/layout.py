@@ -134,7 +134,7 @@ def _problems_of_cells(file: Any) -> list[str]:
     problems = []
     if kind not in KINDS:
         problems.append(f"/archive: kind is {kind!r}, none of {', '.join(KINDS)}")
-    if kind == "novelty" and not _is_count(attributes.get("neighbours")):
+    if (kind == "novelty" or "neighbours" in attributes) and not _is_count(attributes.get("neighbours")):
         problems.append("/archive: attribute neighbours must be 1 or more in an archive of kind 'novelty'")
     if any(len(attributes[name]) != dimensions for name in ("lower", "upper", "descriptor_units")):
         problems.append(f"/archive: lower, upper and descriptor_units must have {dimensions} entries")

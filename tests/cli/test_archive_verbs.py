@@ -288,7 +288,7 @@ def test_of_a_mean_over_evaluations_one_is_replayed(evolved: Path, tmp_path: Pat
 
 
 def test_validate_praises_a_good_file(path: Path, run_folder: Path) -> None:
-    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.1, 7 elites\n", "")
+    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.2, 7 elites\n", "")
     assert call("validate", run_folder).code == 0
 
 
