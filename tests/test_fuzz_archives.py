@@ -22,13 +22,22 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     return make_sources(tmp_path_factory.mktemp("sources"))
 
 
+def refusal_of(path: Path) -> str | None:
+    """Why an archive is not opened."""
+    try:
+        open_archive(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def test_files_with_changed_bytes_never_end_or_mislead_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection, "run_child", run_forked)
     good, path = tmp_path / "good.h5", tmp_path / "changed.h5"
     write_archive(good, small_archive())
-    for index in range(150):
+    for index in range(60):
         shutil.copyfile(good, path)
         change_bytes(path, np.random.default_rng(index))
         if path.read_bytes() == good.read_bytes():
@@ -36,43 +45,28 @@ def test_files_with_changed_bytes_never_end_or_mislead_the_program(
         problems = validate(path)
         assert problems, index
         assert "\n" not in problems[0]
-        try:
-            open_archive(path)
-        except UserError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in str(refusal_of(path))
 
 
-# Mutations that a file may have: unusual, but whole.
-HARMLESS = {"compressed genomes", "huge fitness", "huge genome", "strings in an attribute", "escape sequences"}
-
-
-def test_every_structural_mutant_is_refused_in_one_line_or_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inspection, "run_child", run_forked)
+def test_every_structural_mutant_is_refused_in_one_line_or_opened(tmp_path: Path) -> None:
     good, path = tmp_path / "good.h5", tmp_path / "changed.h5"
     write_archive(good, small_archive())
-    opened, tried = [], 0
+    refused, opened = [], []
     for number, name in enumerate(STRUCTURAL):
         shutil.copyfile(good, path)
         if change_structure(path, np.random.default_rng(number), name) == "none":
             continue
-        write_seal(path)
-        tried += 1
-        if problems := validate(path):
-            assert "\n" not in problems[0]
-        try:
-            open_archive(path)
-            opened.append(name)
-        except UserError as error:
-            assert "\n" not in str(error)
-            assert problems, name
-    assert tried > 110
-    assert len(opened) < 50, opened
+        write_seal(path)  # the structure is what is tested
+        refusal = refusal_of(path)
+        assert "\n" not in str(refusal)
+        (opened if refusal is None else refused).append(name)
+    assert len(refused) > 80, refused
+    assert set(opened) >= {"compressed genomes", "strings in an attribute", "escape sequences", "huge fitness"}
+    assert not {"soft link", "sparse fitness", "compression bomb", "cycle of groups", "NaN fitness"} & set(opened)
 
 
-def test_verbs_serve_or_refuse_a_hundred_hostile_files(sources: list[Source], tmp_path: Path) -> None:
-    results = run_campaign(tmp_path, list(range(40)), sources)
+def test_verbs_serve_or_refuse_hostile_files(sources: list[Source], tmp_path: Path) -> None:
+    results = run_campaign(tmp_path, list(range(24)), sources)
     assert bad(results) == []
     counts = summary(results)
     assert counts["served"] > 0

@@ -73,9 +73,9 @@ def test_no_verb_runs_what_a_file_names(
         assert DESCRIPTOR in message
         assert str(tmp_path / "hostile_things" / "deeper.py") in message
         assert "--allow-code" in message
-    for call in (replay, task_of, reevaluate_elites):
+    for run in (lambda: replay(archive, int(cell)), lambda: task_of(archive), lambda: reevaluate_elites(archive)):
         with pytest.raises(UserError, match="names code to run"):
-            call(archive, int(cell)) if call is replay else call(archive)
+            run()
     for verb in (["archive", "info"], ["archive", "validate"], ["export"]):
         target = ["weights.npz"] if verb == ["export"] else []
         assert CliRunner().invoke(qdrl, [*verb, "archive.h5", *target]).exit_code == 0
