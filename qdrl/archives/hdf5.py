@@ -111,7 +111,8 @@ def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
     """
     path = Path(path)
     if _seal_of(path) == "broken":
-        raise UserError(f"{path}: {_CHANGED}")
+        problems = inspect(path) if can_start_processes() else []
+        raise UserError(f"{path}: {problems[0] if problems else _CHANGED}")
     with _examined(path) as file:
         if "state" not in file:
             raise UserError(f"{path}: holds no /state; it is an archive, not a checkpoint")
