@@ -1,24 +1,30 @@
 """Entry point of the `qdrl` command and of `python -m qdrl`."""
 
+import errno
+import io
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
-from qdrl.errors import UserError
+from qdrl.errors import RunFailed, UserError
 from qdrl.ranks import abort, launched_rank, limit_threads
 
 _READERS = {"archive", "export", "render"}
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 _PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
 
 
 def main() -> None:
     """Run the command line; every failure ends all ranks.
 
-    A user's mistake is one line and exit code 2. Under MPI any other exception aborts the whole job with the
-    traceback of the rank that raised it.
+    A user's mistake is one line and exit code 2, a run that failed or a full disk one line and exit code 1. Under MPI
+    any other exception aborts the whole job with the traceback of the rank that raised it.
     """
     limit_threads()  # before anything imports numpy or torch
+    _print_any_text()
     if _may_run_users_code(sys.argv[1:]):
         sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
     from qdrl.cli import qdrl
@@ -26,10 +32,12 @@ def main() -> None:
     try:
         qdrl(prog_name="qdrl")
     except UserError as error:
-        _say(error)
-        _end_other_ranks(2)
-        raise SystemExit(2) from None
+        _end(error, 2)
+    except RunFailed as error:
+        _end(error, 1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            _end(_one_line(error), 1)
         rank = launched_rank()
         if rank is None:
             raise
@@ -41,13 +49,33 @@ def _may_run_users_code(arguments: Sequence[str]) -> bool:
     return "--allow-code" in arguments or not set(arguments[:1]) & _READERS
 
 
-def _say(error: UserError) -> None:
+def _end(reason: object, code: int) -> NoReturn:
+    """End this process, and with it the job, with one line."""
+    _say(reason)
+    _end_other_ranks(code)
+    raise SystemExit(code) from None
+
+
+def _one_line(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"cannot write: {place}{error.strerror}"
+
+
+def _print_any_text() -> None:
+    """Escape the characters that the locale's encoding lacks, where printing them would raise an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(reason: object) -> None:
     """One line on stderr: from the first rank at once, from another only if the first lets it live that long."""
     rank = launched_rank()
     if rank:
         time.sleep(_PATIENCE)
-    sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{error}\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{reason}\n")
+        sys.stderr.flush()
 
 
 def _end_other_ranks(code: int) -> None:

@@ -4,21 +4,27 @@ An experiment is TOML. Each table is checked by the model that owns it: the task
 Nothing is written and no MPI is started before the whole file has passed.
 """
 
-import json
+import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from qdrl.algorithms import algorithm_class
 from qdrl.errors import UserError
-from qdrl.naming import suggest
+from qdrl.naming import nearest, run_name, search_also, suggest
+from qdrl.origin import as_unicode
+from qdrl.plain import from_json, to_json
 from qdrl.policies.base import PolicySettings, policy_settings
 from qdrl.policies.mlp import MlpSettings
 from qdrl.tasks import settings_class
+from qdrl.validation import check, check_whole, dotted_keys, fitting, unknown_key
 
 MOST_CELLS = 10_000_000
 
@@ -103,7 +109,7 @@ class NoveltySettings(_Settings):
 
 
 class RunSettings(_Settings):
-    """When a run ends and how often it is kept. It ends with the generation that reaches any of its budgets.
+    """When a run ends and how often it is saved. It ends with the generation that reaches any of its budgets.
 
     Attributes:
         generations: budget of generations.
@@ -111,7 +117,11 @@ class RunSettings(_Settings):
         env_steps: budget of control steps in all worlds, those that only teach a critic included.
         frames: the same in frames of a game, where a control step takes several.
         target_fitness: end with the first generation in which an evaluation reaches it, a budget or not.
-        minutes: budget of wall-clock time, over all resumptions. It makes the end depend on the machine.
+        minutes: budget of wall-clock time of the whole run, over all resumptions. The end then depends on the machine.
+        job_minutes: wall-clock time of one job, since its start or resumption. A job that reaches it saves and exits
+            with code 75; `qdrl resume` continues the run.
+        max_failed_share: a generation ends the run with exit code 1 when a larger share of its evaluations failed. A
+            generation in which all failed always does.
         checkpoint_seconds: time between checkpoints.
         log_seconds: time between progress lines.
         folder: where run folders go.
@@ -123,6 +133,8 @@ class RunSettings(_Settings):
     frames: Annotated[int, Field(ge=1)] | None = None
     target_fitness: Annotated[float, Field(allow_inf_nan=False)] | None = None
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    job_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     folder: str = "runs"
@@ -147,7 +159,11 @@ class Experiment(_Settings):
     """A whole experiment, checked.
 
     Attributes:
-        name: names the run folder.
+        name: names the run folder: letters, digits, ".", "_" and "-". The file's name (the folder's for `config.toml`)
+            when left out, without accents and with "_" for every other character.
+        title: the name for people, any text; the file's or folder's name as it is, where `name` had to differ.
+        license: licence under which the files of the run may be used, as an SPDX expression such as "CC-BY-4.0". Files
+            carry no licence when left out.
         seed: the run's seed.
         task: the task's settings.
         policy: shape of the policies; unused where genomes are not policies.
@@ -157,7 +173,9 @@ class Experiment(_Settings):
         compute: worlds and threads.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: str
+    title: Annotated[str, Field(min_length=1)] | None = None
+    license: Annotated[str, Field(min_length=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: BaseModel
     policy: PolicySettings = MlpSettings()
@@ -166,64 +184,151 @@ class Experiment(_Settings):
     run: RunSettings
     compute: ComputeSettings = ComputeSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("a run's name has only letters, digits, '.', '_' and '-'; other text may stand in title")
+        return name
+
     def resolved(self) -> dict[str, Any]:
-        """Everything that is in force, defaults included, as TOML and JSON can hold it."""
-        return {
-            key: value.model_dump(mode="json", exclude_none=True) if isinstance(value, BaseModel) else value
+        """Return all settings, defaults included, as TOML holds them; `qdrl.plain` writes them as JSON.
+
+        Raises:
+            pydantic_core.PydanticSerializationError: a settings class of a user's holds what neither can express.
+        """
+        plain = {
+            key: value.model_dump(exclude_none=True) if isinstance(value, BaseModel) else value
             for key, value in self
+            if value is not None
         }
+        return to_jsonable_python(plain, inf_nan_mode="constants")
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Experiment:
-    """Read and check an experiment file.
+def load_experiment(
+    path: str | Path, overrides: Sequence[str] = (), seed: int | None = None, *, unset: Sequence[str] = ()
+) -> Experiment:
+    """Read and check an experiment file. Modules that it names are also searched in its folder.
 
     Args:
         path: a TOML file.
         overrides: `table.key=value` each, the value written as in TOML (quotes around a string may be left out).
         seed: replaces the file's seed.
+        unset: `table.key` each, settings of the file to remove; the default applies, for a budget none.
 
     Raises:
         UserError: one line that names the key and the nearest right one.
     """
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read experiment file {path}: {getattr(error, 'strerror', error)}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not TOML: {error}") from error
-    data.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
-    for override in overrides:
-        _apply(data, override)
+    data = _read(path)
+    display = as_unicode(path.resolve().parent.name if path.stem == "config" else path.stem)
+    if "name" not in data:
+        data["name"] = run_name(display)
+        if data["name"] != display:
+            data.setdefault("title", display)
+    search_also(path.parent)
+    data = changed(data, overrides, unset)
     if seed is not None:
         data["seed"] = seed
     return parse_experiment(data)
+
+
+def changed(data: dict[str, Any], overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> dict[str, Any]:
+    """Return nested settings with some removed and then others set; see `load_experiment`.
+
+    Raises:
+        UserError: a setting to remove is not there, or a text is not `table.key=value`.
+    """
+    data = deepcopy(data)
+    for key in unset:
+        _remove(data, key)
+    for override in overrides:
+        _apply(data, override)
+    return data
 
 
 def parse_experiment(data: Mapping[str, Any]) -> Experiment:
     """Check an experiment given as nested mappings, as TOML reads it.
 
     Raises:
-        UserError: one line that names the key and the nearest right one.
+        UserError: one line that names the key and the nearest right one, or a setting that a run could not store.
     """
+    experiment = _parse(data)
+    _check_storable(experiment)
+    return experiment
+
+
+def _check_storable(experiment: Experiment) -> None:
+    """Refuse settings that config.toml and archives cannot hold: a run would be lost at its first save."""
+    try:
+        settings = experiment.resolved()
+        stored = from_json(to_json(settings))
+        again = _parse(tomllib.loads(tomli_w.dumps(settings))).resolved()
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"a setting cannot be stored as TOML and JSON: {reason}") from error
+    for table, values in settings.items():
+        if not to_json(values) == to_json(stored[table]) == to_json(again.get(table)):
+            raise UserError(
+                f"[{table}] cannot be stored: {values!r} is read back from config.toml as {again.get(table)!r}"
+            )
+
+
+def _parse(data: Mapping[str, Any]) -> Experiment:
+    known = _all_keys(data)
     if unknown := [key for key in data if key not in Experiment.model_fields]:
-        raise UserError(f"unknown key '{unknown[0]}'{suggest(unknown[0], Experiment.model_fields)}")
+        raise UserError(unknown_key(unknown[0], Experiment.model_fields, known))
     task = _table(data, "task", required=True)
     algorithm = {"name": "map_elites"} | _table(data, "algorithm")
+    policy, archive = _table(data, "policy"), _table(data, "archive")
+    kind = _archive_kind(archive)
+    _refuse_keys_of_another_kind(archive, kind)
     sections = {
-        "task": _check(settings_class(_name(task, "task")), task, "task"),
-        "policy": _check(policy_settings(_table(data, "policy")), _table(data, "policy"), "policy"),
-        "archive": _check(_archive_class(_table(data, "archive")), _table(data, "archive"), "archive"),
-        "algorithm": _check(algorithm_class(_name(algorithm, "algorithm")).Settings, algorithm, "algorithm"),
-        "run": _check(RunSettings, _table(data, "run"), "run"),
-        "compute": _check(ComputeSettings, _table(data, "compute"), "compute"),
+        "task": check(settings_class(_name(task, "task")), task, "task", known),
+        "policy": check(policy_settings(policy), policy, "policy", known),
+        "archive": check(_ARCHIVES[kind], {"kind": kind} | archive, "archive", known),
+        "algorithm": check(algorithm_class(_name(algorithm, "algorithm")).Settings, algorithm, "algorithm", known),
+        "run": check(RunSettings, _table(data, "run"), "run", known),
+        "compute": check(ComputeSettings, _table(data, "compute"), "compute", known),
     }
     run = sections["run"]
     budgets = ("generations", "evaluations", "env_steps", "frames", "minutes")
     if all(getattr(run, name) is None for name in budgets):
         raise UserError(f"run: no budget; set one of {', '.join(f'run.{name}' for name in budgets)}")
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping)}
-    return _check(Experiment, plain | sections, "")
+    return check_whole(Experiment, plain | sections, known)
+
+
+_ARCHIVES: dict[str, type[BaseModel]] = {"cvt": CvtSettings, "grid": GridSettings, "novelty": NoveltySettings}
+_MAIN_KEYS = {"task": "name", "algorithm": "name", "archive": "kind", "policy": "kind"}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A TOML file in UTF-8, with or without a byte order mark."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(_cannot_read(path, error)) from error
+    if raw.startswith(b"\x89HDF"):
+        raise UserError(f"{path} is an HDF5 file, not an experiment; to look into it: qdrl archive info {path}")
+    try:
+        return tomllib.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8 (byte {error.start} is not)") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+
+
+def _cannot_read(path: Path, error: OSError) -> str:
+    """Why an experiment file cannot be read, and what was probably meant."""
+    inside = path / "config.toml"
+    if not path.is_dir():
+        near = nearest(path.name, [file.name for file in path.parent.glob("*.toml")])
+        meant = f"; did you mean '{path.parent / near}'?" if near and near != path.name else ""
+        return f"cannot read experiment file {path}: {error.strerror}{meant}"
+    if any((path / name).exists() for name in ("checkpoint.h5", "archive.h5", "log.txt")):
+        return f"{path} is a run folder; to continue it: qdrl resume {path}; to start a new run: qdrl evolve {inside}"
+    return f"{path} is a folder; give the experiment file{f', {inside}' if inside.is_file() else ' in it'}"
 
 
 def _table(data: Mapping[str, Any], key: str, *, required: bool = False) -> dict[str, Any]:
@@ -231,7 +336,9 @@ def _table(data: Mapping[str, Any], key: str, *, required: bool = False) -> dict
         raise UserError(f"table [{key}] is missing; it needs at least a name")
     table = data.get(key, {})
     if not isinstance(table, Mapping):
-        raise UserError(f"'{key}' must be a table, got {table!r}")
+        main = _MAIN_KEYS.get(key)
+        remedy = f"; set {key}.{main}={table}" if main and isinstance(table, str) else ""
+        raise UserError(f"'{key}' must be a table, got {table!r}{remedy}")
     return dict(table)
 
 
@@ -242,48 +349,40 @@ def _name(table: Mapping[str, Any], key: str) -> str:
     return name
 
 
-def _archive_class(table: Mapping[str, Any]) -> type[BaseModel]:
-    kinds: dict[str, type[BaseModel]] = {"grid": GridSettings, "cvt": CvtSettings, "novelty": NoveltySettings}
-    kind = str(table.get("kind", "cvt"))
-    if kind not in kinds:
-        raise UserError(f"archive.kind: no archive '{kind}'{suggest(kind, kinds)}")
-    return kinds[kind]
+def _archive_kind(table: Mapping[str, Any]) -> str:
+    """The kind stated; the one kind that has all the keys where none is."""
+    kind = str(table["kind"]) if "kind" in table else fitting(_ARCHIVES, table, "cvt")
+    if kind not in _ARCHIVES:
+        raise UserError(f"archive.kind: no archive '{kind}'{suggest(kind, _ARCHIVES)}")
+    return kind
 
 
-def _check(model: type[BaseModel], data: Mapping[str, Any], table: str) -> Any:
-    try:
-        if model is Experiment:
-            return TypeAdapter(model).validate_python(data, strict=True)
-        # Strict as JSON is: no number out of a string or a truth value, but a list may become a tuple.
-        return TypeAdapter(model).validate_json(json.dumps(data), strict=True)
-    except TypeError as error:
-        raise UserError(f"[{table}]: dates and times have no meaning here") from error
-    except ValidationError as error:
-        raise UserError(_explain(error, model, table)) from error
+def _refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
+    for key in table:
+        others = [name for name, model in _ARCHIVES.items() if key in model.model_fields]
+        if others and kind not in others:
+            raise UserError(f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}'")
 
 
-def _explain(error: ValidationError, model: type[BaseModel], table: str) -> str:
-    """The first mistake in one line: where, what came, what was expected."""
-    detail = error.errors(include_url=False)[0]
-    path = [str(part) for part in detail["loc"]]
-    place = ".".join(part for part in (table, *path) if part)
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key '{place}'{suggest(path[-1], _known_keys(model, path[:-1]))}"
-    if detail["type"] == "missing":
-        return f"{place} is missing"
-    reason = detail["msg"].removeprefix("Value error, ")
-    return f"{place}: {reason[0].lower()}{reason[1:]}, got {detail['input']!r}"
-
-
-def _known_keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
-    """Keys that were possible at a place inside a model: pydantic names fields, and the tag of a union's member."""
-    models = [model]
-    for part in path:
-        fields = [kind.model_fields[part] for kind in models if part in kind.model_fields]
-        inner = [kind for field in fields for kind in get_args(field.annotation) or (field.annotation,)]
-        tagged = [kind for kind in models if "name" in kind.model_fields and kind.model_fields["name"].default == part]
-        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)] or tagged or models
-    return [key for kind in models for key in kind.model_fields]
+def _all_keys(data: Mapping[str, Any]) -> list[str]:
+    """Dotted keys that the file may have, as far as the names of its task and algorithm are known."""
+    models: dict[str, list[type[BaseModel]]] = {
+        "run": [RunSettings],
+        "compute": [ComputeSettings],
+        "archive": list(_ARCHIVES.values()),
+        "policy": [MlpSettings],
+    }
+    for key, default, find in (
+        ("task", "", settings_class),
+        ("algorithm", "map_elites", lambda name: algorithm_class(name).Settings),
+    ):
+        table = data.get(key, {})
+        try:
+            models[key] = [find(str(table.get("name", default)))] if isinstance(table, Mapping) else []
+        except UserError:  # said when the table itself is checked
+            models[key] = []
+    keys = [each for table, kinds in models.items() for kind in kinds for each in dotted_keys(kind, table)]
+    return list(dict.fromkeys(keys))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -294,9 +393,24 @@ def _apply(data: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+        if value.lower() in ("", "none", "null"):
+            name = key.strip()
+            raise UserError(f"--set {override}: not a value; to remove the setting write --unset {name}") from None
     *tables, last = key.strip().split(".")
     for table in tables:
         data = data.setdefault(table, {})
         if not isinstance(data, dict):
             raise UserError(f"--set {override}: '{table}' is not a table")
     data[last] = value
+
+
+def _remove(data: dict[str, Any], key: str) -> None:
+    """Remove a setting that the data hold."""
+    *tables, last = (part.strip() for part in key.split("."))
+    for table in tables:
+        data = data.get(table, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--unset {key}: '{table}' is not a table")
+    if last not in data:
+        raise UserError(f"--unset {key}: the experiment does not set it{suggest(last, data)}")
+    del data[last]

@@ -11,3 +11,10 @@ class UserError(ValueError):
 
 class RankLost(Exception):  # noqa: N818 - an event to go on from, not an error
     """A rank died; the ranks object already stands for those that are left."""
+
+
+class RunFailed(Exception):  # noqa: N818 - a result of the run, not a defect
+    """A run that cannot give what was asked for: its last files cannot be written, or its evaluations fail.
+
+    The message is one line that names what failed and the remedy. The command line prints it and exits with code 1.
+    """

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.archives.files import replacing
+from qdrl.archives.files import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.decoding import champion_of, genomes_of, normalization_of, policy_of, task_of
 from qdrl.errors import UserError
@@ -65,11 +65,8 @@ def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
         UserError: it cannot be written there.
     """
     arrays: dict[str, Any] = dict(weights)  # numpy's stub takes any of them for an option of its own
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with writing(path), replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _reference(archive: StoredArchive, **permission: Any) -> dict[str, np.ndarray]:

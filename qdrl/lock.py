@@ -1,6 +1,7 @@
 """A run folder's lock against a second job."""
 
 import fcntl
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -22,11 +23,15 @@ class FolderLock:
         """Take the lock, or keep it.
 
         Raises:
-            UserError: another job has it.
+            UserError: another job has it, or the folder cannot be written.
         """
         if self._file is not None:
             return
-        file = self._path.open("w")
+        try:
+            file = self._path.open("w", encoding="utf-8")
+        except OSError as error:
+            folder = self._path.parent
+            raise UserError(f"cannot write into run folder {folder}: {error.strerror or error}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -40,6 +45,7 @@ class FolderLock:
     def release(self) -> None:
         """Give it back, if it is held."""
         if self._file is not None:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that became read-only
+                self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None

@@ -54,6 +54,9 @@ class MpiRanks:
     def from_first(self, value: Any) -> Any:
         return self._together(lambda: self._communicator.bcast(value, root=0))
 
+    def gather(self, value: Any) -> list[Any]:
+        return self._together(lambda: self._communicator.allgather(value))
+
     def shared(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
         return self._together(lambda: self._share_memory(size, fill))
 
@@ -69,7 +72,7 @@ class MpiRanks:
         self._windows.append(window)  # the memory goes with it
         return numbers
 
-    def leave(self) -> None:
+    def leave(self, code: int = 0) -> None:
         if not self._lost:
             return
         # MPI_Finalize after a loss was measured to hang in 1 job of 8 when ranks reach it at different times
@@ -77,7 +80,7 @@ class MpiRanks:
         self._communicator.Barrier()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
     def share(self, evaluation: "Evaluation") -> "Evaluation":
         def gather() -> tuple[int, dict[str, "Tensor"]]:

@@ -1,11 +1,35 @@
-"""Names given by users: nearest known name, and `package.module:attribute` references."""
+"""Names given by users: nearest known name, run names, and `package.module:attribute` references."""
 
+import re
+import sys
+import sysconfig
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from qdrl.errors import UserError
+
+_LISTED = 30  # known names that a message lists at most
+_LEAST = 3  # letters from which the beginning of a name counts as near
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that the given one probably meant; None with nothing near.
+
+    Case, spaces, "-" and "_" do not count: "MAP-Elites" means "map_elites".
+    """
+    names = {_folded(each): each for each in sorted(known, reverse=True)}
+    folded = _folded(name)
+    if folded in names:
+        return names[folded]
+    if begun := [each for each in names if len(folded) >= _LEAST and each.startswith(folded)]:
+        return names[min(begun, key=len)]
+    near = get_close_matches(folded, names, n=1, cutoff=0.6)
+    return names[near[0]] if near else None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -19,14 +43,28 @@ def suggest(name: str, known: Iterable[str]) -> str:
         "; did you mean 'x'?" or, with nothing near, "; known: a, b, c".
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
+    if (near := nearest(name, names)) is not None:
+        return f"; did you mean '{near}'?"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; known: {', '.join(names[:_LISTED])}{more}"
+
+
+def run_name(display: str) -> str:
+    """Return a name that a folder can bear on any system, for the name of a file or folder: "día 1" gives "dia_1"."""
+    plain = unicodedata.normalize("NFKD", display).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", plain).strip("._-") or "experiment"
 
 
 def is_reference(name: str) -> bool:
     """Whether the name has the form `package.module:attribute`."""
     module, _, attribute = name.partition(":")
     return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def search_also(folder: Path) -> None:
+    """Let references find modules of this folder too, after all other places."""
+    if (path := str(folder.resolve())) not in sys.path:
+        sys.path.append(path)
 
 
 def load_reference(reference: str) -> Any:
@@ -42,8 +80,36 @@ def load_reference(reference: str) -> Any:
         module = import_module(module_name)
     except Exception as error:  # a user's module may raise anything while it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"cannot import module '{module_name}' of '{reference}': {reason}") from error
+        raise UserError(f"cannot import module '{module_name}' of '{reference}': {reason}{_remedy(error)}") from error
     if not hasattr(module, attribute):
+        if (hidden := _hidden_file(module)) is not None:
+            found = "Python's own module" if _is_standard(module) else str(module.__file__)
+            raise UserError(f"'{reference}': module '{module_name}' is {found}, which hides {hidden}; rename that file")
         known = [name for name in vars(module) if not name.startswith("_")]
         raise UserError(f"module '{module_name}' has no '{attribute}'{suggest(attribute, known)}")
     return getattr(module, attribute)
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).lower()
+
+
+def _remedy(error: Exception) -> str:
+    """What to do where a module was not found at all."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return "; modules are searched in the current folder, the experiment file's folder and PYTHONPATH"
+
+
+def _is_standard(module: ModuleType) -> bool:
+    """Whether a module comes with Python (`sys.stdlib_module_names` leaves some out, such as `test`)."""
+    path = Path(module.__file__ or sysconfig.get_path("stdlib"))
+    return path.is_relative_to(sysconfig.get_path("stdlib")) and "site-packages" not in path.parts
+
+
+def _hidden_file(module: ModuleType) -> Path | None:
+    """Return a file of the module's name further back on the search path, which the module hides."""
+    parts = Path(*module.__name__.split("."))
+    own = Path(module.__file__).resolve() if module.__file__ else None
+    places = [Path(entry or ".") / parts.with_suffix(".py") for entry in sys.path]
+    return next((place for place in places if place.is_file() and place.resolve() != own), None)

@@ -1,37 +1,54 @@
-"""Where a file comes from: versions, command, commit. Kept in every file a run writes."""
+"""Where a file comes from: versions, command, commit and licence. Stored in every file that a run writes."""
 
+import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "h5py", "mpi4py", "evotorch")
-ARCHIVE_LICENSE = "CC-BY-4.0"
+_PATIENCE = 20.0  # seconds; a file system that is slower names no commit
 
 
-def origin(seed: int, created_utc: str, *, ranks: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Root attributes and `meta` entries of a file.
+def origin(
+    seed: int,
+    created_utc: str,
+    *,
+    ranks: int,
+    commit: str,
+    license: str | None = None,  # noqa: A002 - its name
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the root attributes and the `meta` entries of a file.
 
     Args:
         seed: the run's seed.
         created_utc: when the run began.
-        ranks: how many ranks run it.
+        ranks: number of ranks that run it.
+        commit: of the source that runs, see `git_commit`.
+        license: licence of the file as the user stated it; the attribute is absent where there is none.
     """
     attributes = {
         "created_utc": created_utc,
         "qdrl_version": version("qdrl"),
-        "git_commit": git_commit(),
+        "git_commit": commit,
         "seed": seed,
-        "license": ARCHIVE_LICENSE,
     }
-    command = {"arguments": [Path(sys.argv[0]).name, *sys.argv[1:]], "ranks": ranks}
+    if license is not None:
+        attributes["license"] = license
+    command = {"arguments": [Path(sys.argv[0]).name, *map(as_unicode, sys.argv[1:])], "ranks": ranks}
     return attributes, {"command": command, "packages": packages()}
 
 
+def as_unicode(text: str) -> str:
+    """Return an argument or a file name as text that UTF-8 can hold, whatever the locale decoded it with."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def packages() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -41,17 +58,36 @@ def packages() -> dict[str, str]:
     return found
 
 
+@cache
 def git_commit() -> str:
-    """Commit of this source tree, "+dirty" when changed since; empty when it is no checkout."""
-    here = Path(__file__).parent
+    """Return the commit of this source tree, "+dirty" when changed since; empty when it is no checkout.
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-
-    try:
-        if git("ls-files", Path(__file__).name) == "":  # a checkout of something else around an installed qdrl
-            return ""
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
+    Git is asked once a process, so that a commit made during a run is never named, and never after MPI has started:
+    under some MPIs a process that starts another one can hang or crash. `qdrl.ranks.connect` asks before it connects.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized():
         return ""
+    status = ["status", "--porcelain=v2", "--branch", "--untracked-files=all", "--ignored=matching", "--", "."]
+    command = ["git", "-c", "status.relativePaths=true", "-C", str(Path(__file__).parent), *status]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    try:
+        # Bytes, since file names may have any encoding.
+        done = subprocess.run(command, capture_output=True, check=True, env=environment, timeout=_PATIENCE)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return _commit_of(done.stdout.decode("utf-8", "replace").splitlines(), Path(__file__).name)
+
+
+def _commit_of(status: list[str], own_file: str) -> str:
+    """Read `git status --porcelain=v2 --branch` of this folder; empty where git does not track `own_file`."""
+    commit = next((line.removeprefix("# branch.oid ") for line in status if line.startswith("# branch.oid ")), "")
+    untracked = {line[2:] for line in status if line.startswith(("? ", "! "))}
+    # The checkout is of something else, with qdrl installed inside it: this folder, or one around it, is ignored.
+    if own_file in untracked or any(path == "./" or path.startswith("../") for path in untracked):
+        return ""
+    if commit in ("", "(initial)"):
+        return ""
+    changed = any(line.startswith(("1 ", "2 ", "u ", "? ")) for line in status)
+    return f"{commit}+dirty" if changed else commit

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import isnan
 from typing import Any
 
@@ -75,8 +76,9 @@ class Progress:
     def say(self, line: str) -> None:
         """Print a line."""
         if self._enabled:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            with suppress(OSError):  # a file on a full disk, a closed pipe
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
 
     def _line(self, row: Mapping[str, float]) -> str:
         elapsed = max(time.monotonic() - self._begun, 1e-9)
@@ -105,5 +107,6 @@ class Progress:
             row["env_steps"] / budget.env_steps if budget.env_steps else 0.0,
             row["frames"] / budget.frames if budget.frames else 0.0,
             row["seconds"] / (60 * budget.minutes) if budget.minutes else 0.0,
+            (time.monotonic() - self._begun) / (60 * budget.job_minutes) if budget.job_minutes else 0.0,
         ]
         return max(parts)

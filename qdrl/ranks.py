@@ -6,16 +6,20 @@ are collective; every rank calls them in the same order. Everything else is loca
 Under `mpirun --with-ft ulfm` (Open MPI 5) a killed rank is survived: the collective call during which it is missed
 raises `RankLost` on all others, which by then are a smaller communicator and can do the generation again.
 
-`qdrl.mpi` is imported only under a launcher (mpirun, srun), so one process needs no MPI library at all. This module
-imports neither numpy nor torch: their numbers of threads are fixed when they are.
+`qdrl.mpi` is imported only under a launcher (mpirun, srun), so one process needs no MPI library at all. A launcher is
+known by the variables that it sets; `QDRL_LAUNCHER=none` makes qdrl ignore them, and every process runs alone. This
+module imports neither numpy nor torch: their numbers of threads are fixed when they are.
 """
 
 import os
+import re
 import sys
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from qdrl.errors import UserError
+from qdrl.origin import git_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
-
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_LAUNCHER = "QDRL_LAUNCHER"
 
 _LOCAL_RANK_VARIABLES = (
     "OMPI_COMM_WORLD_LOCAL_RANK",
@@ -54,35 +59,56 @@ def limit_threads(environment: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def launched_rank() -> int | None:
-    """This process's rank as its launcher states it, without starting MPI; None when no launcher is there."""
-    for name in _RANK_VARIABLES:
-        if name in os.environ:
-            return int(os.environ[name])
-    return None
+    """Return this process's rank as its launcher states it, without starting MPI; None when no launcher is there."""
+    return None if os.environ.get(_LAUNCHER) == "none" else _stated(_RANK_VARIABLES, None)
 
 
 def local_rank() -> int:
     """This process's number among the ranks of its node, as the launcher states it; 0 when none does."""
-    return _stated(_LOCAL_RANK_VARIABLES, 0)
+    return _stated(_LOCAL_RANK_VARIABLES, 0) or 0
 
 
 def local_size() -> int:
     """How many ranks of the job this node has, as the launcher states it; 1 when none does."""
-    return _stated(("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE"), 1)
+    if launched_rank() is None:
+        return 1
+    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
+    return _stated(names, None) or _tasks_of_slurm() or 1
 
 
-def _stated(names: tuple[str, ...], otherwise: int) -> int:
-    return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)
+def _tasks_of_slurm() -> int | None:
+    """Return this node's tasks of an srun step, from a text such as "4(x2),3"; None outside srun."""
+    node, text = _stated(("SLURM_NODEID",), None), os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if node is None or os.environ.get("SLURM_PROCID") != str(launched_rank()):
+        return None
+    counts: list[int] = []
+    for part in re.finditer(r"(\d+)(?:\(x(\d+)\))?", text):
+        counts += [int(part[1])] * int(part[2] or 1)
+    return counts[node] if node < len(counts) else None
+
+
+def _stated(names: tuple[str, ...], otherwise: int | None) -> int | None:
+    """The first of some variables that holds a number."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), otherwise)
 
 
 def launched_size() -> int | None:
     """How many ranks the launcher says it started, without starting MPI; None when it does not say."""
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
-        if name in os.environ:
-            return int(os.environ[name])
+    if (size := _stated(_SIZE_VARIABLES, None)) is not None:
+        return size
     # srun's own ranks say it; under mpirun in an allocation it would be the number of the batch script's tasks.
     by_srun = os.environ.get("SLURM_PROCID") == os.environ.get("PMIX_RANK", "none")
-    return int(os.environ["SLURM_STEP_NUM_TASKS"]) if by_srun and "SLURM_STEP_NUM_TASKS" in os.environ else None
+    return _stated(("SLURM_STEP_NUM_TASKS",), None) if by_srun else None
+
+
+def separate_tasks() -> int:
+    """Return how many tasks srun started without telling them of each other; 1 where it did, or there is no srun.
+
+    A batch script and a step of one task are no such tasks: they have no step number, or say that they are one.
+    """
+    if launched_rank() is not None or os.environ.get(_LAUNCHER) == "none" or "SLURM_STEP_ID" not in os.environ:
+        return 1
+    return _stated(("SLURM_STEP_NUM_TASKS",), 1) or 1
 
 
 class Ranks(Protocol):
@@ -121,8 +147,12 @@ class Ranks(Protocol):
         """
         ...
 
-    def leave(self) -> None:
-        """Collective. The job's last call."""
+    def gather(self, value: Any) -> list[Any]:
+        """Collective. Every rank's value (a small object), in the order of ranks, everywhere."""
+        ...
+
+    def leave(self, code: int = 0) -> None:
+        """Collective. The job's last call; a job that lost a rank ends here, with this exit code."""
         ...
 
 
@@ -152,21 +182,35 @@ class OneProcess:
         fill(numbers)
         return numbers
 
-    def leave(self) -> None:
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def leave(self, code: int = 0) -> None:
         pass
 
 
 def connect() -> Ranks:
-    """The ranks of this job: all of MPI's world under a launcher, otherwise this process alone.
+    """Return the ranks of this job: all of MPI's world under a launcher, otherwise this process alone.
 
     Raises:
-        UserError: mpi4py found another MPI than the one that launched the job, so that every rank is alone.
+        UserError: several ranks were launched and cannot work together: mpi4py or its MPI is missing, mpi4py found
+            another MPI than the launcher's, or srun started tasks that know nothing of each other.
     """
-    if launched_rank() is None:
+    if (tasks := separate_tasks()) > 1:
+        raise UserError(
+            f"srun started {tasks} tasks that cannot find each other, and each would be a whole run: use"
+            f" `srun --mpi=pmix`, `srun --mpi=pmi2` or mpirun; for separate runs set {_LAUNCHER}=none"
+        )
+    if (rank := launched_rank()) is None:
         return OneProcess()
-    from qdrl.mpi import MpiRanks
+    if rank == 0:
+        git_commit()  # remembered: once MPI has started, no other process may be
+    try:
+        from qdrl.mpi import MpiRanks
 
-    ranks = MpiRanks()
+        ranks = MpiRanks()
+    except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError where it finds no MPI library
+        return _alone_or_refused(error)
     launched = launched_size() or ranks.size
     if launched != ranks.size or (launched_rank() or 0) >= ranks.size:
         raise UserError(
@@ -176,15 +220,29 @@ def connect() -> Ranks:
     return ranks
 
 
+def _alone_or_refused(error: Exception) -> Ranks:
+    """Run alone where the launcher started one rank and MPI is missing; with several that would be several runs."""
+    size, reason = launched_size(), str(error).partition("\n")[0]
+    if size == 1:
+        sys.stderr.write(f"qdrl: launched as a single rank without MPI ({reason}); running as one process\n")
+        return OneProcess()
+    launched = "ranks were launched" if size is None else f"{size} ranks were launched"
+    raise UserError(
+        f"{launched} but MPI cannot be used ({reason}): pip install 'qdrl[mpi]', or load the cluster's MPI module and"
+        f" reinstall mpi4py; to run as one process set {_LAUNCHER}=none"
+    )
+
+
 def abort(error: BaseException, rank: int) -> NoReturn:
     """End the whole MPI job because this rank failed: its traceback on stderr, exit code 1.
 
     Without it the other ranks would wait in a collective call for ever.
     """
-    from mpi4py import MPI
-
     lines = traceback.format_exception(error)
     sys.stderr.write(f"qdrl: rank {rank} failed; the whole job is aborted\n{''.join(lines)}")
     sys.stderr.flush()
-    MPI.COMM_WORLD.Abort(1)
+    with suppress(ImportError, RuntimeError):  # without MPI the launcher sees the exit code
+        from mpi4py import MPI
+
+        MPI.COMM_WORLD.Abort(1)
     raise SystemExit(1)

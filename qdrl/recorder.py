@@ -3,14 +3,12 @@
 Only the first rank writes. Every rank holds the same archive and history, so nothing has to be gathered for it.
 """
 
-import csv
-import io
-import logging
 import os
 import signal
-import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,19 +19,25 @@ import numpy as np
 
 from qdrl.algorithms.base import Algorithm, lineages_of
 from qdrl.archives.base import AnyArchive
-from qdrl.archives.files import write_text
+from qdrl.archives.files import reason_of
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
 from qdrl.archives.stored import StoredArchive
+from qdrl.archives.trees import check_storable
+from qdrl.budgets import spent_budgets
 from qdrl.config import Experiment
-from qdrl.errors import UserError
+from qdrl.errors import RunFailed, UserError
+from qdrl.estimate import estimate
 from qdrl.evaluation import Evaluation
+from qdrl.history import History, checked_counts
 from qdrl.lock import FolderLock
+from qdrl.metrics import MetricsFile
 from qdrl.origin import origin
 from qdrl.progress import Progress
 from qdrl.ranks import THREAD_VARIABLES, Ranks
+from qdrl.runlog import LOGGER, RunLog
 from qdrl.tasks.base import Task
 
-LOGGER = logging.getLogger("qdrl")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass
@@ -54,91 +58,111 @@ class Recorder:
         ranks: who runs it.
         folder: the run folder.
         progress: a live bar; decided by the terminal when left out.
+
+    Attributes:
+        history: the metrics so far.
+        created_utc: when the run began.
+        inexact_from: generations from which the run continued without a checkpoint.
+        begun: whether the first generation was wanted.
+        generations: how many this process has run.
+        ended_by: what ended the run: budgets that are spent, a signal, the time of a job, failures.
+        finished: whether a budget of the whole run ended it.
+        failure: why the run failed, None where it did not.
+        lock: the folder's lock.
     """
 
     def __init__(self, parts: Parts, ranks: Ranks, folder: Path, *, progress: bool | None = None) -> None:
-        self.history: dict[str, list[float]] = {}
+        self.history = History()
         self.created_utc = datetime.now(UTC).isoformat(timespec="seconds")
+        self.inexact_from: list[int] = []
+        self.begun = False
+        self.generations = 0
+        self.ended_by = ""
+        self.commit = ""
         self.finished = False
+        self.failure: str | None = None
         self.lock = FolderLock(folder)
         self._parts = parts
         self._ranks = ranks
         self._folder = folder
-        self._stop_asked = False
-        self._saved = 0  # the generation that the last checkpoint goes on with
+        self._signal: int | None = None
+        self._saved = 0  # the generation that the last checkpoint continues with
+        self._failed_saves = 0  # since the last good one
         self._started = self._last_checkpoint = time.monotonic()
         self._seconds_before = 0.0
-        self._log_file: logging.FileHandler | None = None  # open on the rank that writes
-        self._warnings = logging.StreamHandler(sys.stderr)
-        self._warnings.setLevel(logging.WARNING)
-        self._warnings.setFormatter(logging.Formatter("qdrl: %(message)s"))
+        self._log = RunLog(folder / "log.txt")  # open on the rank that writes
+        self._metrics = MetricsFile(folder / "metrics.csv", LOGGER.warning)
         self._progress = Progress(parts.experiment.run, live=progress, alone=ranks.size == 1)
+        self._cleanup = ExitStack()
 
     def __enter__(self) -> "Recorder":
-        self._seconds_before = self._latest("seconds")
+        self._seconds_before = self.history.latest("seconds")
         self._started = self._last_checkpoint = time.monotonic()
         self._saved = self._parts.algorithm.generation
-        self._handlers = {
-            number: signal.signal(number, self._ask_to_stop)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        }
-        self._progress.begin(self.history)
-        self._write_if_first()
+        with ExitStack() as stack:
+            stack.enter_context(_stop_signals(self._ask_to_stop))
+            stack.callback(self._log.close)
+            stack.callback(self._progress.end)
+            self._progress.begin(self.history.columns)
+            self._write_if_first()
+            self._cleanup = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._progress.end()
-        try:
-            if kind is None:
-                self._save()
-            if self._log_file is not None and kind is None:
-                LOGGER.info("finished" if self.finished else "stopped when asked to; can be resumed")
-        finally:
-            # Last: schedulers repeat a signal, and it must not cut the save short.
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-            if self._log_file is not None:
-                for handler in (self._log_file, self._warnings):
-                    LOGGER.removeHandler(handler)
-                self._log_file.close()
+        with self._cleanup:  # last: schedulers repeat a signal, and it must not cut the save short
+            if kind is not None:
+                self._log.note(f"ended by {kind.__name__}: {error}")
+                return
+            self._save(last=True)
+            if self.failure is not None:
+                self._log.note(self.failure)
+            elif self._log.is_open:
+                LOGGER.info(f"{'finished' if self.finished else 'stopped'}: {self.ended_by}")
 
     def proceed(self, algorithm: Algorithm) -> bool:
-        budget = self._parts.experiment.run
-        out_of_time = budget.minutes is not None and self._seconds() >= 60 * budget.minutes
-        # Clocks differ between ranks: whoever says stop, all stop at the same generation.
-        ended = self._ranks.any(out_of_time)
-        self.finished = (
-            ended
-            or (budget.target_fitness is not None and self._best(np.empty(0)) >= budget.target_fitness)
-            or (budget.generations is not None and algorithm.generation >= budget.generations)
-            or (budget.evaluations is not None and self._latest("evaluations") >= budget.evaluations)
-            or (budget.env_steps is not None and self._latest("env_steps") >= budget.env_steps)
-            or (budget.frames is not None and self._latest("frames") >= budget.frames)
-        )
-        if self.finished or self._ranks.any(self._stop_asked):
+        run, ranks, self.begun = self._parts.experiment.run, self._ranks, True
+        if self.failure is not None:
+            self.ended_by = self.failure
             return False
-        due = time.monotonic() - self._last_checkpoint >= self._parts.experiment.run.checkpoint_seconds
-        if self._ranks.any(self._log_file is not None and due and algorithm.generation > self._saved):
+        # Clocks differ between ranks: one that is out of time stops all of them at the same generation.
+        spent = spent_budgets(
+            run, self.history, algorithm.generation, lambda minutes: ranks.any(self._seconds() >= 60 * minutes)
+        )
+        self.finished, self.ended_by = bool(spent), ", ".join(spent)
+        if self.finished:
+            return False
+        if run.job_minutes is not None and ranks.any(time.monotonic() - self._started >= 60 * run.job_minutes):
+            self.ended_by = f"run.job_minutes = {run.job_minutes:g}"
+            return False
+        if ranks.any(self._signal is not None):
+            self.ended_by = "a signal" if self._signal is None else signal.Signals(self._signal).name
+            return False
+        due = time.monotonic() - self._last_checkpoint >= run.checkpoint_seconds
+        if ranks.any(self._log.is_open and due and algorithm.generation > self._saved):
             self._save()
         return True
 
     def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:
         self._write_if_first()
-        row = self._measure(algorithm, evaluation) | counts
-        if "actor_evaluations" in row:  # they feed a critic and never enter the archive
-            row["evaluations"] -= row["actor_evaluations"]
-            row["actor_evaluations"] += self._latest("actor_evaluations")
-        for name, value in (dict.fromkeys(self.history, np.nan) | row).items():
-            self.history.setdefault(name, []).append(value)
-        if self._log_file is None:
+        own = self._measure(algorithm, evaluation)
+        row = own | checked_counts(counts, own, self._algorithm_name())
+        if "actor_evaluations" in {*row, *self.history.columns}:  # they feed a critic and never enter the archive
+            now = row.get("actor_evaluations", 0)
+            row["evaluations"] -= now
+            row["actor_evaluations"] = now + self.history.latest("actor_evaluations")
+        new_columns = self.history.append(row)
+        self.generations += 1
+        self.failure = self._failure_of(evaluation)
+        if not self._log.is_open:
             return
-        self._append_metrics(row)
+        self._metrics.follow(self.history, rewrite=new_columns)
         if line := self._progress.step(row):
             LOGGER.info(line)
 
     def warn(self, message: str) -> None:
         self._write_if_first()
-        if self._log_file is not None:
+        if self._log.is_open:
             LOGGER.warning(message)
 
     def stored(self) -> StoredArchive:
@@ -153,7 +177,15 @@ class Recorder:
         normalizer = parts.task.state_dict(_generations(elites, champion))
         if normalizer is not None:
             normalizer.pop("deviation")  # only resuming needs it
-        attributes, meta = origin(parts.experiment.seed, self.created_utc, ranks=self._ranks.size)
+        attributes, meta = origin(
+            parts.experiment.seed,
+            self.created_utc,
+            ranks=self._ranks.size,
+            commit=self.commit,
+            license=parts.experiment.license,
+        )
+        if self.inexact_from:
+            meta["command"]["inexact_from"] = self.inexact_from
         return StoredArchive(
             axes=spec.axes,
             kind=geometry.kind,
@@ -166,7 +198,7 @@ class Recorder:
             genomes=None if lineages else genomes,
             lineages=lineages,
             champion=champion,
-            history={name: np.array(values) for name, values in self.history.items()},
+            history=self.history.arrays(),
             attributes=attributes,
             meta={
                 **meta,
@@ -181,7 +213,7 @@ class Recorder:
         )
 
     def _measure(self, algorithm: Algorithm, evaluation: Evaluation) -> dict[str, float]:
-        """The generation's row of history. Same numbers on every rank, seconds apart."""
+        """Return the generation's row of history, identical on every rank except for `seconds`."""
         statistics = algorithm.archive.statistics()
         inside = ~evaluation.failed
         descriptor = evaluation.descriptor[inside].cpu().numpy()
@@ -190,9 +222,9 @@ class Recorder:
         outside = ((descriptor < geometry.lower) | (descriptor > geometry.upper)).any(axis=1)
         return {
             "generation": evaluation.generation,
-            "evaluations": self._latest("evaluations") + len(evaluation.rows),
-            "env_steps": self._latest("env_steps") + int(evaluation.steps.sum()),
-            **({"frames": self._latest("frames") + frames * int(evaluation.steps.sum())} if frames > 1 else {}),
+            "evaluations": self.history.latest("evaluations") + len(evaluation.rows),
+            "env_steps": self.history.latest("env_steps") + int(evaluation.steps.sum()),
+            **({"frames": self.history.latest("frames") + frames * int(evaluation.steps.sum())} if frames > 1 else {}),
             "seconds": self._seconds(),
             "elites": statistics.elites,
             "coverage": statistics.coverage,
@@ -200,58 +232,98 @@ class Recorder:
             "max_fitness": statistics.max_fitness,
             "mean_fitness": statistics.mean_fitness,
             "best_evaluated": self._best(evaluation.fitness[inside].cpu().numpy()),
-            "failed": self._latest("failed") + int(evaluation.failed.sum()),
-            "clipped": self._latest("clipped") + int(outside.sum()),
+            "failed": self.history.latest("failed") + int(evaluation.failed.sum()),
+            "clipped": self.history.latest("clipped") + int(outside.sum()),
         }
 
     def _best(self, fitness: np.ndarray) -> float:
-        """The highest fitness that any evaluation ever gave, kept or not; NaN before the first."""
-        before = self.history.get("best_evaluated", [np.nan])[-1]
-        return float(np.fmax.reduce(fitness, initial=before))
+        """Return the highest fitness that any evaluation ever gave, kept or not; NaN before the first."""
+        return float(np.fmax.reduce(fitness, initial=self.history.latest("best_evaluated", np.nan)))
 
-    def _latest(self, name: str) -> float:
-        values = self.history.get(name)
-        return values[-1] if values else 0
+    def _failure_of(self, evaluation: Evaluation) -> str | None:
+        """Return why so many failed evaluations end the run, None where they do not; the same on every rank."""
+        failed, rows = int(evaluation.failed.sum()), len(evaluation.rows)
+        limit = self._parts.experiment.run.max_failed_share
+        if rows == 0 or (failed < rows and failed <= limit * rows):
+            return None
+        what = f"all {rows} evaluations failed" if failed == rows else f"{failed} of {rows} evaluations failed"
+        limit_said = "" if failed == rows else f", more than run.max_failed_share = {limit:g}"
+        reason = getattr(self._parts.task, "first_failure", None)
+        cause = f"; the first one: {reason} (traceback in log.txt)" if reason else ""
+        return f"generation {evaluation.generation}: {what}{limit_said}{cause}"
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
 
-    def _save(self) -> None:
-        """Collective. Write checkpoint and archive."""
+    def _algorithm_name(self) -> str:
+        return str(getattr(self._parts.experiment.algorithm, "name", "?"))
+
+    def _save(self, *, last: bool = False) -> None:
+        """Collective. Write checkpoint and archive; a failure is a warning, except at the run's end.
+
+        Raises:
+            RunFailed: the last save failed.
+        """
         parts = self._parts
         getattr(parts.algorithm, "collect_state", lambda: None)()
-        self._last_checkpoint, self._saved = time.monotonic(), parts.algorithm.generation
-        if self._log_file is None:
-            return
-        stored = self.stored()
+        self._last_checkpoint = time.monotonic()
+        if self._log.is_open:
+            try:
+                self._write_files()
+            except (OSError, MemoryError) as error:
+                self._report_failed_save(error, last=last)
+                return
+            if self._failed_saves:
+                LOGGER.warning(f"checkpoint written again after {self._failed_saves} failed attempts")
+        self._saved, self._failed_saves = parts.algorithm.generation, 0
+
+    def _write_files(self) -> None:
+        parts, stored = self._parts, self.stored()
         state: dict[str, Any] = {"algorithm": parts.algorithm.state_dict()}
         if (rule := getattr(parts.archive, "rule", None)) is not None:
             state["archive"] = {"rule": rule.state_dict()}
         if (task := parts.task.state_dict(_generations(stored.elites, stored.champion))) is not None:
             state["task"] = task
+        check_storable(state["algorithm"], f"algorithm '{self._algorithm_name()}': state_dict")
         # The archive follows the checkpoint: killed between the two, it is older, never ahead of what resumes.
         write_checkpoint(self._folder / "checkpoint.h5", stored, state)
         write_archive(self._folder / "archive.h5", stored)
 
+    def _report_failed_save(self, error: OSError | MemoryError, *, last: bool) -> None:
+        """Warn at the first failure in a row; end the run with one line at the last save."""
+        generation, self._failed_saves = self._parts.algorithm.generation, self._failed_saves + 1
+        path = getattr(error, "filename", None) or self._folder
+        kept = "there is no checkpoint yet"
+        if (self._folder / "checkpoint.h5").is_file():
+            kept = f"the last good checkpoint is of generation {self._saved}"
+        reason = reason_of(error) if isinstance(error, OSError) else "out of memory"
+        line = f"cannot save generation {generation}: {path}: {reason}; {kept}"
+        if last:
+            self._log.note(line)
+            raise RunFailed(f"{line}; free space, then `qdrl resume {self._folder}` computes the rest again")
+        if self._failed_saves == 1:
+            seconds = self._parts.experiment.run.checkpoint_seconds
+            LOGGER.warning(f"{line}; trying again every {seconds:g} s" if seconds else f"{line}; trying again")
+
     def _write_if_first(self) -> None:
         """Begin to write files on the first rank: at the start, or when the rank that wrote them was lost."""
-        if not self._ranks.first or self._log_file is not None:
+        if not self._ranks.first or self._log.is_open:
             return
         late = self._take_lock()
         try:
-            self._log_file = logging.FileHandler(self._folder / "log.txt")
+            self._log.open()
         except OSError as error:
-            raise UserError(f"cannot write into run folder {self._folder}: {error.strerror}") from error
-        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        for handler in (self._log_file, self._warnings):
-            LOGGER.addHandler(handler)
-        LOGGER.setLevel(logging.INFO)
+            raise UserError(f"cannot write into run folder {self._folder}: {reason_of(error)}") from error
         self._progress.enable()
-        self._write_metrics()
+        self._metrics.follow(self.history, rewrite=True)  # a killed run may have left rows that are computed anew
         threads = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES[:3])
         line = f"ranks {self._ranks.size}, from generation {self._parts.algorithm.generation}, {threads}"
         LOGGER.info(line)
         self._progress.say(f"qdrl: {line}")
+        parts = self._parts
+        needed = estimate(parts.experiment, parts.task, rows=parts.algorithm.batch_size, ranks=self._ranks.size)
+        LOGGER.info(needed.in_a_line())
+        self._progress.say(f"qdrl: {needed.in_a_line()}")
         if late is not None:
             LOGGER.warning(late)
 
@@ -263,30 +335,27 @@ class Recorder:
             return f"{error}; the lost rank's lock may still stand: going on"
         return None
 
-    def _write_metrics(self) -> None:
-        """Bring metrics.csv to where the history is: a killed run may have left rows that are computed anew."""
-        text = io.StringIO()
-        if self.history:
-            writer = csv.writer(text)
-            writer.writerow(self.history)
-            writer.writerows(zip(*self.history.values(), strict=True))
-        write_text(self._folder / "metrics.csv", text.getvalue())
-
-    def _append_metrics(self, row: dict[str, float]) -> None:
-        path = self._folder / "metrics.csv"
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(row)
-            writer.writerow(row.values())
-
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._stop_asked and number == signal.SIGINT:
+        if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._stop_asked = True
+        self._signal = number
+
+
+@contextmanager
+def _stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let signals that ask a job to stop call a handler. Only a process's main thread may; others leave them alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _generations(elites: Mapping[str, Any], champion: Mapping[str, Any] | None) -> np.ndarray:
-    """Those whose observation statistics somebody in the file acts with."""
+    """Return the generations whose observation statistics are needed to rerun a stored genome."""
     own = [] if champion is None else champion["generation"]
     return np.unique(np.concatenate([elites["generation"], own]).astype(np.int64))

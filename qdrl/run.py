@@ -1,13 +1,13 @@
-"""A run: how it is built, starts in a folder of its own, and goes on.
+"""A run: how it is built, starts in a folder of its own, and is resumed.
 
 `runs/<experiment>/<UTC>_seed<k>/` holds config.toml, archive.h5, checkpoint.h5, metrics.csv, log.txt and figures/.
 A folder that exists is never touched by a start.
 """
 
-import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,17 +23,28 @@ from qdrl.archives.admission import Adaptation, All, Probability, Rule, Threshol
 from qdrl.archives.archive import Archive
 from qdrl.archives.base import AnyArchive, Geometry
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
-from qdrl.archives.files import write_text
+from qdrl.archives.files import keep_copy, reason_of, write_text
 from qdrl.archives.grid import Grid
-from qdrl.archives.hdf5 import read_checkpoint
 from qdrl.archives.novelty_archive import NoveltyArchive
-from qdrl.archives.stored import StoredArchive
-from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings, load_experiment
+from qdrl.archives.trees import check_storable
+from qdrl.config import (
+    CvtSettings,
+    Experiment,
+    GridSettings,
+    NoveltySettings,
+    changed,
+    load_experiment,
+    parse_experiment,
+)
 from qdrl.engine import evolve
-from qdrl.errors import RankLost, UserError
-from qdrl.physics.devices import device_of, free_memory
-from qdrl.ranks import Ranks
+from qdrl.errors import RankLost, RunFailed, UserError
+from qdrl.estimate import estimate, refuse_what_cannot_fit
+from qdrl.origin import git_commit
+from qdrl.physics.devices import check_archive, device_of
+from qdrl.plain import to_json
+from qdrl.ranks import Ranks, launched_size
 from qdrl.recorder import Parts, Recorder
+from qdrl.resuming import Restored, read_checkpoint_of, restore_checkpoint, restore_run, stored_settings
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
 from qdrl.tasks.base import Task
@@ -48,11 +59,15 @@ class Outcome:
 
     Attributes:
         folder: the run folder.
-        finished: whether a budget was reached; otherwise it was asked to stop and can be resumed.
+        finished: whether a budget of the whole run is spent; otherwise it was stopped and can be resumed.
+        ended_by: the budgets that are spent, as `run.key = value`; or the signal or job limit that stopped it.
+        generations: how many were run; 0 where a resumed run had no budget left.
     """
 
     folder: Path
     finished: bool
+    ended_by: str = ""
+    generations: int = 0
 
     @property
     def archive(self) -> Path:
@@ -76,6 +91,8 @@ def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
     settings = experiment.algorithm
     kind = algorithm_class(str(getattr(settings, "name", "")))
+    needs = estimate(experiment, task, rows=_most_rows(settings), ranks=launched_size() or 1).needs
+    refuse_what_cannot_fit(needs)
     device = _HOST if on_host or is_of_lineages(kind) else _device(experiment)
     archive = _archive(experiment, task, device, lineages=is_of_lineages(kind))
     return Parts(experiment, task, archive, kind(task, archive, Streams(experiment.seed), settings))
@@ -91,19 +108,28 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
         progress: a live bar; decided by the terminal when left out.
 
     Raises:
-        UserError: the folder exists already, or the parts of the experiment do not fit.
+        UserError: the folder exists already, or the parts of the experiment do not fit or cannot be saved. Nothing is
+            left of a run that could not begin.
+        RunFailed: too many evaluations failed, or the last files cannot be written.
     """
     parts = build(experiment)
     _prepare(parts.task)
+    _refuse_unstorable(parts)
     made = _make_folder(folder, experiment) if ranks.first else None
     made = ranks.from_first(made)
     if isinstance(made, str):
         raise UserError(made)
-    return _run(parts, ranks, made, Recorder(parts, ranks, made, progress=progress))
+    recorder = Recorder(parts, ranks, made, progress=progress)
+    try:
+        return _run(parts, ranks, made, recorder)
+    except UserError:
+        if ranks.first and not recorder.begun:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def load(folder: str | Path) -> Parts:
-    """A run as its last checkpoint left it: `parts.algorithm.ask()` proposes what would come next. Writes nothing.
+    """Return a run as its last checkpoint left it: `parts.algorithm.ask()` proposes what comes next. Writes nothing.
 
     A run on a GPU is opened anywhere; evaluating with its task needs its device.
 
@@ -111,82 +137,103 @@ def load(folder: str | Path) -> Parts:
         UserError: the folder is no run, has no checkpoint, or the checkpoint is damaged.
     """
     folder = Path(folder)
-    parts = _rebuilt(folder, on_host=True)
-    _restore(parts, folder / "checkpoint.h5")
+    parts = build(_experiment_of(folder), on_host=True)
+    restore_checkpoint(parts, *read_checkpoint_of(folder))
     return parts
 
 
-def resume(folder: Path, ranks: Ranks, *, overrides: Sequence[str] = (), progress: bool | None = None) -> Outcome:
-    """Collective. Go on with a run from its last checkpoint, on any number of ranks.
+def resume(
+    folder: Path,
+    ranks: Ranks,
+    *,
+    overrides: Sequence[str] = (),
+    unset: Sequence[str] = (),
+    from_archive: bool = False,
+    progress: bool | None = None,
+) -> Outcome:
+    """Collective. Continue a run from its last checkpoint, on any number of ranks.
 
-    The final archive is the uninterrupted run's, bit for bit. Without a checkpoint the run starts over.
+    The final archive is the uninterrupted run's, bit for bit. A run that ended before its first save starts again.
 
     Args:
         folder: the run folder.
         ranks: who runs it.
         overrides: `run.key=value` or `compute.key=value`, for example a larger budget.
+        unset: `run.key` or `compute.key` each, for example a budget to remove.
+        from_archive: for a run without a readable checkpoint: continue from the elites of its archive, which is not
+            exact. Copies of the archive and of metrics.csv are kept beside them.
         progress: a live bar; decided by the terminal when left out.
 
     Raises:
-        UserError: the folder is no run, its checkpoint is damaged, or an override would change results.
+        UserError: the folder is no run, its checkpoint is missing or damaged, or an override would change results.
+        RunFailed: too many evaluations failed, or the last files cannot be written.
     """
-    for override in overrides:
-        if override.partition(".")[0].strip() not in ("run", "compute"):
-            raise UserError(f"--set {override}: only run.* and compute.* may change when resuming")
-    parts = _rebuilt(folder, overrides)
+    for option, changes in (("--set", overrides), ("--unset", unset)):
+        for change in changes:
+            if change.partition(".")[0].strip() not in ("run", "compute"):
+                raise UserError(f"{option} {change}: only run.* and compute.* may change when resuming")
+    parts = build(_experiment_of(folder, overrides, unset))
     _prepare(parts.task)
+    restored = restore_run(parts, folder, from_archive=from_archive)
     recorder = Recorder(parts, ranks, folder, progress=progress)
-    if (folder / "checkpoint.h5").exists():
-        stored = _restore(parts, folder / "checkpoint.h5")
-        recorder.history = {name: values.tolist() for name, values in stored.history.items()}
-        recorder.created_utc = stored.attributes["created_utc"]
-    return _run(parts, ranks, folder, recorder, rewrites_config=bool(overrides))
+    recorder.history, recorder.inexact_from = restored.history, list(restored.inexact_from)
+    recorder.created_utc = restored.created_utc or recorder.created_utc
+    rewrites_config = bool(overrides or unset) or not (folder / "config.toml").is_file()
+    return _run(parts, ranks, folder, recorder, restored=restored, rewrites_config=rewrites_config)
 
 
-def _rebuilt(folder: Path, overrides: Sequence[str] = (), *, on_host: bool = False) -> Parts:
-    """The parts of a run folder's experiment, as they were before its first generation."""
-    if not (folder / "config.toml").is_file():
-        raise UserError(f"{folder} is not a run folder: it has no config.toml")
-    return build(load_experiment(folder / "config.toml", overrides), on_host=on_host)
+def _experiment_of(folder: Path, overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> Experiment:
+    """Return a run folder's experiment, from config.toml or, where that was lost, from the run's own files."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run folder")
+    if (folder / "config.toml").is_file():
+        return load_experiment(folder / "config.toml", overrides, unset=unset)
+    return parse_experiment(changed(stored_settings(folder), overrides, unset))
 
 
-def _restore(parts: Parts, checkpoint: Path) -> StoredArchive:
-    """Put back a checkpoint."""
-    stored, state = read_checkpoint(checkpoint)
-    _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment)
+def _run(
+    parts: Parts,
+    ranks: Ranks,
+    folder: Path,
+    recorder: Recorder,
+    *,
+    restored: Restored | None = None,
+    rewrites_config: bool = False,
+) -> Outcome:
+    with _only_writer(recorder, ranks):
+        if ranks.first:
+            _prepare_folder(parts.experiment, folder, restored, rewrites_config=rewrites_config)
+        with recorder:
+            if restored is not None and restored.warning is not None:
+                recorder.warn(restored.warning)
+            _share_memory(parts, ranks)
+            evolve(parts.algorithm, parts.task, recorder, ranks)
+    if recorder.failure is not None:
+        raise RunFailed(f"{recorder.failure}; once that is fixed, `qdrl resume {folder}` continues")
+    return Outcome(folder, recorder.finished, recorder.ended_by, recorder.generations)
+
+
+def _prepare_folder(experiment: Experiment, folder: Path, restored: Restored | None, *, rewrites_config: bool) -> None:
+    """Keep copies of files that would be lost and store changed settings, before a resumed run writes anything else."""
     try:
-        _load(parts, stored, state)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        # Whatever an algorithm meets in a state that no run wrote; a state that a run wrote loads.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-        raise UserError(f"{checkpoint}: its state does not fit this experiment: {reason}") from error
-    return stored
+        if restored is not None:
+            for path in restored.replaced:
+                keep_copy(path, restored.suffix)
+        if rewrites_config:
+            write_text(folder / "config.toml", tomli_w.dumps(experiment.resolved()))
+    except OSError as error:
+        raise UserError(f"cannot write into run folder {folder}: {reason_of(error)}") from error
 
 
-def _load(parts: Parts, stored: StoredArchive, state: dict[str, Any]) -> None:
-    """Give archive, algorithm and task what a checkpoint holds of them.
-
-    Raises:
-        ValueError: they do not agree with each other.
-    """
-    nodes = state["algorithm"]["nodes"] if is_of_lineages(parts.algorithm) else None
-    genomes = stored.all_genomes() if nodes is None else nodes
-    parts.archive.load_state_dict({**stored.elites, "genome": genomes, **state.get("archive", {})})
-    parts.algorithm.load_state_dict(state["algorithm"])
-    if "task" in state:
-        parts.task.load_state_dict(state["task"])
-    done = len(next(iter(stored.history.values()), ()))
-    if parts.algorithm.generation != done:
-        raise ValueError(f"the algorithm is in generation {parts.algorithm.generation}, the history has {done}")
-
-
-def _run(parts: Parts, ranks: Ranks, folder: Path, recorder: Recorder, *, rewrites_config: bool = False) -> Outcome:
-    with _only_writer(recorder, ranks), recorder:
-        if ranks.first and rewrites_config:
-            write_text(folder / "config.toml", tomli_w.dumps(parts.experiment.resolved()))
-        _share_memory(parts, ranks)
-        evolve(parts.algorithm, parts.task, recorder, ranks)
-    return Outcome(folder, recorder.finished)
+def _refuse_unstorable(parts: Parts) -> None:
+    """Refuse an experiment whose files could not be written, before anything is."""
+    name = getattr(parts.experiment.algorithm, "name", "?")
+    check_storable(parts.algorithm.state_dict(), f"algorithm '{name}': state_dict")
+    for what, value in (("spec", parts.task.spec.describe()), ("policy", parts.task.describe_policy())):
+        try:
+            to_json(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"task '{parts.task.spec.name}': its {what} cannot be stored as JSON: {error}") from error
 
 
 def _prepare(task: Task) -> None:
@@ -208,13 +255,15 @@ def _share_memory(parts: Parts, ranks: Ranks) -> None:
 @contextmanager
 def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
     """Collective. Hold the run folder against a second job; a rank that writes in place of a lost one takes it over."""
-    busy = None
+    busy, commit = None, ""
     if ranks.first:
+        commit = git_commit()
         try:
             recorder.lock.take()
         except UserError as error:
             busy = str(error)
-    if (busy := ranks.from_first(busy)) is not None:
+    busy, recorder.commit = ranks.from_first((busy, commit))
+    if busy is not None:
         raise UserError(busy)
     try:
         yield
@@ -222,22 +271,10 @@ def _only_writer(recorder: Recorder, ranks: Ranks) -> Iterator[None]:
         recorder.lock.release()
 
 
-def _refuse_another_experiment(before: dict[str, Any], experiment: Experiment) -> None:
-    """Refuse to go on with other settings than the checkpoint was made with; budgets and speed may change."""
-    now = json.loads(json.dumps(experiment.resolved()))
-    device = before.get("compute", {}).get("device", "cpu")
-    if device != experiment.compute.device:
-        raise UserError(
-            f"compute.device: the checkpoint was made on '{device}', whose results differ from those of"
-            f" '{experiment.compute.device}'; start a new run instead"
-        )
-    for table in sorted({*before, *now} - {"run", "compute"}):
-        old, new = before.get(table), now.get(table)
-        if old != new:
-            raise UserError(
-                f"config.toml differs from the checkpoint in '{table}': {new!r}, it was {old!r};"
-                " resuming would mix two experiments, start a new run instead"
-            )
+def _most_rows(settings: Any) -> int:
+    """Rows of a generation as settings state them; an algorithm of a user's may state none."""
+    rows = [getattr(settings, name, 0) for name in ("batch_size", "probe_rows", "mean_rows")]
+    return max(1, sum(number for number in rows if isinstance(number, int)))
 
 
 def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineages: bool) -> AnyArchive:
@@ -245,12 +282,12 @@ def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineag
     settings, spec = experiment.archive, task.spec
     parameters, dtype = (1, torch.int64) if lineages else (task.parameters, torch.float32)
     if isinstance(settings, NoveltySettings):
-        _refuse_too_large(settings.capacity or 0, parameters, "archive.capacity")
         rule = _rule(settings, Streams(experiment.seed))
         options: dict[str, Any] = {"k": settings.k, "rule": rule, "capacity": settings.capacity, "dtype": dtype}
         return NoveltyArchive(spec.lower, spec.upper, parameters, qd_offset=spec.qd_offset, **options)
     geometry = _geometry(settings, task)
-    _refuse_too_large(geometry.cells, parameters, "archive.cells", device)
+    if device.type == "cuda":
+        check_archive(geometry.cells, parameters, device)
     return Archive(geometry, parameters, qd_offset=spec.qd_offset, dtype=dtype, device=device)
 
 
@@ -272,19 +309,6 @@ def _rule(settings: NoveltySettings, streams: Streams) -> Rule:
     return Threshold(settings.threshold, neighbours=settings.threshold_k, adaptation=adaptation)
 
 
-def _refuse_too_large(cells: int, parameters: int, setting: str, device: torch.device = _HOST) -> None:
-    """Refuse an archive that cannot fit this machine's memory, or the GPU's, once its cells are full."""
-    needed, there = 4 * cells * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if device.type == "cuda":
-        there = free_memory(device)
-    if needed > there:
-        raise UserError(
-            f"{setting} and policy.hidden_sizes: {cells} cells of {parameters} parameters need"
-            f" {needed / 2**30:.1f} GiB a rank, {'this machine' if device == _HOST else device} has"
-            f" {there / 2**30:.1f} GiB"
-        )
-
-
 def _geometry(settings: GridSettings | CvtSettings, task: Task) -> Geometry:
     lower, upper = task.spec.lower, task.spec.upper
     if isinstance(settings, GridSettings):
@@ -301,18 +325,33 @@ def _centroids(settings: CvtSettings, lower: list[float], upper: list[float]) ->
 
 
 def _make_folder(folder: Path | None, experiment: Experiment) -> Path | str:
-    """Make a run folder with its config; gives it, or says why it cannot be made."""
+    """Make a run folder with its config; returns its path, or why it cannot be made."""
     candidates = [folder] if folder else _new_names(experiment)
-    try:
-        for candidate in candidates:
-            with suppress(FileExistsError):
-                candidate.mkdir(parents=True)
-                (candidate / "figures").mkdir()
-                write_text(candidate / "config.toml", tomli_w.dumps(experiment.resolved()))
+    for candidate in candidates:
+        try:
+            if _place(candidate, experiment):
                 return candidate
-    except OSError as error:
-        return f"cannot make a run folder: {error.strerror}: {error.filename}"
+        except OSError as error:
+            return f"cannot make a run folder: {reason_of(error)}: {candidate}"
     return f"{candidates[0]} exists; a run never writes into a folder that exists"
+
+
+def _place(folder: Path, experiment: Experiment) -> bool:
+    """Make a run folder at once, config included; returns whether it is this run's and not one that exists."""
+    if folder.exists():
+        return False
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        (temporary / "figures").mkdir(parents=True)
+        write_text(temporary / "config.toml", tomli_w.dumps(experiment.resolved()))
+        temporary.rename(folder)
+    except OSError:
+        if folder.exists():  # another run was quicker
+            return False
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
 
 
 def _new_names(experiment: Experiment) -> list[Path]:

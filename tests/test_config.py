@@ -1,6 +1,10 @@
 """Experiment files: what they may say, and the one line for what they may not."""
 
+import sys
+import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +70,27 @@ def test_what_is_resolved_parses_to_the_same_experiment(archive: dict) -> None:
         (_with(seed=-1), ["seed", "got -1"]),
         (_with(run=3), ["'run' must be a table"]),
         (_with(algorithm={"name": "no.such.module:Thing"}), ["cannot import module 'no.such.module'"]),
+        (_with(batch_size=64), ["unknown key 'batch_size'", "did you mean 'algorithm.batch_size'"]),
+        (_with(algorithm={"generations": 5}), ["did you mean 'run.generations'"]),
+        (_with(hidden_size=[8]), ["did you mean 'policy.hidden_sizes'"]),
+        (_with(algorithm={"name": "MAP-Elites"}), ["did you mean 'map_elites'"]),
+        (_with(algorithm={"name": "pga"}), ["did you mean 'pga_map_elites'"]),
+        (_with(algorithm={"variation": {"iso_sgma": 1.0}}), ["'algorithm.variation.iso_sgma'", "mean 'iso_sigma'"]),
+        (_with(algorithm={"variation": {"name": "iso-lin"}}), ["algorithm.variation.name", "did you mean 'iso_line'"]),
+        (_with(algorithm={"variation": "iso_line"}), ["algorithm.variation: expected a table, got 'iso_line'"]),
+        (_with(algorithm="deep_ga"), ["set algorithm.name=deep_ga"]),
+        (_with(archive="grid"), ["set archive.kind=grid"]),
+        (_with(archive={"kind": "cvt", "shape": [3]}), ["'archive.shape' in kind 'cvt'", "archive.kind = 'grid'"]),
+        (_with(archive={"cells": 9, "shape": [3]}), ["'archive.shape' in kind 'cvt'", "archive.kind = 'grid'"]),
+        (_with(archive={"kind": "CVT"}), ["did you mean 'cvt'"]),
+        (_with(policy={"hidden_sizes": 64}), ["policy.hidden_sizes: expected a list such as [10, 10], got 64"]),
+        (_with(algorithm={"batch_size": 64.5}), ["algorithm.batch_size", "integer", "got 64.5"]),
+        (_with(algorithm={"batch_size": True}), ["algorithm.batch_size", "integer", "got True"]),
+        (_with(run={"folder": datetime(2026, 1, 1, tzinfo=UTC)}), ["run.folder: dates and times"]),
+        (_with(name="my run"), ["only letters, digits", "title"]),
+        (_with(license=""), ["license"]),
+        (_with(task={"name": "Pendulum-v1"}), ["did you mean 'gym:Pendulum-v1'"]),
+        (_with(task={"name": "hopper"}), ["did you mean 'hopper_uni'"]),
         (_with(algorithm={"name": "qdrl.streams:Streams"}), ["needs a pydantic model as its attribute Settings"]),
     ],
 )
@@ -110,6 +135,84 @@ def test_a_file_that_is_missing_or_no_toml_is_refused_in_one_line(tmp_path: Path
     (tmp_path / "bad.toml").write_text("[task\nname=1")
     with pytest.raises(UserError, match="is not TOML"):
         load_experiment(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("run.env_steps=1e6", {"env_steps": 1_000_000}),
+        ("algorithm.batch_size=64.0", {"batch_size": 64}),
+        ("seed=1e3", {"seed": 1000}),
+        ("archive.shape=[1e1, 4.0]", {"kind": "grid", "shape": (10, 4)}),
+        ("algorithm.variation.iso_sigma=0.01", {"name": "iso_line", "iso_sigma": 0.01, "line_sigma": 0.05}),
+        ("algorithm.variation.sigma=0.01", {"name": "gaussian", "sigma": 0.01}),
+        ("archive.capacity=9", {"kind": "novelty", "capacity": 9}),
+    ],
+)
+def test_what_a_person_would_call_right_is_read_as_it_was_meant(override: str, expected: dict) -> None:
+    table = override.partition("=")[0].rpartition(".")[0]
+    data = tomllib.loads(f'name = "x"\ntask.name = "arm"\nrun.generations = 1\n{override}')
+    place: Any = parse_experiment(data)
+    for part in filter(None, table.split(".")):
+        place = getattr(place, part)
+    found = {name: getattr(place, name) for name in expected}
+    assert found == expected
+    assert {type(value) for value in found.values()} == {type(value) for value in expected.values()}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "title"),
+    [
+        ("my experiments/config.toml", "my_experiments", "my experiments"),
+        ("día 1.toml", "dia_1", "día 1"),
+        ("Größe.toml", "Groe", "Größe"),
+        ("実験.toml", "experiment", "実験"),
+        (".hidden.toml", "hidden", ".hidden"),
+        ("plain-1.toml", "plain-1", None),
+    ],
+)
+def test_any_file_name_gives_a_run_name_and_stays_as_the_title(
+    tmp_path: Path, file: str, name: str, title: str | None
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text('[task]\nname = "arm"\n[run]\ngenerations = 5\n')
+    experiment = load_experiment(tmp_path / file)
+    assert (experiment.name, experiment.title) == (name, title)
+    assert parse_experiment(experiment.resolved()) == experiment
+
+
+def test_what_is_no_experiment_file_is_named_with_the_verb_for_it(tmp_path: Path) -> None:
+    (tmp_path / "archive.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "quick.toml").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.toml").write_text("")
+    for path, words in {
+        "archive.h5": r"qdrl archive info .*archive\.h5",
+        "run": r"is a run folder; to continue it: qdrl resume",
+        "one": r"is a folder; give the experiment file, .*one/config\.toml",
+        "quik.toml": r"did you mean '.*quick\.toml'",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            load_experiment(tmp_path / path)
+
+
+def test_modules_beside_the_experiment_file_are_found_after_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    module = "from qdrl.algorithms.map_elites import MapElites as Mine\n"
+    for name in ("beside_the_experiment", "statistics"):
+        (tmp_path / f"{name}.py").write_text(module)
+    (tmp_path / "a.toml").write_text(
+        '[task]\nname = "arm"\n[algorithm]\nname = "beside_the_experiment:Mine"\n[run]\ngenerations = 5\n'
+    )
+    assert load_experiment(tmp_path / "a.toml").algorithm.model_dump()["name"] == "beside_the_experiment:Mine"
+    with pytest.raises(UserError, match=r"'statistics' is Python's own module, which hides .*statistics\.py; rename"):
+        load_experiment(tmp_path / "a.toml", ["algorithm.name=statistics:Mine"])
+    with pytest.raises(UserError, match=r"cannot import module 'nowhere' .*the experiment file's folder"):
+        load_experiment(tmp_path / "a.toml", ["algorithm.name=nowhere:Mine"])
 
 
 SHIPPED = sorted(Path(__file__).parents[1].glob("experiments/*/*.toml"))

@@ -1,5 +1,6 @@
 """What README and docs show is run, word for word."""
 
+import os
 import re
 import subprocess
 import sys
@@ -71,7 +72,26 @@ def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("document", ["README.md", "archives/README.md", "CONTRIBUTING.md", "docs/novelty.md"])
+def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(tmp_path: Path) -> None:
+    (script,) = _blocks("docs/runs.md", "bash")
+    count = 'mkdir -p runs/gaits/study; printf "%s\\n" "$*" >> calls'
+    mpirun = f'#!/bin/bash\n{count}\n[ "$(wc -l < calls)" -gt 1 ] || exit 75\n'
+    for name, text in (("mpirun", mpirun), ("scontrol", '#!/bin/bash\necho "$@" >> calls; exec bash script\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "script").write_text(script)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    subprocess.run(["bash", "script"], cwd=tmp_path, env=environment, check=False)
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "-n 64 qdrl evolve study.toml --output runs/gaits/study --set run.job_minutes=230",
+        "requeue 7",
+        "-n 64 qdrl resume runs/gaits/study",
+    ]
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "archives/README.md", "CONTRIBUTING.md", "docs/novelty.md", "docs/runs.md"]
+)
 def test_every_link_into_the_repository_leads_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

@@ -9,7 +9,14 @@ ROBOTS = ["walker2d_uni", "ant_uni", "arm"]
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"), [("walker_uni", "walker2d_uni"), ("ant-uni", "ant_uni"), ("arms", "arm")]
+    ("written", "meant"),
+    [
+        ("walker_uni", "walker2d_uni"),
+        ("ant-uni", "ant_uni"),
+        ("arms", "arm"),
+        ("Walker2d", "walker2d_uni"),
+        ("ANT UNI", "ant_uni"),
+    ],
 )
 def test_the_nearest_known_name_is_suggested(written: str, meant: str):
     assert suggest(written, ROBOTS) == f"; did you mean '{meant}'?"
@@ -18,6 +25,11 @@ def test_the_nearest_known_name_is_suggested(written: str, meant: str):
 def test_with_nothing_near_all_known_names_are_listed_in_order():
     assert suggest("zebra", ROBOTS) == "; known: ant_uni, arm, walker2d_uni"
     assert suggest("zebra", iter(ROBOTS)) == "; known: ant_uni, arm, walker2d_uni"
+
+
+def test_of_many_known_names_only_some_are_listed():
+    known = [f"name{number:03}" for number in range(100)]
+    assert suggest("zebra", known).endswith("name029 and 70 more")
 
 
 @pytest.mark.parametrize("name", ["module:attribute", "package.sub.module:Name", "_a:_b"])

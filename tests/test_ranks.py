@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from qdrl.ranks import THREAD_VARIABLES, OneProcess, connect, launched_rank, launched_size, limit_threads
+from qdrl.errors import UserError
+from qdrl.ranks import (
+    THREAD_VARIABLES,
+    OneProcess,
+    abort,
+    connect,
+    launched_rank,
+    launched_size,
+    limit_threads,
+    local_size,
+)
 from tests.mpi import mpirun
 from tests.ranks_programs import COUNTS, PARAMETERS, asked_rows, evaluation_of
 
@@ -21,7 +31,7 @@ LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM
 
 @pytest.fixture
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in LAUNCHER_VARIABLES:
+    for name in (*LAUNCHER_VARIABLES, "QDRL_LAUNCHER", *SRUN):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -35,6 +45,7 @@ def test_without_a_launcher_one_process_does_all_rows_and_shares_with_itself(no_
     assert ranks.any(True)
     assert not ranks.any(False)
     assert ranks.from_first("x") == "x"
+    assert ranks.gather("x") == ["x"]
 
 
 @pytest.mark.parametrize("name", LAUNCHER_VARIABLES)
@@ -62,6 +73,65 @@ def test_the_launcher_tells_how_many_ranks_there_are(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert launched_size() == expected
+
+
+@pytest.mark.parametrize(("node", "expected"), [("0", 4), ("1", 4), ("2", 3), ("3", 1)])
+def test_slurm_tells_how_many_ranks_a_node_has(
+    node: str, expected: int, no_launcher: None, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"SLURM_PROCID": "7", "SLURM_NODEID": node, "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}.items():
+        monkeypatch.setenv(name, value)
+    assert local_size() == 1  # no launcher: a process of its own
+    monkeypatch.setenv("PMIX_RANK", "7")
+    assert local_size() == expected
+
+
+SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+
+
+def test_tasks_that_srun_started_without_pmi_are_refused(no_launcher: None, monkeypatch: pytest.MonkeyPatch):
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"srun started 2 tasks .*`srun --mpi=pmix`.* mpirun.* QDRL_LAUNCHER=none"):
+        connect()
+    monkeypatch.setenv("QDRL_LAUNCHER", "none")  # separate runs, on purpose
+    assert isinstance(connect(), OneProcess)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        SRUN | {"SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"},  # a batch script: its job has more tasks
+        {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "8"},
+        {"PMI_RANK": "", "PMIX_RANK": "none"},
+    ],
+)
+def test_one_task_and_a_batch_script_run_alone(
+    environment: dict[str, str], no_launcher: None, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert isinstance(connect(), OneProcess)
+
+
+def test_without_mpi4py_one_rank_runs_alone_and_several_are_refused(
+    no_launcher: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.delitem(sys.modules, "qdrl.mpi", raising=False)
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "1")
+    assert isinstance(connect(), OneProcess)
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setenv("PMI_SIZE", "4")
+    with pytest.raises(UserError, match=r"4 ranks were launched but MPI cannot be used .*pip install 'qdrl\[mpi\]'"):
+        connect()
+    with pytest.raises(SystemExit):  # there is nothing to abort: the launcher sees the exit code
+        abort(RuntimeError("first"), 0)
+    assert "RuntimeError: first" in capsys.readouterr().err
 
 
 @pytest.mark.mpi

@@ -271,8 +271,9 @@ def test_sigusr1_to_mpirun_ends_all_ranks_with_a_checkpoint(hopper: tuple[Path, 
         _wait_for(folder / "metrics.csv", job)
         job.send_signal(signal.SIGUSR1)
         printed, errors = job.communicate(timeout=60)
-    assert job.returncode == 0, errors
+    assert job.returncode == 75, errors
     assert f"qdrl resume {folder}" in printed
+    assert "SIGUSR1" in printed
     done = open_archive(folder / "archive.h5").history["generation"]
     assert done.tolist() == list(range(len(done)))
     assert validate(folder / "checkpoint.h5") == []
@@ -304,8 +305,9 @@ def test_a_job_asked_to_stop_keeps_a_checkpoint_and_says_how_to_go_on(hopper: tu
         _wait_for(folder / "metrics.csv", job)
         job.send_signal(signal.SIGTERM)
         printed, errors = job.communicate(timeout=30)
-    assert job.returncode == 0, errors
+    assert job.returncode == 75, errors
     assert f"qdrl resume {folder}" in printed
+    assert "ended by     SIGTERM" in printed
     assert validate(folder / "checkpoint.h5") == []
 
 

@@ -434,7 +434,7 @@ def side_by_side(loops: Sequence[Loop], launcher: Sequence[str]) -> float:
             env=os.environ | root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         for loop in loops
     ]

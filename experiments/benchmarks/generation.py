@@ -50,7 +50,7 @@ def generation_seconds(ranks: int, learners: int, generations: int, settings: Se
         changes = [f"run.generations={generations}", f"algorithm.learners={learners}", *settings]
         command += [word for change in changes for word in ("--set", change)]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | root)
-        with (run / "metrics.csv").open() as file:
+        with (run / "metrics.csv").open(encoding="utf-8") as file:
             seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
     return (seconds[-1] - seconds[0]) / (len(seconds) - 1)
 

@@ -65,7 +65,7 @@ class Study:
 
     def experiment(self, algorithm: str) -> dict[str, Any]:
         """The experiment of an algorithm, as a file may say it."""
-        file = tomllib.loads((HERE / self.base.format(algorithm)).read_text())
+        file = tomllib.loads((HERE / self.base.format(algorithm)).read_text(encoding="utf-8"))
         if table := self.algorithms[algorithm]:
             file["algorithm"] = {"name": algorithm, **table}
         return file | self.changes | {"name": "gradient_study"}
@@ -136,13 +136,13 @@ def run(study: str, algorithm: str, seed: int, runs: Path) -> None:
     folder = folder_of(study, algorithm, seed, runs)
     command = [sys.executable, "-m", "qdrl"]
     if folder.exists():
-        if (folder / "log.txt").read_text().rstrip().endswith("finished"):
+        if (folder / "log.txt").read_text(encoding="utf-8").rstrip().endswith("finished"):
             return
         command += ["resume", str(folder)]
     else:
         folder.parent.mkdir(parents=True, exist_ok=True)
         config = folder.with_suffix(".toml")
-        config.write_text(tomli_w.dumps(STUDIES[study].experiment(algorithm)))
+        config.write_text(tomli_w.dumps(STUDIES[study].experiment(algorithm)), encoding="utf-8")
         command += ["evolve", str(config), "--seed", str(seed), "--output", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
@@ -192,7 +192,7 @@ def report(study: str, seeds: int, runs: Path) -> None:
                 values[name].setdefault(metric, []).append(value)
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    (results / f"{study}.md").write_text(table(study, seeds, values))
+    (results / f"{study}.md").write_text(table(study, seeds, values), encoding="utf-8")
     curves(archives).savefig(results / f"{study}_curves.png", dpi=110)
     gallery(archives, values).savefig(results / f"{study}_archives.png", dpi=110)
 

@@ -39,7 +39,7 @@ def run(name: str, seed: int, runs: Path) -> None:
     folder = runs / name / f"seed{seed}"
     command = [sys.executable, "-m", "qdrl"]
     if folder.exists():
-        if (folder / "log.txt").read_text().rstrip().endswith("finished"):
+        if (folder / "log.txt").read_text(encoding="utf-8").rstrip().endswith("finished"):
             return
         command += ["resume", str(folder)]
     else:
@@ -64,7 +64,7 @@ def report(seeds: int, runs: Path) -> None:
         evaluations = f"{np.median(spent):,.0f} [{min(spent):,.0f}, {max(spent):,.0f}]"
         distances = f"{np.median(nearest):.2f} [{min(nearest):.2f}, {max(nearest):.2f}]"
         lines.append(f"| {words} | {solved} of {seeds} | {evaluations} | {distances} |")
-    (results / "hard_maze.md").write_text("\n".join(lines) + "\n")
+    (results / "hard_maze.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     ends_figure(runs).savefig(results / "hard_maze_ends.png", dpi=110)
 
 

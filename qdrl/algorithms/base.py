@@ -27,6 +27,7 @@ class Algorithm(Protocol):
     An algorithm that trains an actor offers it as `actor`, which then travels in the file, as does a `champion`; see
     `StoredArchive`.
     One with large tables that never change has `share_memory(ranks)`, which all ranks call before the first `ask`.
+    One that can continue from elites without the rest of its state has `continue_from_elites(generation)`.
     One whose state lies on several ranks has `collect_state()`, which all ranks call before the first's `state_dict`.
     """
 
@@ -71,6 +72,33 @@ def is_of_lineages(algorithm: Any) -> bool:
 def lineages_of(algorithm: Any, genomes: Any) -> Any:
     """`StoredLineages` of an archive's genomes, None where they are weights."""
     return algorithm.lineages(genomes) if is_of_lineages(algorithm) else None
+
+
+def continue_from_elites(algorithm: Any, generation: int, name: str) -> None:
+    """Let an algorithm without a checkpoint propose the given generation from an archive's elites.
+
+    One with more state than its generation may offer `continue_from_elites(generation)`, which sets the rest as it is
+    at the beginning of a run.
+
+    Args:
+        algorithm: as it is before its first generation; its archive is filled by the caller.
+        generation: the next one.
+        name: the algorithm's name, for messages.
+
+    Raises:
+        UserError: the algorithm's state is more than elites and a generation.
+    """
+    state = algorithm.state_dict()
+    if hasattr(algorithm, "continue_from_elites"):
+        algorithm.continue_from_elites(generation)
+    elif set(state) == {"generation"}:
+        algorithm.load_state_dict({"generation": generation})
+    else:
+        lacking = ", ".join(sorted(set(state) - {"generation"}))
+        raise UserError(
+            f"algorithm '{name}' cannot continue from an archive: its {lacking} are in checkpoint.h5 only; start a new"
+            " run instead"
+        )
 
 
 def champion_of(fitness: np.ndarray, generation: int, **genome: np.ndarray) -> dict[str, np.ndarray]:

@@ -171,6 +171,11 @@ class CriticGuided(MapElites):
                 raise ValueError(f"the learned {name} has shape {array.shape}, expected {expected[name]}")
         self._learned = learned
 
+    def continue_from_elites(self, generation: int) -> None:
+        """Propose this generation next, with critics, actor and replay as they are at the beginning of a run."""
+        super().load_state_dict({"generation": generation})
+        self.learner.begin_at(generation)
+
     @property
     def _varies(self) -> bool:
         return super()._varies and bool(self._learned)

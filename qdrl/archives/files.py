@@ -1,8 +1,11 @@
-"""Files of a run folder: written whole or not at all, opened with one-line complaints. Nothing is ever unpickled."""
+"""Files of a run folder: written whole or not at all, opened with one-line errors. Nothing is ever unpickled."""
 
+import errno
+import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,37 +43,165 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any, int], list[str]]) -> None:
     """Write an HDF5 file to a temporary name, check it, seal it, flush it to disk and rename it.
 
-    A kill at any instant leaves what stood at the path as it was.
+    A kill or a full disk at any instant leaves what stood at the path as it was. No file lock is taken: network disks
+    often lack them, and no reader sees the temporary name.
 
     Raises:
         ValueError: the first problem found in what was written.
+        OSError: the disk is full, read-only or broken.
     """
-    with replacing(path) as temporary:
-        with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file:
-            write(file)
-            file.flush()
-            if problems := find_problems(file, temporary.stat().st_size):
-                raise ValueError(f"{path} is not written: {problems[0]}")
+    with replacing(path) as temporary, _HeldErrors(temporary) as disk:
+        try:
+            with h5py.File(disk, "w", userblock_size=USER_BLOCK) as file:
+                write(file)
+                file.flush()
+                disk.check()
+                if problems := find_problems(file, temporary.stat().st_size):
+                    raise ValueError(f"{path} is not written: {problems[0]}")
+        except Exception:
+            disk.check()  # the cause of whatever HDF5 reports
+            raise
+        disk.check()
         write_seal(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in the same way."""
     with replacing(path) as temporary:
-        temporary.write_text(text, newline="")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; without an error what lies there is flushed to disk and renamed to the path."""
+    """Yield a temporary name to write to; without an error the file there is flushed to disk and renamed to the path.
+
+    Raises:
+        OSError: the disk is full, read-only or broken. The temporary file is removed.
+    """
     temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves behind, the next write clears
     try:
         yield temporary
         _sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk; the first error is the one to report
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write a file into one line that names it.
+
+    Raises:
+        UserError: the disk is full, read-only or broken, or the folder is missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {reason_of(error)}") from error
+
+
+def reason_of(error: OSError) -> str:
+    """Return why an operation on a file failed, in one line without the file's name."""
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+
+
+def keep_copy(path: Path, suffix: str) -> Path | None:
+    """Keep a file beside itself under another name, so that the next write does not lose it.
+
+    Args:
+        path: the file.
+        suffix: added to the stem; a number follows where that name is taken.
+
+    Returns:
+        the copy's path, None if there is no such file.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    if not path.is_file():
+        return None
+    copy, number = path.with_name(f"{path.stem}-{suffix}{path.suffix}"), 2
+    while copy.exists():
+        copy, number = path.with_name(f"{path.stem}-{suffix}-{number}{path.suffix}"), number + 1
+    try:
+        os.link(path, copy)  # files are replaced, never changed in place
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, copy)
+    return copy
+
+
+class _HeldErrors(io.RawIOBase):
+    """A new file for HDF5 that remembers its first failed write and drops every later one.
+
+    HDF5 cannot close a file whose buffers cannot be written: it fails again at every attempt, the last one when the
+    interpreter ends, and prints its whole stack each time. Here it always succeeds; `check` raises the error.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error.
+
+        Raises:
+            OSError: with the file's name.
+        """
+        if self._error is not None:
+            raise OSError(self._error.errno, reason_of(self._error), str(self._path)) from self._error
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int | None:
+        return self._file.readinto(buffer)
+
+    def write(self, data: Any) -> int:
+        with memoryview(data).cast("B") as rest:
+            self._attempt(lambda: self._write_all(rest))
+            return len(rest)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._attempt(lambda: self._file.truncate(size))
+        return size or 0
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._error = self._error or error
+        super().close()
+
+    def _write_all(self, rest: memoryview) -> None:
+        done = 0
+        while done < len(rest):  # a nearly full disk takes a part
+            done += self._file.write(rest[done:])
+
+    def _attempt(self, operation: Callable[[], Any]) -> None:
+        if self._error is None:
+            try:
+                operation()
+            except OSError as error:
+                self._error = error
 
 
 class StoredArray:
@@ -99,5 +230,16 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, reason_of(error), str(path)) from error
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    """Flush a renaming to disk, where the file system offers that for folders."""
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise

@@ -25,6 +25,7 @@ from qdrl.archives.seals import Identity, Seal, check_seal, identity, write_seal
 from qdrl.archives.stored import StoredArchive
 from qdrl.axes import Axis
 from qdrl.errors import UserError
+from qdrl.plain import from_json, to_json
 
 _LARGE = 2**20  # bytes from which an array of a checkpoint is left in its file
 # What says when, where and how fast a file was made, not what it holds.
@@ -207,7 +208,7 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
     file.attrs.update({"format": kind_of_file, "format_version": FORMAT_VERSION, **archive.attributes})
     meta = file.create_group("meta")
     for name in META_JSON:
-        meta[name] = json.dumps(archive.meta.get(name), allow_nan=False)
+        meta[name] = to_json(archive.meta.get(name))
     if archive.meta.get("mjcf"):
         meta["mjcf"] = archive.meta["mjcf"]
         meta["mjcf"].attrs["sha256"] = sha256(archive.meta["mjcf"].encode()).hexdigest()
@@ -292,7 +293,7 @@ def _put(group: h5py.Group, name: str, value: Any) -> None:
 
 def _read(file: Any, path: Path) -> StoredArchive:
     attributes = {name: _plain(value) for name, value in file.attrs.items() if name not in ("format", "format_version")}
-    meta: dict[str, Any] = {name: json.loads(file["meta"][name].asstr()[()]) for name in META_JSON}
+    meta: dict[str, Any] = {name: from_json(file["meta"][name].asstr()[()]) for name in META_JSON}
     if "mjcf" in file["meta"]:
         meta["mjcf"] = file["meta/mjcf"].asstr()[()]
     group = file["archive"].attrs

@@ -31,7 +31,7 @@ class StoredArchive:
         emitters: names that `elites["emitter"]` counts into.
         elites: `(n, ...)` columns by name, ordered by cell, genomes apart.
         history: `(generations,)` metrics by name.
-        attributes: created_utc, qdrl_version, git_commit, seed, license.
+        attributes: created_utc, qdrl_version, git_commit, seed, and `license` where the user stated one.
         meta: config, command, packages, task, policy as parsed JSON; `mjcf` as text where a model was used.
         normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
             `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.

@@ -32,17 +32,30 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self._verbs and not args[0].startswith("-"):
-            from qdrl.naming import suggest
+            from qdrl.errors import UserError
 
-            ctx.fail(f"no verb '{args[0]}'{suggest(args[0], self._verbs)}")
+            raise UserError(f"no verb '{args[0]}'{self._suggestion(ctx, args[0])}")
         return super().resolve_command(ctx, args)
+
+    def _suggestion(self, ctx: click.Context, name: str) -> str:
+        """The verb that an unknown one probably meant: of this group, or of a group inside or around it."""
+        from qdrl.naming import suggest
+
+        for group in self._verbs:
+            inner = self.get_command(ctx, group)
+            if isinstance(inner, LazyGroup) and name in inner.list_commands(ctx):
+                return f"; did you mean 'qdrl {group} {name}'?"
+        outer = ctx.parent.command if ctx.parent else None
+        if isinstance(outer, LazyGroup) and name in outer.list_commands(ctx):
+            return f"; did you mean 'qdrl {name}'?"
+        return suggest(name, self._verbs)
 
 
 @click.group(
     cls=LazyGroup,
     verbs={
         "evolve": ("qdrl.cli.evolve", "Start a run from an experiment file, alone or under mpirun."),
-        "resume": ("qdrl.cli.resume", "Go on with a run that was stopped or killed."),
+        "resume": ("qdrl.cli.resume", "Continue a run that was stopped or killed."),
         "tasks": ("qdrl.cli.tasks", "List the tasks, or describe one."),
         "algorithms": ("qdrl.cli.algorithms", "List the algorithms, or describe one's settings."),
         "archive": ("qdrl.cli.archive", "Look into an archive file: info, plot, show, find, validate."),

@@ -2,71 +2,115 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import click
 
 
 @click.command()
 def command() -> None:
-    """Say what this machine offers and what is amiss. Under mpirun the first rank speaks.
+    """Say what this machine offers and what is wrong with it. Under mpirun the first rank speaks.
+
+    Every line is printed, whatever is broken: a broken part is what its line says.
 
     \b
     Example:
       qdrl doctor
       mpirun -n 2 qdrl doctor
     """
-    from qdrl.ranks import connect
+    from qdrl.ranks import OneProcess, connect, launched_rank
 
-    checks: dict[str, Callable[[], str]] = {
+    first = not launched_rank()
+    # MPI comes late: no process may be started after it, and an MPI that cannot start may end this one.
+    before = {
         "python": _python,
-        "cores": lambda: f"{os.cpu_count()}, of which this process may use {len(os.sched_getaffinity(0))}",
-        "threads": _threads,
-        "MPI": _mpi,
         "torch": _torch,
         "devices": _devices,
         "MuJoCo": _mujoco,
-        "OpenGL": _opengl,
         "HDF5": _hdf5,
+        "memory": _memory,
+        "OpenGL": _opengl,
     }
-    ranks = connect()
-    if not ranks.first:
-        return
+    if first:
+        _print(before)
+    trouble, ranks = None, OneProcess()
+    try:
+        ranks = connect()
+        places = ranks.gather((os.uname().nodename, os.sched_getaffinity(0)))
+    except Exception as error:  # a broken launcher or MPI is what the line says
+        trouble, places = error, [(os.uname().nodename, os.sched_getaffinity(0))]
+    cores = set().union(*(cores for node, cores in places if node == os.uname().nodename))
+    if first:
+        _print({"MPI": lambda: _mpi(trouble), "cores": lambda: _cores(cores), "threads": lambda: _threads(cores)})
+    ranks.leave()
+
+
+def _print(checks: dict[str, Callable[[], str]]) -> None:
     for name, check in checks.items():
         try:
             finding = check()
         except Exception as error:  # a broken part is the finding
-            finding = f"BROKEN: {type(error).__name__}: {error}"
+            finding = f"BROKEN: {_in_a_line(error)}"
         click.echo(f"{name:<9}{finding}")
+
+
+def _in_a_line(error: Exception) -> str:
+    from qdrl.errors import UserError
+
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _python() -> str:
     from qdrl.origin import git_commit, packages
 
-    found = packages()
-    return f"{found['python']}, qdrl {found['qdrl']} {git_commit()[:12]}".rstrip()
+    found, (commit, plus, dirty) = packages(), git_commit().partition("+")
+    return f"{found['python']}, qdrl {found['qdrl']} {commit[:12]}{plus}{dirty}".rstrip()
 
 
-def _threads() -> str:
-    from qdrl.ranks import THREAD_VARIABLES, launched_rank
+def _memory() -> str:
+    from qdrl.machine import memory_limit
+
+    limit, whole = memory_limit(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{whole / 2**30:.1f} GiB" + (f", limited to {limit / 2**30:.1f} GiB for this process" * (limit < whole))
+
+
+def _cores(cores: set[int]) -> str:
+    from qdrl.machine import core_quota
+
+    quota = core_quota()
+    limited = f", the time of {quota:g} of them" if quota is not None and quota < len(cores) else ""
+    return f"{os.cpu_count()}, of which this job may use {len(cores)}{limited}"
+
+
+def _threads(cores: set[int]) -> str:
+    """Thread limits, and whether this node's ranks have more threads than the job has cores here."""
+    from qdrl.ranks import THREAD_VARIABLES, local_size
 
     limits = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES)
-    world = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) if launched_rank() is not None else 1
-    wanted = world * int(os.environ.get("OMP_NUM_THREADS", "1"))
-    cores = len(os.sched_getaffinity(0))
-    return limits + (f"; OVERSUBSCRIBED: {wanted} threads on {cores} cores" if wanted > cores and world > 1 else "")
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    wanted = local_size() * (int(threads) if threads.isdecimal() else 1)
+    return limits + (f"; OVERSUBSCRIBED: {wanted} threads on {len(cores)} cores" if wanted > len(cores) else "")
 
 
-def _mpi() -> str:
+def _mpi(trouble: Exception | None) -> str:
+    if trouble is not None:
+        return f"BROKEN: {_in_a_line(trouble)}"
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        return f"none ({str(error).splitlines()[0]}); one process works, `pip install qdrl[mpi]` brings Open MPI"
+        reason = _in_a_line(error).partition(": ")[2]
+        return f"none ({reason}); one process works, `pip install 'qdrl[mpi]'` brings Open MPI"
+    return _vendor(MPI)
+
+
+def _vendor(mpi: Any) -> str:
     import mpi4py
 
-    vendor = ".".join(str(part) for part in MPI.get_vendor()[1])
+    vendor = ".".join(str(part) for part in mpi.get_vendor()[1])
     return (
-        f"{MPI.get_vendor()[0]} {vendor}, MPI {MPI.Get_version()[0]}.{MPI.Get_version()[1]},"
-        f" mpi4py {mpi4py.__version__}, world of {MPI.COMM_WORLD.Get_size()}"
+        f"{mpi.get_vendor()[0]} {vendor}, MPI {mpi.Get_version()[0]}.{mpi.Get_version()[1]},"
+        f" mpi4py {mpi4py.__version__}, world of {mpi.COMM_WORLD.Get_size()}"
     )
 
 
@@ -97,7 +141,8 @@ def _warp() -> str:
 
 def _mujoco() -> str:
     import gymnasium
-    import mujoco
+
+    from qdrl.physics.library import mujoco
 
     return f"{mujoco.__version__}, models of gymnasium {gymnasium.__version__}"
 

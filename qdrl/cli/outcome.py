@@ -1,21 +1,48 @@
-"""What `evolve` and `resume` say at their end."""
+"""How `evolve` and `resume` end: what they print, and the exit code."""
+
+import os
+from contextlib import suppress
+from importlib import import_module
 
 import click
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
-from qdrl.ranks import Ranks
+from qdrl.errors import RankLost, UserError
+from qdrl.ranks import Ranks, launched_rank
 from qdrl.run import Outcome
 
+STOPPED = os.EX_TEMPFAIL  # 75: a job that may be started again
 
-def show(outcome: Outcome, ranks: Ranks) -> None:
-    """Draw the figures and print what the run made, on the first rank."""
-    if not ranks.first:
-        return
-    from qdrl.report.curves import figure_of_curves
-    from qdrl.report.figures import save_figure
-    from qdrl.report.heatmap import figure_of_heatmap
 
+def load_figures() -> None:
+    """Import what draws the figures, on the first rank of an MPI job; call it before MPI starts.
+
+    matplotlib starts a process to list fonts when its cache is missing, and after MPI_Init no process may be started.
+    """
+    if launched_rank() == 0:
+        with suppress(ImportError):
+            import_module("qdrl.report.figures")
+
+
+def end(outcome: Outcome, ranks: Ranks) -> None:
+    """Collective. Draw the figures and print what the run made, then leave with the exit code of the outcome.
+
+    Raises:
+        SystemExit: with code 75 on every rank, when the run was stopped before a budget was spent.
+    """
+    if ranks.first:
+        show(outcome)
+    code = 0 if outcome.finished else STOPPED
+    with suppress(RankLost):  # launchers end a job at the first exit code that is not 0: wait until all is written
+        ranks.any(False)
+    ranks.leave(code)
+    if code:
+        raise SystemExit(code)
+
+
+def show(outcome: Outcome) -> None:
+    """Draw the figures and print what the run made."""
     archive = open_archive(outcome.archive)
     statistics = archive.statistics()
     lines = {
@@ -28,19 +55,43 @@ def show(outcome: Outcome, ranks: Ranks) -> None:
     if failed := int(archive.history["failed"][-1]) if len(archive.history.get("failed", ())) else 0:
         lines["failed"] = f"{failed} of {int(archive.history['evaluations'][-1])} evaluations; see log.txt"
     if len(archive):
-        figures = outcome.folder / "figures"
-        figures.mkdir(exist_ok=True)
-        save_figure(figure_of_heatmap(archive), figures / "heatmap.png")
-        save_figure(figure_of_curves(archive), figures / "curves.png")
-        lines |= {"heatmap": figures / "heatmap.png", "curves": figures / "curves.png"}
+        lines |= _figures(outcome, archive)
+    lines["ended by"] = outcome.ended_by
     for name, value in lines.items():
         click.echo(f"{name:<13}{value}")
     if not outcome.finished:
-        click.echo(f"stopped before its budget; go on with: qdrl resume {outcome.folder}")
+        click.echo(f"stopped before its budget; continue with: qdrl resume {outcome.folder}")
+    elif outcome.generations == 0:
+        _explain_spent(outcome)
+
+
+def _explain_spent(outcome: Outcome) -> None:
+    """Say why a resumed run did nothing, and how to let it continue."""
+    names = [budget.partition(" ")[0] for budget in outcome.ended_by.split(", ")]
+    raised = " ".join(f"--set {name}=..." for name in names)
+    removed = " ".join(f"--unset {name}" for name in names)
+    line = f"nothing to do: {outcome.ended_by} is spent; raise it ({raised}) or remove it ({removed})"
+    click.echo(f"qdrl: {line}", err=True)
+
+
+def _figures(outcome: Outcome, archive: StoredArchive) -> dict[str, object]:
+    """Draw heatmap and curves; a figure that cannot be written is a warning, the run is complete without it."""
+    from qdrl.report.curves import figure_of_curves
+    from qdrl.report.figures import save_figure
+    from qdrl.report.heatmap import figure_of_heatmap
+
+    folder, drawn = outcome.folder / "figures", {}
+    for name, draw in (("heatmap", figure_of_heatmap), ("curves", figure_of_curves)):
+        try:
+            folder.mkdir(exist_ok=True)
+            drawn[name] = save_figure(draw(archive), folder / f"{name}.png")
+        except (UserError, OSError) as error:
+            click.echo(f"qdrl: no {name}: {error}", err=True)
+    return drawn
 
 
 def _champion(archive: StoredArchive) -> dict[str, str]:
-    """The one genome that some runs are after."""
+    """Return the champion's line, for runs that look for one best genome."""
     if archive.champion is None:
         return {}
     scores, generation = archive.champion["fitness"], int(archive.champion["generation"][0])
@@ -48,7 +99,7 @@ def _champion(archive: StoredArchive) -> dict[str, str]:
 
 
 def _filling(archive: StoredArchive) -> dict[str, str]:
-    """How full an archive is, as name and value of a line."""
+    """Return how full an archive is, as name and value of a line."""
     statistics = archive.statistics()
     if not archive.unstructured:
         return {"coverage": f"{statistics.coverage:.4f} ({statistics.elites} of {archive.cells} cells)"}

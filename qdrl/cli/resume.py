@@ -14,21 +14,31 @@ import click
     metavar="TABLE.KEY=VALUE",
     help="Override a run.* or compute.* setting.",
 )
+@click.option("--unset", multiple=True, metavar="TABLE.KEY", help="Remove a run.* or compute.* setting; repeatable.")
+@click.option(
+    "--from-archive", is_flag=True, help="Continue from archive.h5 where no checkpoint can be read; not exact."
+)
 @click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
-def command(folder: Path, overrides: tuple[str, ...], progress: bool | None) -> None:
-    """Go on with the run in FOLDER from its last checkpoint.
+def command(
+    folder: Path, overrides: tuple[str, ...], unset: tuple[str, ...], from_archive: bool, progress: bool | None
+) -> None:
+    """Continue the run in FOLDER from its last checkpoint.
 
-    On any number of ranks the final archive is the one that the uninterrupted run makes, bit for bit.
+    On any number of ranks the final archive is the one that the uninterrupted run makes, bit for bit. A run whose
+    checkpoint is lost can continue from the elites of its archive with --from-archive, which is not exact.
+
+    Exit codes: 0 when a budget of the run is spent, 75 when it was stopped before, 1 when it failed, 2 for a mistake.
 
     \b
     Example:
       mpirun -n 4 qdrl resume runs/quickstart/20261123T120000Z_seed0
-      qdrl resume runs/quickstart/20261123T120000Z_seed0 --set run.generations=400
+      qdrl resume runs/quickstart/20261123T120000Z_seed0 --set run.generations=400 --unset run.minutes
     """
-    from qdrl.cli.outcome import show
+    from qdrl.cli.outcome import end, load_figures
     from qdrl.ranks import connect
     from qdrl.run import resume
 
+    load_figures()
     ranks = connect()
-    show(resume(folder, ranks, overrides=overrides, progress=progress), ranks)
-    ranks.leave()
+    outcome = resume(folder, ranks, overrides=overrides, unset=unset, from_archive=from_archive, progress=progress)
+    end(outcome, ranks)

@@ -15,7 +15,11 @@ def command(name: str | None, as_json: bool) -> None:
     Example:
       qdrl tasks
       qdrl tasks walker2d_uni
+      qdrl tasks gym:Ant-v5
     """
+    if name is not None and name.startswith("gym:"):
+        _describe_environment(name.removeprefix("gym:"), as_json=as_json)
+        return
     from qdrl.tasks import make_task, task_names
 
     names = task_names() if name is None else (name,)
@@ -26,6 +30,22 @@ def command(name: str | None, as_json: bool) -> None:
         _list(described)
     else:
         _describe(described[0])
+
+
+def _describe_environment(environment_id: str, *, as_json: bool) -> None:
+    """Print what can be known of an environment without a descriptor."""
+    from qdrl.tasks.gym_ids import describe_environment
+
+    described = describe_environment(environment_id)
+    if as_json:
+        click.echo(json.dumps({name or "summary": text for name, text in described.items()}, indent=2))
+    else:
+        _print_lines(described)
+
+
+def _print_lines(lines: dict[str, str]) -> None:
+    for heading, text in lines.items():
+        click.echo(f"{heading:<12}{text}")
 
 
 def _list(tasks: list[dict]) -> None:
@@ -68,8 +88,7 @@ def _describe(task: dict) -> None:
         "options": json.dumps(task["options"]),
         "gymnasium": json.dumps(task["gymnasium"]) if task["gymnasium"] else "no twin",
     }
-    for heading, text in lines.items():
-        click.echo(f"{heading:<12}{text}")
+    _print_lines(lines)
 
 
 def _axis(axis: dict) -> str:

@@ -125,6 +125,10 @@ class Learner:
             replay.check_state(stored)
         self._held, self._learned_of = None, generation - 1
 
+    def begin_at(self, generation: int) -> None:
+        """Take a generation for the first one, with nothing learned before it."""
+        self._learned_of = generation - 1
+
     @property
     def _count(self) -> int:
         return self._settings.learners

@@ -2,10 +2,10 @@
 
 import logging
 
-import mujoco
 import numpy as np
 
 from qdrl.physics.cpu import keep_mujoco_from_logging
+from qdrl.physics.library import mujoco
 
 _LOGGER = logging.getLogger("qdrl")
 _SAMPLED_STEPS, _SAMPLED_STATES = 200, 8

@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-import mujoco
 import numpy as np
 import torch
-from mujoco.batch import Batch, SimulationError
 from torch import Tensor
 
 from qdrl.physics import Worlds
+from qdrl.physics.library import Batch, SimulationError, mujoco
 
 _BAD_STATE = [
     int(kind)

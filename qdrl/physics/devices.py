@@ -42,6 +42,20 @@ def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
         )
 
 
+def check_archive(cells: int, parameters: int, device: torch.device) -> None:
+    """Compare the genomes of a full archive with `free_memory` of their device.
+
+    Raises:
+        UserError: they are too many.
+    """
+    needed, free = 4 * cells * parameters, free_memory(device)
+    if needed > free:
+        raise UserError(
+            f"archive.cells and policy.hidden_sizes: {cells} cells of {parameters} parameters need"
+            f" {needed / 2**30:.1f} GiB a rank, {device} has {free / 2**30:.1f} GiB"
+        )
+
+
 def free_memory(device: torch.device) -> int:
     """This rank's share of the bytes of a device that nobody has taken, and what torch holds back for it."""
     if device.type == "cuda":

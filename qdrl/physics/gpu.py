@@ -14,13 +14,13 @@ from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
-import mujoco
 import torch
 from torch import Tensor
 
 from qdrl.errors import UserError
 from qdrl.graphs import Replayed
 from qdrl.physics.budget import ContactBudget
+from qdrl.physics.library import mujoco
 
 _HUGE = 1e10  # MuJoCo's mjMAXVAL: what makes a state bad
 

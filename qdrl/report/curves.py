@@ -44,7 +44,7 @@ def figure_of_curves(archive: StoredArchive) -> Figure:
         fitness.lines[-1].set_label(_LINES[metric])
     if len(drawn) > 1:
         fitness.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="best")
-    figure.suptitle(name_of(archive), x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
+    figure.suptitle(name_of(archive), parse_math=False, x=0.008, ha="left", fontsize=11, fontweight="bold", color=INK)
     return figure
 
 

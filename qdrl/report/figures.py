@@ -1,11 +1,14 @@
 """What all figures share: a canvas without pyplot, a quiet frame, a title, and saving."""
 
 from pathlib import Path
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from qdrl.archives.files import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 
@@ -24,7 +27,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def quiet(axes: Axes) -> Axes:
-    """Small dark labels and a thin frame, so that the data speaks."""
+    """Give axes small dark labels, taken literally (a "$" begins no formula), and a thin frame."""
+    for text in axes.findobj(Text):
+        cast("Text", text).set_parse_math(False)
     axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK, width=0.6, length=3)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(fontsize=9, color=INK)
@@ -54,7 +59,7 @@ def summary_of(archive: StoredArchive) -> tuple[str, ...]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure in the format its file's suffix names, over whatever stood there.
+    """Write a figure in the format its file's suffix names; what stood there stays until the new one is whole.
 
     Raises:
         UserError: the suffix is none of .png, .pdf and .svg, or the file cannot be written.
@@ -62,8 +67,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"cannot write a figure to '{path}': its suffix must be one of {', '.join(SUFFIXES)}")
-    try:
-        figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.08)
-    except OSError as error:
-        raise UserError(f"cannot write a figure to '{path}': {error.strerror or error}") from error
+    with writing(path), replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI, bbox_inches="tight", pad_inches=0.08)
     return path

@@ -231,7 +231,7 @@ def _fill_corner(figure: Figure, corner: Axes, archive: StoredArchive, shades: S
     corner.set_visible(True)
     corner.set_axis_off()
     corner.set_box_aspect(1)
-    place: dict[str, Any] = {"transform": corner.transAxes, "verticalalignment": "top"}
+    place: dict[str, Any] = {"transform": corner.transAxes, "verticalalignment": "top", "parse_math": False}
     corner.text(0, 0.97, name_of(archive), fontsize=11, fontweight="bold", color=INK, **place)
     corner.text(0, 0.82, "\n".join(summary_of(archive)), fontsize=7.5, color=FAINT, linespacing=1.5, **place)
     shades.add_colorbar(figure, cax=corner.inset_axes((0, 0.3, 1, 0.08)), orientation="horizontal")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qdrl.archives.files import replacing, writing
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def check_video_path(path: Path) -> None:
 def check_rendering() -> str | None:
     """Why this machine cannot draw without a screen; None when it can."""
     try:
-        import mujoco  # reads MUJOCO_GL and loads its library at import
+        from qdrl.physics.library import load_opengl, mujoco
 
+        load_opengl()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GLFW warns of every attempt without a screen
             with mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 16, 16) as renderer:
@@ -75,7 +77,7 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
         the number of frames.
 
     Raises:
-        UserError: this machine cannot draw; the message names MUJOCO_GL.
+        UserError: this machine cannot draw, and the message names MUJOCO_GL; or the file cannot be written.
     """
     import imageio.v3 as imageio
 
@@ -87,14 +89,18 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
     frames = list(_frames(track, stride, width, height))
     seconds = track.step_seconds * stride
     if is_gif:
-        imageio.imwrite(path, frames, duration=1000 * seconds, loop=0)
+        encoded: Any = imageio.imwrite("<bytes>", frames, extension=".gif", duration=1000 * seconds, loop=0)
+        with writing(path), replacing(path) as temporary:
+            temporary.write_bytes(encoded)
     else:
+        with writing(path):
+            path.open("ab").close()  # what ffmpeg says of a path that it cannot write is many lines
         imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
     return len(frames)
 
 
 def _frames(track: "Track", stride: int, width: int, height: int) -> Iterator[Any]:
-    import mujoco
+    from qdrl.physics.library import mujoco
 
     model = track.model
     model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)

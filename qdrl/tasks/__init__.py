@@ -1,5 +1,6 @@
 """Tasks: what genomes are evaluated on. `make_task` makes one by name; `task_names` lists the names."""
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -48,6 +49,8 @@ def settings_class(name: str) -> type[BaseModel]:
         return PointSettings
     if name in _FUNCTION_NAMES:
         return FunctionSettings
+    if re.search(r"-v\d+$", name):  # a Gymnasium id
+        raise UserError(f"task.name: no task '{name}'; did you mean 'gym:{name}'?")
     raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>', 'atari:<game>'])}")
 
 

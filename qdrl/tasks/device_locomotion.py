@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import mujoco
 import torch
 from torch import Tensor
 
 from qdrl.physics.budget import ContactBudget
 from qdrl.physics.devices import device_of
 from qdrl.physics.gpu import WarpWorlds, world_bytes
+from qdrl.physics.library import mujoco
 from qdrl.tasks.locomotion import LocomotionSettings, LocomotionWorlds
 from qdrl.tasks.robots import Robot
 

@@ -49,6 +49,11 @@ class EpisodicTask:
         self._make_rollout = make_rollout or (lambda _: self.rollout_in(self.make_worlds(worlds)))
         self._rollout: RunsEpisodes | None = None
 
+    @property
+    def first_failure(self) -> str | None:
+        """Why this process's first failed evaluation failed, where a user's code raised: one line."""
+        return getattr(self._rollout, "first_failure", None)
+
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         return self.policy.initial(generator)
 

@@ -24,6 +24,7 @@ from qdrl.naming import load_reference
 from qdrl.policies.base import PolicySettings
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.gym_ids import require_environment
 
 _LOGGER = logging.getLogger("qdrl")
 _LARGEST_SEED = 2**31  # many environments take 32-bit seeds only
@@ -111,7 +112,7 @@ class GymWorlds:
         self._broken = [False] * count
         self._to_action = _action_of(self._environments[0].action_space)
         self._observation_size = _size(self._environments[0].observation_space)
-        self._reported = False
+        self.first_failure: str | None = None
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         for slot, seed in zip(slots, seeds, strict=True):
@@ -183,13 +184,12 @@ class GymWorlds:
 
     def _break(self, slot: int, what: str) -> None:
         self._broken[slot] = True
-        if not self._reported:
+        if self.first_failure is None:
+            trace = traceback.format_exc()
+            self.first_failure = f"{what} raised {trace.strip().splitlines()[-1]}"
             _LOGGER.warning(
-                "an evaluation failed because %s raised; further failures are only counted\n%s",
-                what,
-                traceback.format_exc(),
+                "an evaluation failed because %s raised; further failures are only counted\n%s", what, trace
             )
-            self._reported = True
 
 
 def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int) -> EpisodicTask:
@@ -199,6 +199,7 @@ def make_gym_task(settings: GymSettings, *, policy: PolicySettings, worlds: int)
         UserError: no such environment or function, bounds that cannot be, a space that policies cannot serve.
     """
     environment_id = settings.name.removeprefix("gym:")
+    require_environment(environment_id)
     describe = load_reference(settings.descriptor)
     _check_descriptor_function(describe, settings.descriptor)
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import mujoco
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,6 +19,7 @@ from qdrl.arrays import Array, native
 from qdrl.axes import Axis
 from qdrl.physics import Worlds
 from qdrl.physics.cpu import make_cpu_worlds
+from qdrl.physics.library import mujoco
 from qdrl.policies.base import PolicySettings
 from qdrl.policies.mlp import Mlp
 from qdrl.streams import generator_from_seed

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import mujoco
-
 from qdrl.arrays import Array
 from qdrl.physics.cpu import keep_mujoco_from_logging
+from qdrl.physics.library import mujoco
 
 State = Mapping[str, Array]
 

@@ -117,6 +117,11 @@ class Rollout:
             self._mean, self._deviation = (np.zeros((worlds.count, self._observation_size)) for _ in range(2))
             self._slot_arrays += [self._mean, self._deviation]
 
+    @property
+    def first_failure(self) -> str | None:
+        """Why the first evaluation failed, where a user's code raised: one line."""
+        return getattr(self._worlds, "first_failure", None)
+
     def refer_to(self, observations: Tensor) -> None:
         """Observations `(n, observation_size)` that convolutional policies are normalised over."""
         if isinstance(self._population, ConvPopulation):

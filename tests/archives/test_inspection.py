@@ -93,7 +93,7 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.h5"
     write_checkpoint(path, small_archive(), {"weights": np.arange(6.0)})
     flip(path, path.stat().st_size - 1)
-    with pytest.raises(UserError, match=r"checkpoint\.h5: changed since it was written"):
+    with pytest.raises(UserError, match=r"checkpoint\.h5: .*(changed since it was written|damaged)"):
         read_checkpoint(path)
 
 

@@ -1,16 +1,22 @@
 """`qdrl evolve` and its neighbours as a person at a terminal meets them."""
 
+import json
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from qdrl.errors import UserError
+from qdrl.ranks import OneProcess
 from tests.mpi import mpirun
 
 ROOT = Path(__file__).parents[2]
+DOCTOR = ("python", "torch", "devices", "MuJoCo", "HDF5", "memory", "OpenGL", "MPI", "cores", "threads")
 ARM = '[task]\nname = "arm"\n[archive]\nkind = "grid"\nshape = [12, 12]\n[run]\ngenerations = 4\n'
 
 
@@ -72,6 +78,34 @@ def test_an_unknown_verb_or_option_names_the_nearest(tmp_path: Path) -> None:
     wrong_option = qdrl("evolve", "arm.toml", "--sed", "3", folder=tmp_path)
     assert wrong_option.returncode == 2
     assert "--seed" in wrong_option.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["info", "a.h5"], "qdrl archive info"),
+        (["plot", "a.h5"], "qdrl archive plot"),
+        (["archive", "resume", "run"], "qdrl resume"),
+        (["archive", "inf"], "info"),
+        (["evolv"], "evolve"),
+    ],
+)
+def test_a_verb_of_another_group_is_named_in_full(words: list[str], meant: str) -> None:
+    from qdrl.cli import qdrl as group
+
+    mistake = CliRunner().invoke(group, words).exception
+    assert isinstance(mistake, UserError)
+    assert f"did you mean '{meant}'" in str(mistake)
+
+
+def test_a_gymnasium_environment_is_described_as_far_as_it_can_be() -> None:
+    from qdrl.cli.tasks import command
+
+    printed = CliRunner().invoke(command, ["gym:Pendulum-v1"]).stdout
+    assert "at most 200 steps" in printed
+    assert "needs       task.descriptor" in printed
+    described = json.loads(CliRunner().invoke(command, ["gym:Pendulum-v1", "--json"]).stdout)
+    assert described["task"] == "gym:Pendulum-v1"
 
 
 def test_a_run_folder_that_exists_is_refused_with_exit_code_two(tmp_path: Path) -> None:
@@ -159,9 +193,47 @@ def test_doctor_names_every_part_of_the_machine() -> None:
     done = qdrl("doctor")
     assert done.returncode == 0
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert set(found) == {"python", "cores", "threads", "MPI", "torch", "devices", "MuJoCo", "OpenGL", "HDF5"}
+    assert set(found) == set(DOCTOR)
     assert "BROKEN" not in done.stdout
     assert "OMP_NUM_THREADS=1" in found["threads"]
+
+
+def _doctor() -> dict[str, str]:
+    from qdrl.cli.doctor import command
+
+    done = CliRunner().invoke(command)
+    assert done.exit_code == 0, done.output
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+
+
+def test_doctor_speaks_where_mpi_is_missing_and_where_it_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "disable")  # in this process no library may be loaded that others lack
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.delitem(sys.modules, "qdrl.mpi", raising=False)
+    assert _doctor()["MPI"].startswith("none (")
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    found = _doctor()
+    assert set(found) == set(DOCTOR)
+    assert found["MPI"].startswith("BROKEN: 2 ranks were launched but MPI cannot be used")
+
+
+@pytest.mark.parametrize(("core", "verdict"), [(1, ""), (0, "OVERSUBSCRIBED: 2 threads on 1 cores")])
+def test_doctor_counts_the_cores_of_all_ranks_of_the_node(
+    monkeypatch: pytest.MonkeyPatch, core: int, verdict: str
+) -> None:
+    """mpirun binds every rank to a core of its own, so each of them sees only that one."""
+
+    class TwoRanks(OneProcess):
+        def gather(self, value: Any) -> list[Any]:
+            return [(value[0], {0}), (value[0], {core}), ("another node", {2, 3})]
+
+    monkeypatch.setattr("qdrl.ranks.connect", TwoRanks)
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert _doctor()["threads"].partition("; ")[2] == verdict
 
 
 def test_importing_qdrl_is_quick_and_loads_nothing_heavy() -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
+from qdrl.report.curves import figure_of_curves
 from qdrl.report.figures import new_figure, save_figure
 from qdrl.report.heatmap import figure_of_heatmap, plot_heatmap, plot_projections
 from qdrl.report.voronoi import borders, nearest_centroids
@@ -257,3 +258,17 @@ print(sorted({"matplotlib.pyplot", "torch"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4), (3, 3, 3)])
+def test_dollar_signs_in_names_are_drawn_as_they_are(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    archive = small_archive(shape=shape, elites=4)
+    odd = r"cost in $ or $\frac{"
+    archive = replace(
+        archive,
+        axes=tuple(replace(axis, name=odd, unit=odd) for axis in archive.axes),
+        fitness_name=odd,
+        meta={**archive.meta, "task": {"name": odd}},
+    )
+    save_figure(figure_of_heatmap(archive), tmp_path / "heatmap.png")
+    save_figure(figure_of_curves(archive), tmp_path / "curves.png")

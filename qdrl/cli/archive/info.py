@@ -39,6 +39,7 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
     origin = ("created_utc", "qdrl_version", "git_commit", "seed", "license")
     return {
         "path": str(stored.path),
+        "title": (stored.meta["config"] or {}).get("title"),
         "origin": {name: stored.attributes.get(name) for name in origin} | {"command": stored.meta["command"]},
         "task": stored.meta["task"],
         "policy": stored.meta["policy"],
@@ -130,7 +131,8 @@ def _print_sections(facts: dict[str, Any]) -> None:
     from qdrl.cli.archive.printing import print_facts, print_table
 
     origin = facts["origin"] | _command_line(facts["origin"]["command"]) | {"digest": facts["digest"]}
-    print_facts(facts["path"], origin)
+    origin["license"] = origin["license"] or "not stated"
+    print_facts(facts["title"] or facts["path"], ({"path": facts["path"]} if facts["title"] else {}) | origin)
     print_facts("Task", _short(facts["task"] or {"name": None}))
     policy = {"parameters": facts["genome_parameters"], "normaliser": _in_words(facts["normalizer"])}
     print_facts("Policy", _short(facts["policy"] or {}) | policy)
@@ -156,7 +158,10 @@ def _command_line(command: Any) -> dict[str, Any]:
     """What was typed and on how many ranks, where the file says so."""
     if not isinstance(command, dict) or "arguments" not in command:
         return {"command": command}
-    return {"command": " ".join(command["arguments"]), "ranks": command.get("ranks")}
+    facts = {"command": " ".join(command["arguments"]), "ranks": command.get("ranks")}
+    if inexact := command.get("inexact_from"):
+        facts["continued inexactly from generation"] = ", ".join(map(str, inexact))
+    return facts
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,226 @@
+"""Putting a run back from its files: exactly from checkpoint.h5, inexactly from archive.h5."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdrl.algorithms.base import continue_from_elites, is_of_lineages
+from qdrl.archives.files import open_hdf5
+from qdrl.archives.hdf5 import open_archive, read_checkpoint
+from qdrl.archives.stored import StoredArchive
+from qdrl.config import Experiment
+from qdrl.errors import UserError
+from qdrl.history import History
+from qdrl.plain import from_json, to_json
+from qdrl.recorder import Parts
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run's past, once its parts have been put back.
+
+    Attributes:
+        history: the metrics so far.
+        created_utc: when the run began; None where it begins now.
+        inexact_from: generations from which the run continued without a checkpoint.
+        warning: what a person should know, None where all is as it was.
+        replaced: files that the run is about to replace although nothing else holds what they do.
+        suffix: what copies of these files are named by.
+    """
+
+    history: History = field(default_factory=History)
+    created_utc: str | None = None
+    inexact_from: tuple[int, ...] = ()
+    warning: str | None = None
+    replaced: tuple[Path, ...] = ()
+    suffix: str = "before"
+
+
+def restore_run(parts: Parts, folder: Path, *, from_archive: bool) -> Restored:
+    """Put a run back into its parts. Writes nothing.
+
+    Args:
+        parts: the run's parts as they are before its first generation.
+        folder: the run folder.
+        from_archive: continue from the elites of archive.h5, for a run that has no readable checkpoint.
+
+    Raises:
+        UserError: what is needed is missing, damaged or of another experiment; the message names the ways out.
+    """
+    archive, checkpoint, metrics = (folder / name for name in ("archive.h5", "checkpoint.h5", "metrics.csv"))
+    if from_archive:
+        return _restore_elites(parts, folder)
+    if checkpoint.is_file():
+        stored, state = _read(checkpoint)
+        restore_checkpoint(parts, stored, state)
+        replaced = _newer_archive(archive, stored)
+        warning = f"{archive} is not older than checkpoint.h5" if replaced else None
+        return Restored(History(stored.history), stored.attributes["created_utc"], _inexact(stored), warning, replaced)
+    if archive.exists():
+        raise UserError(f"{folder} has no checkpoint.h5 and cannot be resumed exactly; {_ways_out(folder)}")
+    had_rows = metrics.is_file() and metrics.stat().st_size > 0
+    return Restored(
+        warning=f"{folder} has no checkpoint.h5 yet: the run starts again from generation 0",
+        replaced=(metrics,) if had_rows else (),
+    )
+
+
+def read_checkpoint_of(folder: Path) -> tuple[StoredArchive, dict[str, Any]]:
+    """Read a run's checkpoint.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    return _read(folder / "checkpoint.h5")
+
+
+def restore_checkpoint(parts: Parts, stored: StoredArchive, state: Mapping[str, Any]) -> None:
+    """Put a checkpoint back into a run's parts.
+
+    Raises:
+        UserError: it is of another experiment, or its state is not one that a run wrote.
+    """
+    _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "checkpoint")
+    try:
+        _load_state(parts, stored, state)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        # Whatever an algorithm meets in a state that no run wrote; a state that a run wrote loads.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise UserError(f"{stored.path}: its state does not fit this experiment: {reason}") from error
+
+
+def _load_state(parts: Parts, stored: StoredArchive, state: Mapping[str, Any]) -> None:
+    """Give archive, algorithm and task what a checkpoint holds of them.
+
+    Raises:
+        ValueError: they do not agree with each other.
+    """
+    nodes = state["algorithm"]["nodes"] if is_of_lineages(parts.algorithm) else None
+    genomes = stored.all_genomes() if nodes is None else nodes
+    parts.archive.load_state_dict({**stored.elites, "genome": genomes, **state.get("archive", {})})
+    parts.algorithm.load_state_dict(state["algorithm"])
+    if "task" in state:
+        parts.task.load_state_dict(state["task"])
+    generations = stored.history.get("generation", ())
+    done = int(generations[-1]) + 1 if len(generations) else 0
+    if parts.algorithm.generation != done:
+        raise ValueError(f"the algorithm is in generation {parts.algorithm.generation}, the history ends before {done}")
+
+
+def stored_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run's files hold, for a folder whose config.toml was lost.
+
+    Raises:
+        UserError: no file of the folder holds them.
+    """
+    for name in ("checkpoint.h5", "archive.h5"):
+        if (folder / name).is_file():
+            return open_archive(folder / name).meta["config"]
+    raise UserError(f"{folder} is not a run folder: it has no config.toml")
+
+
+def _read(checkpoint: Path) -> tuple[StoredArchive, dict[str, Any]]:
+    try:
+        return read_checkpoint(checkpoint)
+    except UserError as error:
+        if not checkpoint.is_file():
+            raise
+        raise UserError(f"{error}; {_ways_out(checkpoint.parent)}") from error
+
+
+def _ways_out(folder: Path) -> str:
+    new = f"`qdrl evolve {folder / 'config.toml'}` starts a new run"
+    if not (folder / "archive.h5").is_file():
+        return new
+    return f"`qdrl resume {folder} --from-archive` continues from the elites of archive.h5, not exactly; {new}"
+
+
+def _restore_elites(parts: Parts, folder: Path) -> Restored:
+    archive, checkpoint = folder / "archive.h5", folder / "checkpoint.h5"
+    if _is_readable(checkpoint):
+        raise UserError(f"{folder} has a readable checkpoint.h5: resume it without --from-archive, which is exact")
+    stored = open_archive(archive)
+    _refuse_another_experiment(stored.meta["config"], parts.experiment, "archive")
+    if stored.lineages is not None or stored.unstructured:
+        kind = "lineages" if stored.lineages is not None else "a novelty archive's entries"
+        raise UserError(f"{archive} holds {kind}; continuing needs state that only checkpoint.h5 has: start a new run")
+    generation = _next_generation(stored)
+    continue_from_elites(parts.algorithm, generation, str(getattr(parts.experiment.algorithm, "name", "?")))
+    parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
+    if stored.normalizer is not None:
+        deviation = stored.normalizer["var"] * stored.normalizer["count"]
+        parts.task.load_state_dict({**stored.normalizer, "deviation": deviation})
+    return Restored(
+        History(stored.history),
+        stored.attributes["created_utc"],
+        (*_inexact(stored), generation),
+        f"continuing from the {len(stored)} elites of archive.h5 at generation {generation}: not exact, the result"
+        " differs from that of an uninterrupted run",
+        tuple(path for path in (archive, checkpoint, folder / "metrics.csv") if path.is_file()),
+        f"before-{generation}",
+    )
+
+
+def _is_readable(checkpoint: Path) -> bool:
+    try:
+        read_checkpoint(checkpoint)
+    except UserError:
+        return False
+    return True
+
+
+def _next_generation(stored: StoredArchive) -> int:
+    done = [*stored.history.get("generation", ()), *stored.elites["generation"]]
+    return int(max(done, default=-1)) + 1
+
+
+def _inexact(stored: StoredArchive) -> tuple[int, ...]:
+    command = stored.meta["command"] or {}
+    return tuple(command.get("inexact_from", ()))
+
+
+def _newer_archive(path: Path, checkpoint: StoredArchive) -> tuple[Path, ...]:
+    """Return the archive if it holds generations that the checkpoint lacks, or is of another run."""
+    if not path.is_file():
+        return ()
+    try:
+        with open_hdf5(path) as file:
+            generations, created = len(file["history/generation"]), file.attrs.get("created_utc")
+    except UserError:  # damaged, or of no generation: the checkpoint holds all that it did
+        return ()
+    is_older = created == checkpoint.attributes["created_utc"] and generations <= _generations(checkpoint)
+    return () if is_older else (path,)
+
+
+def _generations(stored: StoredArchive) -> int:
+    return len(stored.history.get("generation", np.empty(0)))
+
+
+def _refuse_another_experiment(before: Mapping[str, Any], experiment: Experiment, file: str) -> None:
+    """Refuse other settings than a file was made with; budgets and speed may change."""
+    now = from_json(to_json(experiment.resolved()))
+    device = before.get("compute", {}).get("device", "cpu")
+    if device != experiment.compute.device:
+        raise UserError(
+            f"compute.device: the {file} was made on '{device}', whose results differ from those of"
+            f" '{experiment.compute.device}'; start a new run instead"
+        )
+    for table in sorted({*before, *now} - {"run", "compute", "license"}):
+        old, new = before.get(table), now.get(table)
+        if to_json(_ordered(old)) != to_json(_ordered(new)):  # NaN equals itself there
+            raise UserError(
+                f"config.toml differs from the {file} in '{table}': {new!r}, it was {old!r};"
+                " resuming would mix two experiments, start a new run instead"
+            )
+
+
+def _ordered(value: Any) -> Any:
+    """Return a value with the keys of its mappings in order."""
+    if isinstance(value, Mapping):
+        return {name: _ordered(value[name]) for name in sorted(value)}
+    return [_ordered(entry) for entry in value] if isinstance(value, list | tuple) else value
