@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from qdrl.algorithms.base import continue_from_elites, is_of_lineages
-from qdrl.archives.files import open_hdf5
 from qdrl.archives.hdf5 import open_archive, read_checkpoint
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
@@ -106,7 +105,7 @@ def _load_state(parts: Parts, stored: StoredArchive, state: Mapping[str, Any]) -
     parts.algorithm.load_state_dict(state["algorithm"])
     if "task" in state:
         parts.task.load_state_dict(state["task"])
-    generations = stored.history.get("generation", ())
+    generations = stored.history.get("generation", np.empty(0))
     done = int(generations[-1]) + 1 if len(generations) else 0
     if parts.algorithm.generation != done:
         raise ValueError(f"the algorithm is in generation {parts.algorithm.generation}, the history ends before {done}")
@@ -189,11 +188,12 @@ def _newer_archive(path: Path, checkpoint: StoredArchive) -> tuple[Path, ...]:
     if not path.is_file():
         return ()
     try:
-        with open_hdf5(path) as file:
-            generations, created = len(file["history/generation"]), file.attrs.get("created_utc")
-    except UserError:  # damaged, or of no generation: the checkpoint holds all that it did
+        archive = open_archive(path)
+    except UserError:  # damaged: the checkpoint holds all that it did
         return ()
-    is_older = created == checkpoint.attributes["created_utc"] and generations <= _generations(checkpoint)
+    is_older = archive.attributes["created_utc"] == checkpoint.attributes["created_utc"] and _generations(
+        archive
+    ) <= _generations(checkpoint)
     return () if is_older else (path,)
 
 

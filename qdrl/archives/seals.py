@@ -4,6 +4,7 @@ HDF5 leaves the first bytes of a file, the user block, to applications. There qd
 follow. A seal finds damage and edits; it does not say who wrote the file. `archives/README.md` specifies it.
 """
 
+import errno
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -28,16 +29,20 @@ def write_seal(path: Path) -> None:
 
     Raises:
         UserError: the file has no user block, as files of formats before 1.2.
+        OSError: the file cannot be written.
     """
-    with path.open("r+b") as file:
+    with path.open("r+b", buffering=0) as file:
         file.seek(USER_BLOCK)
         if file.read(len(_SIGNATURE)) != _SIGNATURE:
             raise UserError(f"{path}: has no user block for a seal; only HDF5 files of format 1.2 or later have one")
         block = _block(path, os.fstat(file.fileno()).st_size)
         file.seek(0)
-        file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            written = file.write(block)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if written != len(block):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def check_seal(path: Path) -> Seal:
