@@ -4,6 +4,7 @@ import errno
 import io
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +12,7 @@ from typing import NoReturn
 from qdrl.errors import RunFailed, UserError
 from qdrl.ranks import abort, end_all_ranks, launched_rank, limit_threads
 
+_READERS = {"archive", "export", "render"}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 _PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
 
@@ -23,7 +25,8 @@ def main() -> None:
     """
     limit_threads()  # before anything imports numpy or torch
     _print_any_text()
-    sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
+    if _may_run_users_code(sys.argv[1:]):
+        sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
     from qdrl.cli import qdrl
 
     try:
@@ -39,6 +42,11 @@ def main() -> None:
         if rank is None:
             raise
         abort(error, rank)
+
+
+def _may_run_users_code(arguments: Sequence[str]) -> bool:
+    """Whether modules of the current folder may be imported: a verb that reads a file must not run what lies by it."""
+    return "--allow-code" in arguments or not set(arguments[:1]) & _READERS
 
 
 def _end(reason: object, code: int) -> NoReturn:

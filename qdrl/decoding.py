@@ -1,5 +1,7 @@
 """What a stored archive means: its task, the shape of its policies, the weights of its genomes."""
 
+import os
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -10,14 +12,18 @@ from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.genomes.ancestry import Ancestry, Lineage
-from qdrl.genomes.decoding import Decoder, Offspring
-from qdrl.genomes.noise import KeyedNoise, TableNoise
+from qdrl.genomes.decoding import Decoder, Initial, Offspring
+from qdrl.genomes.noise import KeyedNoise, TableNoise, source_for
+from qdrl.permissions import Permission
 from qdrl.policies.base import make_policy, policy_settings
 from qdrl.policies.conv import Conv, ConvSettings
 from qdrl.policies.mlp import Mlp
 from qdrl.portable import BLAS, Arithmetic
 from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
+
+# Arguments of `make_task` that are no options of a task.
+_RESERVED = {"policy", "worlds", "threads", "device", "arithmetic", "episode_seconds", "isolate", "policy_as_given"}
 
 
 def policy_of(archive: StoredArchive) -> Mlp | Conv:
@@ -39,20 +45,33 @@ def policy_of(archive: StoredArchive) -> Mlp | Conv:
         raise UserError("the archive does not say how to make its policies") from error
 
 
-def task_of(archive: StoredArchive, worlds: int = 1) -> Task:
-    """The task an archive was made on, with its policies' shape.
+def task_of(
+    archive: StoredArchive, worlds: int = 1, *, allow_code: bool = False, code_from: str | Path | None = None
+) -> Task:
+    """Make the task an archive was made on, with its policies' shape.
+
+    Args:
+        archive: whose task.
+        worlds: worlds simulated at once.
+        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        code_from: a folder that is searched first for these modules; implies `allow_code`.
 
     Raises:
-        UserError: the file does not say, or this installation cannot make the task.
+        UserError: the file does not say, this installation cannot make the task, or it needs code that is not allowed.
     """
     task, policy = archive.meta.get("task") or {}, archive.meta.get("policy")
+    permission = Permission(allow_code, code_from)
     try:
         options = dict(task["options"])
-        name, shape = options.pop("name"), None if policy is None else _shape(policy)
+        name, shape = str(options.pop("name")), None if policy is None else _shape(policy)
     except (KeyError, TypeError) as error:
         raise UserError("the archive does not say how to make its task and policies") from error
+    if reserved := options.keys() & _RESERVED:
+        raise UserError(f"/meta/task: options may not set {', '.join(sorted(reserved))}")
+    permission.require(task["options"])
     arithmetic = arithmetic_of(archive)
-    made = make_task(name, policy=shape, worlds=worlds, arithmetic=arithmetic, policy_as_given=True, **options)
+    with permission.searching():
+        made = make_task(name, policy=shape, worlds=worlds, arithmetic=arithmetic, policy_as_given=True, **options)
     parameters = archive.parameters if len(archive) else made.parameters
     if made.parameters != parameters:
         raise UserError(
@@ -140,18 +159,37 @@ def champion_of(archive: StoredArchive) -> np.ndarray:
 
 
 def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder, Ancestry]:
-    """What decodes an archive's lineages, and the tree to put them in: its keyframes only, as yet."""
-    task, ancestry = task_of(archive), Ancestry()
-    for number, keyframe in zip(lineages.keyframe_numbers.tolist(), lineages.keyframes, strict=True):
-        if keyframe.shape != (task.parameters,):
-            raise UserError(
-                f"/elites/lineage: keyframe {number} has {len(keyframe)} weights, the policies have {task.parameters}"
-            )
-        ancestry.keyframes[number] = keyframe
+    """Return what decodes an archive's lineages, and the tree to insert them into, which holds the keyframes only."""
+    parameters, initial = _first_genomes(archive)
+    if archive.parameters != parameters and len(lineages.keyframes):
+        raise UserError(f"genomes have {archive.parameters} parameters but its policies have {parameters}")
+    ancestry = Ancestry()
+    ancestry.keyframes.update(zip(lineages.keyframe_numbers.tolist(), lineages.keyframes, strict=True))
     kinds: dict[Any, Any] = {"keyed": KeyedNoise, "table": TableNoise}
     if (name := lineages.noise.get("name")) not in kinds:
         raise UserError(f"/elites/lineage: this qdrl knows no noise {name!r}")
-    return Decoder(ancestry, task.initial, kinds[name](**lineages.noise).source()), ancestry
+    try:
+        noise = kinds[name](**lineages.noise)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"/elites/lineage: no such noise: {lineages.noise!r}") from error
+    _refuse_what_memory_cannot_hold(parameters + getattr(noise, "size", 0))
+    return Decoder(ancestry, initial, source_for(noise, parameters)), ancestry
+
+
+def _first_genomes(archive: StoredArchive) -> tuple[int, Initial]:
+    """Return the length of an archive's genomes and what draws first ones; policies need no task for that."""
+    drawn = task_of(archive) if archive.meta.get("policy") is None else policy_of(archive)
+    return drawn.parameters, drawn.initial
+
+
+def _refuse_what_memory_cannot_hold(numbers: int) -> None:
+    """Refuse a genome and a noise table of so many float32: a file states their sizes without holding them."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * numbers > there // 4:
+        raise UserError(
+            f"the file states lineages that need {4 * numbers / 2**30:.1f} GiB to decode, more than a quarter of this"
+            f" machine's {there / 2**30:.1f} GiB"
+        )
 
 
 def _shape(policy: dict[str, Any]) -> dict[str, Any]:

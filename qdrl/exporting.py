@@ -13,14 +13,27 @@ import torch
 from qdrl.archives.files import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.decoding import champion_of, genome_of, normalization_of, policy_of, task_of
+from qdrl.errors import UserError
 from qdrl.policies.normalizer import CLIP, FLOOR, deviation_of
 from qdrl.tasks.episodic import EpisodicTask
 
 FORMAT = "qdrl-weights 1.0"
 
 
-def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, dict[str, np.ndarray]]:
+def weights_of(
+    archive: StoredArchive,
+    cell: int | None = None,
+    *,
+    allow_code: bool = False,
+    code_from: str | Path | None = None,
+) -> tuple[str, dict[str, np.ndarray]]:
     """Return the weights of an elite, of the champion, or, where there is none, of the best elite.
+
+    Args:
+        archive: whose weights.
+        cell: of the elite; of the champion, or else the best elite, when left out.
+        allow_code: run what the file names where a reference batch needs its task.
+        code_from: a folder that is searched first for it; implies `allow_code`.
 
     Returns:
         a phrase that names the genome; arrays by name, as `docs/exporting.md` lists them.
@@ -37,10 +50,14 @@ def weights_of(archive: StoredArchive, cell: int | None = None) -> tuple[str, di
     weights = {"format": np.array(FORMAT), "genome": genome, **_worth(archive, row), **_origin(archive)}
     if archive.meta.get("policy") is None:
         return chosen, weights
-    for layer, parts in enumerate(policy_of(archive).split(torch.from_numpy(genome)[None])):
+    policy = policy_of(archive)
+    if len(genome) != policy.parameters:
+        raise UserError(f"genomes have {len(genome)} parameters but its policies have {policy.parameters}")
+    for layer, parts in enumerate(policy.split(torch.from_numpy(genome)[None])):
         pairs = zip(("kernel", "bias", "scale", "offset"), parts, strict=False)
         weights |= {f"{name}_{layer}": part[0].numpy() for name, part in pairs}
-    return chosen, weights | _policy(archive) | _reference(archive) | _normalizer(archive, row)
+    reference = _reference(archive, allow_code=allow_code, code_from=code_from)
+    return chosen, weights | _policy(archive) | reference | _normalizer(archive, row)
 
 
 def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
@@ -85,11 +102,11 @@ def _policy(archive: StoredArchive) -> dict[str, np.ndarray]:
     return texts | {"layers": np.array(policy["layers"], np.int64), "policy": np.array(json.dumps(policy))}
 
 
-def _reference(archive: StoredArchive) -> dict[str, np.ndarray]:
-    """Observations that virtual batch normalisation is over."""
+def _reference(archive: StoredArchive, **permission: Any) -> dict[str, np.ndarray]:
+    """Return the observations that virtual batch normalisation is over."""
     if not (archive.meta["policy"] or {}).get("virtual_batch_norm"):
         return {}
-    task = task_of(archive)
+    task = task_of(archive, **permission)
     return {"reference": task.reference().numpy()} if isinstance(task, EpisodicTask) else {}
 
 

@@ -13,6 +13,7 @@ centroids of their cells (its code, and the replication of Faldor et al. 2024). 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -79,7 +80,15 @@ class Reevaluation:
         return float(np.nanmean(distance)) if np.isfinite(distance).any() else float("nan")
 
 
-def reevaluate_elites(archive: StoredArchive, *, repeats: int = 1, seed: int = 0, worlds: int = 64) -> Reevaluation:
+def reevaluate_elites(
+    archive: StoredArchive,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+    worlds: int = 64,
+    allow_code: bool = False,
+    code_from: str | Path | None = None,
+) -> Reevaluation:
     """Run every elite again, with initial states that it has not met.
 
     Args:
@@ -87,18 +96,27 @@ def reevaluate_elites(archive: StoredArchive, *, repeats: int = 1, seed: int = 0
         repeats: episodes an elite.
         seed: of the initial states.
         worlds: worlds simulated at once.
+        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        code_from: a folder that is searched first for these modules; implies `allow_code`.
 
     Raises:
-        UserError: its genomes are not policies, or this installation cannot make the task.
+        UserError: its genomes are not policies, this installation cannot make the task, or it needs code that is not
+            allowed.
     """
-    genomes = genomes_of(archive)
-    return _reevaluate(
-        archive, genomes, archive.elites["generation"], archive.elites["descriptor"], repeats, seed, worlds
-    )
+    task = _task(archive, worlds, repeats, allow_code, code_from)
+    generations, asked = archive.elites["generation"], archive.elites["descriptor"]
+    return _reevaluate(archive, task, genomes_of(archive), generations, asked, repeats, seed)
 
 
 def reevaluate_actor(
-    archive: StoredArchive, *, targets: Targets = "descriptors", repeats: int = 1, seed: int = 0, worlds: int = 64
+    archive: StoredArchive,
+    *,
+    targets: Targets = "descriptors",
+    repeats: int = 1,
+    seed: int = 0,
+    worlds: int = 64,
+    allow_code: bool = False,
+    code_from: str | Path | None = None,
 ) -> Reevaluation:
     """Run the conditioned actor once for every elite, aimed at what the elite does.
 
@@ -108,9 +126,12 @@ def reevaluate_actor(
         repeats: episodes a target.
         seed: of the initial states.
         worlds: worlds simulated at once.
+        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        code_from: a folder that is searched first for these modules; implies `allow_code`.
 
     Raises:
-        UserError: the archive holds no conditioned actor, or no cells whose centroids could be asked for.
+        UserError: the archive holds no conditioned actor, or no cells whose centroids could be asked for; or the task
+            needs code that is not allowed.
     """
     if targets not in get_args(Targets):
         raise ValueError(f"targets is {targets!r}, neither of {get_args(Targets)}")
@@ -118,24 +139,32 @@ def reevaluate_actor(
         raise UserError(f"{archive.path}: a novelty archive has no centroids; ask for descriptors")
     actor = ConditionedPolicy(archive)
     asked = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
-    return _reevaluate(archive, actor.aimed_at(asked), None, asked, repeats, seed, worlds)
+    task = _task(archive, worlds, repeats, allow_code, code_from)
+    return _reevaluate(archive, task, actor.aimed_at(asked), None, asked, repeats, seed)
+
+
+def _task(
+    archive: StoredArchive, worlds: int, repeats: int, allow_code: bool, code_from: str | Path | None
+) -> EpisodicTask:
+    """Return the task that an archive's policies are evaluated on."""
+    task = task_of(archive, worlds, allow_code=allow_code, code_from=code_from)
+    if not isinstance(task, EpisodicTask):
+        raise UserError(f"{archive.path}: its genomes are not policies")
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    return task
 
 
 def _reevaluate(
     archive: StoredArchive,
+    task: EpisodicTask,
     genomes: torch.Tensor | Offspring,
     generations: np.ndarray | None,
     asked: np.ndarray,
     repeats: int,
     seed: int,
-    worlds: int,
 ) -> Reevaluation:
     """Run genomes, each with the observation statistics of its generation, or all with the latest."""
-    task = task_of(archive, worlds)
-    if not isinstance(task, EpisodicTask):
-        raise UserError(f"{archive.path}: its genomes are not policies")
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
     count, streams = len(genomes), Streams(seed)
     fitness = np.full((count, repeats), np.nan)
     descriptor = np.full((count, repeats, len(archive.axes)), np.nan)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,22 @@ class Replay:
     notes: tuple[str, ...] = ()
 
 
-def replay(archive: StoredArchive, cell: int) -> Replay:
+def replay(
+    archive: StoredArchive, cell: int, *, allow_code: bool = False, code_from: str | Path | None = None
+) -> Replay:
     """Run the elite of a cell again.
 
+    Args:
+        archive: whose elite.
+        cell: its cell.
+        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        code_from: a folder that is searched first for these modules; implies `allow_code`.
+
     Raises:
-        UserError: the cell is empty, or this installation cannot make the task.
+        UserError: the cell is empty, this installation cannot make the task, or it needs code that is not allowed.
     """
     row = archive.row_of(cell)
-    task = task_of(archive)
+    task = task_of(archive, allow_code=allow_code, code_from=code_from)
     genome = torch.from_numpy(genome_of(archive, row))[None]
     seed = int(archive.elites["evaluation_seed"][row])
     if isinstance(task, EpisodicTask):

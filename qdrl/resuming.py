@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from qdrl.algorithms.base import continue_from_elites, is_of_lineages
-from qdrl.archives.files import open_hdf5
 from qdrl.archives.hdf5 import open_archive, read_checkpoint
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
@@ -94,15 +93,35 @@ def restore_checkpoint(parts: Parts, stored: StoredArchive, state: Mapping[str, 
     """Put a checkpoint back into a run's parts.
 
     Raises:
-        UserError: it is of another experiment.
+        UserError: it is of another experiment, or its state is not one that a run wrote.
     """
-    _refuse_another_experiment(stored.meta["config"], parts.experiment, "checkpoint")
+    _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "checkpoint")
+    try:
+        _load_state(parts, stored, state)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        # Whatever an algorithm meets in a state that no run wrote; a state that a run wrote loads.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise UserError(f"{stored.path}: its state does not fit this experiment: {reason}") from error
+
+
+def _load_state(parts: Parts, stored: StoredArchive, state: Mapping[str, Any]) -> None:
+    """Give archive, algorithm and task what a checkpoint holds of them.
+
+    Raises:
+        ValueError: they do not agree with each other.
+    """
     nodes = state["algorithm"]["nodes"] if is_of_lineages(parts.algorithm) else None
     genomes = stored.all_genomes() if nodes is None else nodes
     parts.archive.load_state_dict({**stored.elites, "genome": genomes, **state.get("archive", {})})
     parts.algorithm.load_state_dict(state["algorithm"])
     if "task" in state:
         parts.task.load_state_dict(state["task"])
+    generations = stored.history.get("generation", np.empty(0))
+    done = int(generations[-1]) + 1 if len(generations) else 0
+    if parts.algorithm.generation != done:
+        raise ValueError(f"the algorithm is in generation {parts.algorithm.generation}, the history ends before {done}")
 
 
 def stored_settings(folder: Path) -> dict[str, Any]:
@@ -183,11 +202,12 @@ def _newer_archive(path: Path, checkpoint: StoredArchive) -> tuple[Path, ...]:
     if not path.is_file():
         return ()
     try:
-        with open_hdf5(path) as file:
-            generations, created = len(file["history/generation"]), file.attrs.get("created_utc")
-    except UserError:  # damaged, or of no generation: the checkpoint holds all that it did
+        archive = open_archive(path)
+    except UserError:  # damaged: the checkpoint holds all that it did
         return ()
-    is_older = created == checkpoint.attributes["created_utc"] and generations <= _generations(checkpoint)
+    is_older = archive.attributes["created_utc"] == checkpoint.attributes["created_utc"] and _generations(
+        archive
+    ) <= _generations(checkpoint)
     return () if is_older else (path,)
 
 

@@ -59,7 +59,7 @@ def evolved(folder: Path, name: str, *, normalize: bool = False, worlds: int = 5
 
 
 def replays(archive: StoredArchive) -> list[Replay]:
-    return [replay(archive, int(cell)) for cell in archive.elites["cell"]]
+    return [replay(archive, int(cell), allow_code=True) for cell in archive.elites["cell"]]
 
 
 @pytest.mark.parametrize(

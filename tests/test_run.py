@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
+from qdrl.archives.seals import write_seal
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
 from qdrl.recorder import Recorder
 from qdrl.run import load, resume, start
+from tests.archives.builders import damaged
 from tests.mpi import mpirun, start_mpirun
 
 ARM = {
@@ -348,3 +351,30 @@ def _wait_for(path: Path, job: subprocess.Popen[str], seconds: float = 60) -> No
         if job.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"no {path.name}: {job.stderr.read() if job.stderr else ''}")
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("place", "values"),
+    [
+        ("state/algorithm/generation", 2**62),
+        ("state/algorithm/generation", "seven"),
+        ("state/algorithm", 3),
+        ("state/unknown", np.zeros(3)),
+    ],
+)
+def test_a_state_that_no_run_wrote_is_refused_in_one_line(tmp_path: Path, place: str, values: Any) -> None:
+    start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
+    checkpoint = tmp_path / "run" / "checkpoint.h5"
+    with damaged(checkpoint) as file:
+        if place in file:
+            del file[place]
+        file[place] = values
+    with pytest.raises(UserError, match="changed since it was written"):
+        load(tmp_path / "run")
+    write_seal(checkpoint)  # as whoever edits it on purpose would
+    if place == "state/unknown":
+        assert load(tmp_path / "run").algorithm.generation == 12
+        return
+    with pytest.raises(UserError, match=r"checkpoint\.h5: its state does not fit this experiment") as refusal:
+        load(tmp_path / "run")
+    assert "\n" not in str(refusal.value)

@@ -156,7 +156,7 @@ def test_any_error_of_the_disk_is_one_error_with_the_path_and_leaves_the_old_fil
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="it failed") as caught:
-        write_hdf5(path, lambda file: file.create_dataset("a", data=np.arange(9)), lambda _: [])
+        write_hdf5(path, lambda file: file.create_dataset("a", data=np.arange(9)), lambda *_: [])
     assert caught.value.errno == error
     assert caught.value.filename == str(tmp_path / ".file.h5.tmp")
     assert [p.name for p in tmp_path.iterdir()] == ["file.h5"]
@@ -174,11 +174,11 @@ def test_a_disk_that_is_full_at_any_byte_leaves_no_handle_and_no_file(tmp_path: 
 
     _limit(size)
     with pytest.raises(OSError, match="File too large"):
-        write_hdf5(tmp_path / "file.h5", write, lambda _: [])
+        write_hdf5(tmp_path / "file.h5", write, lambda *_: [])
     _limit(resource.RLIM_INFINITY)
     assert list(tmp_path.iterdir()) == []
     assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == 0
-    write_hdf5(tmp_path / "file.h5", write, lambda _: [])
+    write_hdf5(tmp_path / "file.h5", write, lambda *_: [])
 
 
 def test_files_are_written_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

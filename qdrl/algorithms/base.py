@@ -112,6 +112,30 @@ def champion_of(fitness: np.ndarray, generation: int, **genome: np.ndarray) -> d
     return {**genome, "fitness": fitness, "generation": np.array([generation])}
 
 
+def restored_champion(stored: Mapping[str, Any], parameters: int) -> dict[str, np.ndarray] | None:
+    """Return the champion that a checkpoint holds; None where there was none.
+
+    Args:
+        stored: what `champion_of` returned, or nothing.
+        parameters: length of a genome.
+
+    Raises:
+        KeyError: a part is missing.
+        ValueError: a part is of another shape, or not finite.
+    """
+    if not stored:
+        return None
+    champion = champion_of(
+        np.asarray(stored["fitness"], np.float64), 0, genome=np.asarray(stored["genome"], np.float32)
+    )
+    champion["generation"] = np.asarray(stored["generation"], np.int64)
+    shapes = {"fitness": (max(1, champion["fitness"].size),), "generation": (1,), "genome": (parameters,)}
+    for name, shape in shapes.items():
+        if champion[name].shape != shape or not np.isfinite(champion[name]).all():
+            raise ValueError(f"the champion's {name} must be finite and of shape {shape}, has {champion[name].shape}")
+    return champion
+
+
 def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:
     """Guard the order of `ask` and `tell`.
 

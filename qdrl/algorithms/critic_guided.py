@@ -155,9 +155,21 @@ class CriticGuided(MapElites):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: a shape is that of other networks.
+        """
         super().load_state_dict(state)
         self.learner.load_state_dict(state["learner"], self.generation)
-        self._learned = {name: np.asarray(value) for name, value in state["learned"].items()}
+        learned = {name: np.asarray(state["learned"][name], np.float32) for name in _TOLD if state["learned"]}
+        td3, seen = self.learner.td3, self._policy.sizes[0]
+        expected = {"critic": tuple(td3.critic[0].shape), "actor": tuple(td3.actor[0].shape)}
+        expected["states"] = (*learned["states"].shape[:2], seen) if learned else ()
+        for name, array in learned.items():
+            if array.shape != expected[name] or array.ndim > 3:
+                raise ValueError(f"the learned {name} has shape {array.shape}, expected {expected[name]}")
+        self._learned = learned
 
     def continue_from_elites(self, generation: int) -> None:
         """Propose this generation next, with critics, actor and replay as they are at the beginning of a run."""

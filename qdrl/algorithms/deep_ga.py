@@ -185,14 +185,36 @@ class DeepGa:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: the arrays are not those of a tree, or a node is not in it.
+        """
+        self.ancestry.load_state_dict(state["ancestry"])
         self.generation, self._births, self._pruned = (int(state[name]) for name in ("generation", "births", "pruned"))
         self.elite, self._elite_of = int(state["elite"]), int(state["elite_of"])
         self._elite_scores = np.asarray(state["elite_scores"], np.float64)
         self.parents, self._candidates, self._ranked = (
             np.asarray(state[name], np.int64) for name in ("parents", "candidates", "ranked")
         )
-        self.ancestry.load_state_dict(state["ancestry"])
+        self._check_nodes(state["nodes"])
         self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
+
+    def _check_nodes(self, archived: Any) -> None:
+        """Refuse nodes that are not in the tree, and keyframes that are not genomes of this task."""
+        for name, nodes in {
+            "the elite": [self.elite] if self.elite >= 0 else [],
+            "parents": self.parents,
+            "candidates": self._candidates,
+            "ranked": self._ranked,
+            "the archive": np.asarray(archived).ravel(),
+        }.items():
+            numbers = np.asarray(nodes)
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.ancestry):
+                raise ValueError(f"a node of {name} is not among the {len(self.ancestry)} of the tree")
+        for number, genome in self.ancestry.keyframes.items():
+            if genome.shape != (self._task.parameters,):
+                raise ValueError(f"keyframe {number} has shape {genome.shape}, expected ({self._task.parameters},)")
 
     def _plan(self, rows: Sequence[int]) -> tuple[list[int], list[int], list[float], str]:
         """Parent, number and power of each row, and who proposes them; the same on whichever rank asks."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from qdrl.evaluation import Evaluation
 from qdrl.genomes.noise import KeyedNoise, Noise, NoiseSource
 from qdrl.optimizers import Adam, Momentum
+from qdrl.states import load_array
 from qdrl.streams import Streams
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -111,8 +112,12 @@ class Mean:
         return {"genome": self.genome.numpy().copy(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        self.genome.copy_(torch.from_numpy(np.asarray(state["genome"])))
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: it is of another shape.
+        """
+        load_array(self.genome, state["genome"], "the mean")
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _number(self, generation: int, pair: int) -> int:

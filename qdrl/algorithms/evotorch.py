@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from qdrl.algorithms.base import champion_of, check_turn, insert
+from qdrl.algorithms.base import champion_of, check_turn, insert, restored_champion
 from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings, Xnes
 from qdrl.archives.base import AnyArchive
 from qdrl.errors import UserError
@@ -145,9 +145,13 @@ class EvoTorch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         now, stored = self._searcher.state(), state["searcher"]
-        self._searcher.restore({name: torch.tensor(np.asarray(stored[name])).to(now[name]) for name in now})
+        arrays = {name: np.asarray(stored[name]) for name in now}
+        for name, array in arrays.items():
+            if array.shape != tuple(now[name].shape):
+                raise ValueError(f"the searcher's {name} is stored as {array.shape}, expected {tuple(now[name].shape)}")
+        self._searcher.restore({name: torch.tensor(array).to(now[name]) for name, array in arrays.items()})
         self.generation = int(state["generation"])
-        self._champion = {name: np.asarray(values) for name, values in state["champion"].items()} or None
+        self._champion = restored_champion(state["champion"], len(self.mean))
         self._drawn = None
 
     def _rows(self) -> Tensor:

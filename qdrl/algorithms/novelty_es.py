@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from qdrl.algorithms.base import champion_of, check_turn, require_novelty_archive
+from qdrl.algorithms.base import champion_of, check_turn, require_novelty_archive, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.admission import All
 from qdrl.archives.base import AnyArchive
@@ -154,15 +154,25 @@ class NoveltyEs:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: a shape is that of other settings, or a mean does not exist.
+        """
         self.generation, self._moving, self._entries, self._waited = (
             int(state[name]) for name in ("generation", "moving", "entries", "waited")
         )
         for index, mean in enumerate(self.means):
             mean.load_state_dict(state["means"][str(index)])
         self.reward_weight, self._best = float(state["reward_weight"]), float(state["best"])
-        self._due = np.asarray(state["due"]).tolist()
-        self._behaviour, self._entry = np.array(state["behaviour"], np.float64), np.array(state["entry"], np.int64)
-        self._champion = {name: np.asarray(values) for name, values in state["champion"].items()} or None
+        self._due = np.asarray(state["due"], np.int64).tolist()
+        if wrong := {self._moving, *self._due} - set(range(len(self.means))):
+            raise ValueError(f"there is no mean {min(wrong)} among {len(self.means)}")
+        behaviour, entry = np.array(state["behaviour"], np.float64), np.array(state["entry"], np.int64)
+        if behaviour.shape != self._behaviour.shape or entry.shape != self._entry.shape:
+            raise ValueError(f"behaviour {behaviour.shape} and entries {entry.shape} are those of other means")
+        self._behaviour, self._entry = behaviour, entry
+        self._champion = restored_champion(state["champion"], len(self.means[0].genome))
 
     def _step(self, evaluation: Evaluation) -> int:
         """Collective. After perturbations: their mean moves."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.algorithms.base import champion_of, check_turn, insert
+from qdrl.algorithms.base import champion_of, check_turn, insert, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
@@ -107,4 +107,4 @@ class OpenAiEs:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generation = int(state["generation"])
         self.mean.load_state_dict(state["mean"])
-        self._champion = {name: np.asarray(values) for name, values in state["champion"].items()} or None
+        self._champion = restored_champion(state["champion"], len(self.mean.genome))

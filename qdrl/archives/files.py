@@ -12,30 +12,36 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qdrl.archives.seals import USER_BLOCK, write_seal
 from qdrl.errors import UserError
 
-# What h5py and numpy raise on bytes that were changed since they were written.
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
+# What h5py raises where it cannot read an open file.
+_DAMAGE = (OSError, RuntimeError, MemoryError)
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file to read; typed Any because h5py cannot know which items are groups and which datasets."""
+    """Open an HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets.
+
+    Raises:
+        UserError: there is no such file, or HDF5 cannot open it or read from it.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         # Files are replaced, never changed in place, so no lock is needed; network disks often lack it.
-        with h5py.File(path, "r", locking=False) as file:
+        opened = h5py.File(path, "r", locking=False)
+    except (*_DAMAGE, LookupError, ValueError) as error:
+        raise UserError(f"{path}: not a whole HDF5 file: {' '.join(str(error).split())}") from error
+    try:
+        with opened as file:
             yield file
-    except UserError:
-        raise
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a whole HDF5 file: {reason}") from error
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
-def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any], list[str]]) -> None:
-    """Write an HDF5 file to a temporary name, check it, flush it to disk and rename it.
+def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any, int], list[str]]) -> None:
+    """Write an HDF5 file to a temporary name, check it, seal it, flush it to disk and rename it.
 
     A kill or a full disk at any instant leaves what stood at the path as it was. No file lock is taken: network disks
     often lack them, and no reader sees the temporary name.
@@ -46,16 +52,17 @@ def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable
     """
     with replacing(path) as temporary, _HeldErrors(temporary) as disk:
         try:
-            with h5py.File(disk, "w") as file:
+            with h5py.File(disk, "w", userblock_size=USER_BLOCK) as file:
                 write(file)
                 file.flush()
                 disk.check()
-                if problems := find_problems(file):
+                if problems := find_problems(file, temporary.stat().st_size):
                     raise ValueError(f"{path} is not written: {problems[0]}")
         except Exception:
             disk.check()  # the cause of whatever HDF5 reports
             raise
         disk.check()
+        write_seal(temporary)
 
 
 def write_text(path: Path, text: str) -> None:

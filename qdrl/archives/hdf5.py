@@ -5,7 +5,10 @@ found, `validate` lists them all. Nothing here needs torch.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,18 +17,11 @@ import h5py
 import numpy as np
 
 from qdrl.archives.files import StoredArray, open_hdf5, write_hdf5
-from qdrl.archives.layout import (
-    ACTOR,
-    CHECKPOINT_FORMAT,
-    COLUMNS,
-    FORMAT,
-    FORMAT_VERSION,
-    LINEAGE,
-    META_JSON,
-    NORMALIZER,
-    find_problems,
-)
+from qdrl.archives.inspection import can_start_processes, check, inspect
+from qdrl.archives.layout import CHECKPOINT_FORMAT, COLUMNS, FORMAT, FORMAT_VERSION, META_JSON, find_problems
 from qdrl.archives.lineages import StoredLineages
+from qdrl.archives.parts import ACTOR, LINEAGE, NORMALIZER
+from qdrl.archives.seals import Identity, Seal, check_seal, identity, write_seal
 from qdrl.archives.stored import StoredArchive
 from qdrl.axes import Axis
 from qdrl.errors import UserError
@@ -34,34 +30,52 @@ from qdrl.plain import from_json, to_json
 _LARGE = 2**20  # bytes read at once; an array of a checkpoint that is larger stays in its file
 # What says when, where and how fast a file was made, not what it holds.
 _NOT_CONTENT = ("meta", "history/seconds")
+_LOGGER = logging.getLogger("qdrl")
 
 
 def open_archive(path: str | Path) -> StoredArchive:
     """Read an archive, or the archive inside a checkpoint.
+
+    A file that does not match its seal, or has none, is first read in a process of its own, see
+    `qdrl.archives.inspection`; where it passes but was changed since it was written, a warning is logged.
 
     Raises:
         UserError: there is no such file, or it is not a whole archive of a known version; the first problem
             is named (`validate` lists all).
     """
     path = Path(path)
-    with open_hdf5(path) as file:
-        if problems := find_problems(file):
-            raise UserError(f"{path}: {problems[0]}")
+    with _examined(path) as file:
         return _read(file, path)
 
 
-def validate(path: str | Path) -> list[str]:
-    """Everything wrong with a file, with the place of each; empty for a good one. Reads every genome."""
+def validate(path: str | Path, *, seal: bool = False) -> list[str]:
+    """Return everything wrong with a file, with the place of each; empty for a good one.
+
+    Every dataset is read, in a process of its own where that is possible: a file that crashes libhdf5 is a verdict.
+
+    Args:
+        path: the file.
+        seal: accept a file that was changed since it was written: write a new seal where nothing else is wrong.
+
+    Raises:
+        UserError: `seal`, and the file has no user block or cannot be written.
+    """
+    path = Path(path)
     try:
-        with open_hdf5(Path(path)) as file:
-            return find_problems(file, thorough=True)
+        found = _seal_of(path)
     except UserError as error:
         return [str(error).removeprefix(f"{path}: ")]
+    if problems := inspect(path) if can_start_processes() else check(path):
+        return problems
+    if seal:
+        _renew_seal(path)
+        return []
+    return [_CHANGED] if found == "broken" else []
 
 
 def file_format(path: str | Path) -> str:
-    """Format and version as a file states them, for example "qdrl-archive 1.0"."""
-    with open_hdf5(Path(path)) as file:
+    """Return format and version as a file states them, for example "qdrl-archive 1.0"."""
+    with _examined(Path(path)) as file:
         return f"{file.attrs.get('format')} {file.attrs.get('format_version')}"
 
 
@@ -91,20 +105,23 @@ def write_checkpoint(path: str | Path, archive: StoredArchive, state: Mapping[st
 
 
 def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
-    """The archive, its history and the state that `write_checkpoint` kept; its large arrays are `StoredArray`s.
+    """Read the archive, its history and the state that `write_checkpoint` kept; large arrays are `StoredArray`s.
 
     Raises:
-        UserError: the file is missing, damaged or not a checkpoint.
+        UserError: the file is missing, damaged, not a checkpoint, or was changed since it was written.
     """
-    archive = open_archive(path)
-    with open_hdf5(Path(path)) as file:
+    path = Path(path)
+    if _seal_of(path) == "broken":
+        problems = inspect(path) if can_start_processes() else []
+        raise UserError(f"{path}: {problems[0] if problems else _CHANGED}")
+    with _examined(path) as file:
         if "state" not in file:
             raise UserError(f"{path}: holds no /state; it is an archive, not a checkpoint")
-        return archive, _read_tree(file["state"], Path(path))
+        return _read(file, path), _read_tree(file["state"], path)
 
 
 def content_digest(path: str | Path) -> str:
-    """sha256 over what a file holds: elites, cells, history, normaliser and actor, but not when, where or how fast.
+    """Return a sha256 over elites, cells, history, normaliser and actor, but not over when, where and how fast.
 
     Two runs of one experiment and seed have the same digest whatever the number of ranks.
     """
@@ -118,12 +135,70 @@ def content_digest(path: str | Path) -> str:
             digest.update(f"{key}={np.asarray(item.attrs[key]).tolist()!r}\n".encode())
         if isinstance(item, h5py.Dataset):
             digest.update(f"{item.dtype.str}{item.shape}\n".encode())
-            for block in _blocks(item):
-                digest.update(repr(block.tolist()).encode() if block.dtype.hasobject else block.tobytes())
+            for part in _parts(item):
+                digest.update(part)
 
-    with open_hdf5(Path(path)) as file:
+    with _examined(Path(path)) as file:
         file.visititems(visit)
     return digest.hexdigest()
+
+
+def _parts(dataset: h5py.Dataset) -> Iterator[bytes]:
+    """Yield a dataset's bytes, about a MiB at once."""
+    if dataset.dtype.hasobject or dataset.ndim == 0:
+        values = np.asarray(dataset[()])
+        yield repr(values.tolist()).encode() if dataset.dtype.hasobject else values.tobytes()
+        return
+    rows = max(1, _LARGE * len(dataset) // max(1, dataset.nbytes))
+    for start in range(0, len(dataset), rows):
+        yield dataset[start : start + rows].tobytes()
+
+
+# Trust
+
+_CHANGED = (
+    "changed since it was written, or damaged: it does not match its seal;"
+    " after an intended change run `qdrl archive validate --seal` on it"
+)
+
+
+@contextmanager
+def _examined(path: Path) -> Iterator[Any]:
+    """Open a file that was found safe and whole.
+
+    Raises:
+        UserError: the first problem with the file.
+    """
+    seal = _seal_of(path)
+    if seal != "intact" and can_start_processes() and (problems := inspect(path)):
+        raise UserError(f"{path}: {problems[0]}")
+    with open_hdf5(path) as file:
+        if problems := find_problems(file, path.stat().st_size):
+            raise UserError(f"{path}: {problems[0]}")
+        if seal == "broken":
+            _warn_of_change(path, identity(path))
+        yield file
+
+
+@lru_cache(maxsize=64)
+def _warn_of_change(path: Path, version: Identity) -> None:  # noqa: ARG001 - a file changed again is warned of again
+    _LOGGER.warning("%s: %s", path, _CHANGED)
+
+
+def _seal_of(path: Path) -> Seal:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return check_seal(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _renew_seal(path: Path) -> None:
+    try:
+        write_seal(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the seal: {error.strerror}") from error
 
 
 # Writing
@@ -156,23 +231,23 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
     )
     if archive.neighbours is not None:
         group.attrs["neighbours"] = archive.neighbours
-    group["centroids"] = archive.centroids
+    _put(group, "centroids", archive.centroids)
     _write_elites(file.create_group("elites"), archive)
     if archive.champion is not None:
         champion = file.create_group("champion")
         for name, values in archive.champion.items():
-            champion.create_dataset(name, data=values, fletcher32=True)
+            _put(champion, name, values)
     if archive.normalizer is not None:
         normalizer = file.create_group("normalizer")
         for name, value in archive.normalizer.items():
-            normalizer[name.replace(".", "/")] = value
+            _put(normalizer, name.replace(".", "/"), value)
     if archive.actor is not None:
         actor = file.create_group("actor")
-        actor.create_dataset("genome", data=archive.actor["genome"], fletcher32=True)
+        _put(actor, "genome", archive.actor["genome"])
         actor["dimensions"] = archive.actor["dimensions"]
     history = file.create_group("history", track_order=True)  # read back in the order written
     for name, values in archive.history.items():
-        history[name] = values
+        _put(history, name, values)
 
 
 def _write_elites(group: h5py.Group, archive: StoredArchive) -> None:
@@ -195,8 +270,7 @@ def _write_elites(group: h5py.Group, archive: StoredArchive) -> None:
 def _write_lineages(group: h5py.Group, lineages: StoredLineages) -> None:
     group.attrs["noise"] = json.dumps(lineages.noise)
     for name in LINEAGE:
-        data = getattr(lineages, name)
-        group.create_dataset(name, data=data, fletcher32=data.size > 0)
+        _put(group, name, getattr(lineages, name))
 
 
 def _write_tree(group: h5py.Group, tree: Mapping[str, Any]) -> None:
@@ -204,7 +278,16 @@ def _write_tree(group: h5py.Group, tree: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             _write_tree(group.create_group(name), value)
         else:
-            group[name] = value
+            _put(group, name, value)
+
+
+def _put(group: h5py.Group, name: str, value: Any) -> None:
+    """Store a value, with checksums where it is an array that is not empty; others cannot carry any."""
+    array = value if isinstance(value, str | bytes) else np.asarray(value)
+    if isinstance(array, np.ndarray) and array.size and array.ndim:
+        group.create_dataset(name, data=array, fletcher32=True)
+    else:
+        group[name] = array
 
 
 # Reading
@@ -243,16 +326,6 @@ def _read(file: Any, path: Path) -> StoredArchive:
         neighbours=int(group["neighbours"]) if "neighbours" in group else None,
         path=path,
     )
-
-
-def _blocks(dataset: Any) -> Iterator[np.ndarray]:
-    """Yield a dataset's values in order, a block of rows at a time, so that a large one is never held whole."""
-    if dataset.ndim == 0 or dataset.dtype.hasobject:
-        yield np.asarray(dataset[()])
-        return
-    rows = max(1, _LARGE * len(dataset) // max(1, dataset.nbytes))
-    for start in range(0, len(dataset), rows):
-        yield dataset[start : start + rows]
 
 
 def _read_lineages(group: Any) -> StoredLineages:

@@ -5,13 +5,15 @@ from pathlib import Path
 import click
 
 from qdrl.cli.archive.paths import archive_argument
+from qdrl.cli.code import allow_code_option
 
 
 @click.command()
 @archive_argument
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--cell", type=int, help="Whose elite; the run's champion, or the best elite, when left out.")
-def command(archive: Path, output: Path, cell: int | None) -> None:
+@allow_code_option
+def command(archive: Path, output: Path, cell: int | None, allow_code: bool) -> None:
     """Write the weights of one genome of ARCHIVE to OUTPUT (.npz).
 
     Lineages are decoded. The file holds `genome`, the flat row, and for policies `kernel_<i>` (inputs, outputs) and
@@ -31,6 +33,6 @@ def command(archive: Path, output: Path, cell: int | None) -> None:
     if output.suffix != ".npz":
         raise UserError(f"{output}: weights are written as .npz")
     stored = open_archive(archive)
-    chosen, weights = weights_of(stored, cell)
+    chosen, weights = weights_of(stored, cell, allow_code=allow_code)
     write_weights(output, weights)
     click.echo(f"{output}: {chosen}, {len(weights['genome'])} weights")

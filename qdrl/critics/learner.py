@@ -114,9 +114,15 @@ class Learner:
         return {"td3": self.td3.state_dict(), "replay": {str(shard): state for shard, state in enumerate(shards)}}
 
     def load_state_dict(self, state: Mapping[str, Any], generation: int) -> None:
-        """Put back what `state_dict` gave; a shard's transitions are read when this rank first learns from them."""
+        """Restore what `state_dict` returned; a shard's transitions are read when this rank first learns from them.
+
+        Raises:
+            ValueError: a shape is that of other networks, or of other replays.
+        """
         self.td3.load_state_dict(state["td3"])
         self._stored = [state["replay"][str(shard)] for shard in range(self._count)]
+        for replay, stored in zip(self.shards, self._stored, strict=True):
+            replay.check_state(stored)
         self._held, self._learned_of = None, generation - 1
 
     def begin_at(self, generation: int) -> None:

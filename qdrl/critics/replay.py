@@ -145,13 +145,26 @@ class Replay:
         Raises:
             ValueError: the arrays are those of a replay of another shape, or more than this one's capacity.
         """
+        self.check_state(state)
         count = len(state["reward"])
-        if count > self.capacity:
-            raise ValueError(f"the stored replay holds {count} transitions, this one at most {self.capacity}")
         views = self._cut(self._table[:count])
         for name in NAMES:
             load_array(getattr(views, name), state[name], f"the replay's {name}")
         self._size, self._next = count, count % self.capacity
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse what `load_state_dict` would refuse, without reading arrays that are still in a file.
+
+        Raises:
+            ValueError: the arrays are those of a replay of another shape, or more than this one's capacity.
+        """
+        if (count := len(state["reward"])) > self.capacity:
+            raise ValueError(f"the stored replay holds {count} transitions, this one at most {self.capacity}")
+        views = self._cut(torch.empty(count, self._width, device="meta"))
+        for name in NAMES:
+            stored, expected = tuple(np.shape(state[name])), tuple(getattr(views, name).shape)
+            if stored != expected:
+                raise ValueError(f"the replay's {name} is stored as {stored}, expected {expected}")
 
     @property
     def _table(self) -> Tensor:

@@ -142,7 +142,22 @@ class Ancestry:
         return copies | {"keyframes": keyframes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        self.parent = np.array(state["parent"], np.int64)
-        self.seed, self.sigma = np.array(state["seed"], np.uint32), np.array(state["sigma"], np.float32)
-        self.keyframes = {int(number): np.asarray(genome) for number, genome in state["keyframes"].items()}
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: the arrays are not those of a tree; this one is then as it was.
+        """
+        parent = np.array(state["parent"], np.int64)
+        seed, sigma = np.array(state["seed"], np.uint32), np.array(state["sigma"], np.float32)
+        keyframes = {int(number): np.asarray(genome, np.float32) for number, genome in state["keyframes"].items()}
+        if parent.ndim != 1 or not parent.shape == seed.shape == sigma.shape:
+            raise ValueError(
+                f"parents {parent.shape}, seeds {seed.shape} and powers {sigma.shape} must have one length"
+            )
+        if len(wrong := np.flatnonzero((parent < KEYFRAME) | (parent >= np.arange(len(parent))))):
+            raise ValueError(f"node {wrong[0]} has parent {parent[wrong[0]]}; parents come before their children")
+        if not np.isfinite(sigma).all() or not all(np.isfinite(genome).all() for genome in keyframes.values()):
+            raise ValueError("a power or a keyframe is not finite")
+        if missing := set(seed[parent == KEYFRAME].tolist()) - keyframes.keys():
+            raise ValueError(f"keyframe {min(missing)} is missing")
+        self.parent, self.seed, self.sigma, self.keyframes = parent, seed, sigma, keyframes

@@ -78,11 +78,23 @@ class ObservationNormalizer:
         }
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Put back what `state_dict` gave."""
-        self.count = int(state["count"])
-        self.mean, self._deviation = np.array(state["mean"]), np.array(state["deviation"])
-        rows = zip(state["at.generation"], state["at.mean"], state["at.var"], strict=True)
-        self.snapshots = {int(generation): (mean, var) for generation, mean, var in rows}
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: the statistics are of other observations, or not finite; these are then as they were.
+        """
+        generations, size = np.asarray(state["at.generation"], np.int64), self.mean.shape
+        shapes = {"mean": size, "deviation": size}
+        shapes |= {name: (len(generations), *size) for name in ("at.mean", "at.var")}
+        arrays = {name: np.array(state[name], np.float64) for name in shapes}
+        for name, array in arrays.items():
+            if array.shape != shapes[name] or not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite and of shape {shapes[name]}, has shape {array.shape}")
+        if (count := int(state["count"])) < 0:
+            raise ValueError(f"count must not be negative, is {count}")
+        self.count, self.mean, self._deviation = count, arrays["mean"], arrays["deviation"]
+        rows = zip(generations.tolist(), arrays["at.mean"], arrays["at.var"], strict=True)
+        self.snapshots = {generation: (mean, var) for generation, mean, var in rows}
 
 
 def normalize_(observations: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qdrl.archives import inspection
 from qdrl.archives.files import StoredArray
 from qdrl.archives.hdf5 import (
     content_digest,
@@ -27,6 +28,13 @@ from qdrl.archives.hdf5 import (
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from tests.archives.builders import damaged, replace_dataset, small_archive
+from tests.forked import run_forked
+
+
+@pytest.fixture(autouse=True)
+def _inspected_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new Python for every damaged file would take most of the time; `test_inspection` starts real ones."""
+    monkeypatch.setattr(inspection, "run_child", run_forked)
 
 
 @pytest.fixture

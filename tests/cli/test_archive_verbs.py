@@ -312,6 +312,17 @@ def test_validate_prints_every_problem_and_exits_with_1(path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_validate_reports_an_edited_file_until_it_is_sealed(path: Path) -> None:
+    with damaged(path) as file:
+        file["elites/fitness"][0] = 1.0
+    edited = call("validate", path)
+    assert edited.code == 1
+    assert edited.out.startswith(f"{path}: changed since it was written")
+    assert "validate --seal" in edited.out
+    assert call("validate", "--seal", path).code == 0
+    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.2, 7 elites\n", "")
+
+
 def test_validate_of_no_file_exits_with_2(tmp_path: Path) -> None:
     assert call("validate", tmp_path / "none.h5").code == 2
     outcome = call("validate", tmp_path)

@@ -139,3 +139,25 @@ def test_a_lineage_takes_eight_bytes_a_mutation() -> None:
     for depth in range(140):
         ancestry.add([depth - 1], [depth], [0.002])
     assert ancestry.lineage(139).nbytes == 8 * 140
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parent": np.array([-1, 5, 0])}, "node 1 has parent 5; parents come before their children"),
+        ({"parent": np.array([-1, 0, 2])}, "node 2 has parent 2"),
+        ({"parent": np.array([-7, 0, 1])}, "node 0 has parent -7"),
+        ({"seed": np.zeros(2, np.uint32)}, "must have one length"),
+        ({"sigma": np.array([0, np.inf, 0], np.float32)}, "not finite"),
+        ({"parent": np.array([-2, 0, 1]), "seed": np.array([4, 0, 0], np.uint32)}, "keyframe 4 is missing"),
+        ({"keyframes": {"0": np.array([np.nan])}}, "not finite"),
+    ],
+)
+def test_a_state_that_is_no_tree_is_refused_and_changes_nothing(change: dict, message: str) -> None:
+    ancestry = grown(6)
+    good = {"parent": [-1, 0, 1], "seed": [3, 4, 5], "sigma": [0.0, 0.1, 0.1], "keyframes": {}}
+    with pytest.raises(ValueError, match=message):
+        ancestry.load_state_dict(good | change)
+    assert np.array_equal(ancestry.parent, grown(6).parent)
+    ancestry.load_state_dict(good)
+    assert len(ancestry) == 3

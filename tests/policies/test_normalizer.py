@@ -124,3 +124,22 @@ def test_normalised_observations_are_cut_at_ten_deviations() -> None:
 @pytest.mark.parametrize("var", [0.0, 1e-12, 1e-4])
 def test_a_constant_observation_is_not_blown_up(var: float) -> None:
     assert deviation_of(np.array([var])).item() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mean", np.zeros(SIZE + 1)),
+        ("deviation", np.full(SIZE, np.nan)),
+        ("at.mean", np.zeros((2, SIZE))),
+        ("at.var", np.zeros((1, SIZE + 1))),
+        ("count", -1),
+    ],
+)
+def test_a_state_of_other_observations_is_refused_and_changes_nothing(name: str, value: object) -> None:
+    normalizer = ObservationNormalizer(SIZE)
+    normalizer.snapshot(0)
+    state = normalizer.state_dict([0])
+    with pytest.raises(ValueError, match=name):
+        normalizer.load_state_dict(state | {name: value})  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(normalizer.mean, np.zeros(SIZE))

@@ -6,14 +6,16 @@ from typing import Any
 import click
 
 from qdrl.cli.archive.paths import archive_argument
+from qdrl.cli.code import allow_code_option
 
 
 @click.command()
 @archive_argument
 @click.option("--repeats", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Episodes an elite.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial states.")
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(archive: Path, repeats: int, seed: int, as_json: bool) -> None:
+def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: bool) -> None:
     """Run all elites again, and the actor where there is one: what is the archive worth?
 
     Prints the corrected QD score, the best mean fitness and the descriptor error (mean distance between the descriptor
@@ -29,7 +31,7 @@ def command(archive: Path, repeats: int, seed: int, as_json: bool) -> None:
     from qdrl.decoding import evaluated_on
 
     stored = open_archive(archive)
-    facts = worth_of(stored, repeats, seed)
+    facts = worth_of(stored, repeats, seed, allow_code=allow_code)
     if as_json:
         print_json(facts)
         return
@@ -41,7 +43,7 @@ def command(archive: Path, repeats: int, seed: int, as_json: bool) -> None:
     print_table(["", *(column.replace("_", " ") for column in columns)], table)
 
 
-def worth_of(stored: Any, repeats: int, seed: int) -> dict[str, dict[str, float | None]]:
+def worth_of(stored: Any, repeats: int, seed: int, *, allow_code: bool = False) -> dict[str, dict[str, float | None]]:
     """What `reevaluate` says, by who was run."""
     from qdrl.reevaluation import Reevaluation, reevaluate_actor, reevaluate_elites
 
@@ -49,14 +51,15 @@ def worth_of(stored: Any, repeats: int, seed: int) -> dict[str, dict[str, float 
         names = ("qd_score", "max_fitness", "descriptor_error", "failed", "env_steps")
         return {name: getattr(found, name) for name in names}
 
+    how: dict[str, Any] = {"repeats": repeats, "seed": seed, "allow_code": allow_code}
     statistics = stored.statistics()
     known = {"qd_score": statistics.qd_score, "max_fitness": statistics.max_fitness}
     facts: dict[str, dict[str, float | None]] = {
-        "elites, run again": measured(reevaluate_elites(stored, repeats=repeats, seed=seed)),
+        "elites, run again": measured(reevaluate_elites(stored, **how)),
         "elites, as stored": {**known, "descriptor_error": None, "failed": None, "env_steps": None},
     }
     if stored.actor is not None and int(stored.actor["dimensions"]):
         for targets in ("descriptors",) if stored.unstructured else ("descriptors", "centroids"):
-            found = reevaluate_actor(stored, targets=targets, repeats=repeats, seed=seed)
+            found = reevaluate_actor(stored, targets=targets, **how)
             facts[f"actor, asked for {targets}"] = measured(found)
     return facts

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qdrl.cli.archive.paths import archive_argument
+from qdrl.cli.code import allow_code_option
 
 if TYPE_CHECKING:
     from qdrl.archives.stored import StoredArchive
@@ -26,9 +27,12 @@ class _NegativeCell(click.Command):
 @archive_argument
 @click.argument("cell", type=int)
 @click.option("--replay", "with_replay", is_flag=True, help="Run the elite again and compare, bit for bit.")
+@allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
-def command(context: click.Context, archive: Path, cell: int, with_replay: bool, as_json: bool) -> None:
+def command(
+    context: click.Context, archive: Path, cell: int, with_replay: bool, allow_code: bool, as_json: bool
+) -> None:
     """Show the elite of a CELL: its fitness, descriptor, origin and genome.
 
     ARCHIVE is an archive file or a run folder. In a novelty archive, CELL is the number of an entry. With --replay the
@@ -44,7 +48,7 @@ def command(context: click.Context, archive: Path, cell: int, with_replay: bool,
 
     stored = open_archive(archive)
     elite = describe_elite(stored, stored.row_of(cell))
-    replayed = _replay(stored, cell) if with_replay else None
+    replayed = _replay(stored, cell, allow_code) if with_replay else None
     if as_json:
         print_json(elite if replayed is None else elite | {"replay": replayed})
     else:
@@ -86,10 +90,10 @@ def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
     }
 
 
-def _replay(stored: "StoredArchive", cell: int) -> dict[str, Any]:
+def _replay(stored: "StoredArchive", cell: int, allow_code: bool) -> dict[str, Any]:
     from qdrl.replays import replay
 
-    again = replay(stored, cell)
+    again = replay(stored, cell, allow_code=allow_code)
     return {
         "fitness": again.fitness,
         "descriptor": again.descriptor,
