@@ -166,7 +166,7 @@ def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder,
     ancestry = Ancestry()
     ancestry.keyframes.update(zip(lineages.keyframe_numbers.tolist(), lineages.keyframes, strict=True))
     kinds: dict[Any, Any] = {"keyed": KeyedNoise, "table": TableNoise}
-    if (name := lineages.noise.get("name")) not in kinds:
+    if not isinstance(name := lineages.noise.get("name"), str) or name not in kinds:
         raise UserError(f"/elites/lineage: this qdrl knows no noise {name!r}")
     try:
         noise = kinds[name](**lineages.noise)
