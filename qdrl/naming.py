@@ -17,10 +17,11 @@ _LISTED = 30  # known names that a message lists at most
 _LEAST = 3  # letters from which the beginning of a name counts as near
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that the given one probably meant; None with nothing near.
 
-    Case, spaces, "-" and "_" do not count: "MAP-Elites" means "map_elites".
+    Case, spaces, "-" and "_" do not count: "MAP-Elites" means "map_elites". `cutoff` is the least similarity, as
+    `difflib.get_close_matches` measures it.
     """
     names = {_folded(each): each for each in sorted(known, reverse=True)}
     folded = _folded(name)
@@ -28,7 +29,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         return names[folded]
     if begun := [each for each in names if len(folded) >= _LEAST and each.startswith(folded)]:
         return names[min(begun, key=len)]
-    near = get_close_matches(folded, names, n=1, cutoff=0.6)
+    near = get_close_matches(folded, names, n=1, cutoff=cutoff)
     return names[near[0]] if near else None
 
 

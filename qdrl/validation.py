@@ -15,6 +15,7 @@ from qdrl.errors import UserError
 from qdrl.naming import nearest, suggest
 
 _ROUNDS = 8  # of repairs; each removes every mistake that it can
+_CUTOFF_ELSEWHERE = 0.75  # least similarity of a key in another table that is worth naming
 _SHOWN = 80  # characters of a value in a message
 _WORDS = {
     "tuple_type": "expected a list such as [10, 10]",
@@ -85,7 +86,7 @@ def unknown_key(place: str, here: Iterable[str], elsewhere: Iterable[str]) -> st
     here = list(here)
     if nearest(key, here) is None:
         last = {other.rpartition(".")[2]: other for other in elsewhere}
-        if (near := nearest(key, last)) is not None:
+        if (near := nearest(key, last, cutoff=_CUTOFF_ELSEWHERE)) is not None:
             return f"unknown key '{place}'; did you mean '{last[near]}'?"
     return f"unknown key '{place}'{suggest(key, here)}"
 

@@ -1,10 +1,14 @@
 """`qdrl doctor`."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
+
+_DRAWING_SECONDS = 60.0
 
 
 @click.command()
@@ -148,9 +152,16 @@ def _mujoco() -> str:
 
 
 def _opengl() -> str:
-    from qdrl.report.video import check_rendering
-
-    return check_rendering() or f"MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'unset')} and draws"
+    """Try to draw in a child process, because a broken OpenGL may abort the process that tries."""
+    program = "from qdrl.report.video import check_rendering; print(check_rendering() or '')"
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(  # noqa: S603 - this interpreter, this program
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=_DRAWING_SECONDS, check=False
+    )
+    variable = f"MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'unset')}"
+    if done.returncode != 0:
+        return f"BROKEN: {variable}, and an attempt to draw ended its process with exit code {done.returncode}"
+    return done.stdout.strip() or f"{variable} and draws"
 
 
 def _hdf5() -> str:
