@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, prod
+from math import ceil, inf, prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,9 @@ from qdrl.tasks.episodic import EpisodicTask
 _FLOAT = 4  # bytes
 _FLAGS = 8 + 4 + 1 + 1  # of a transition besides observations and action: row, reward, terminated, truncated
 _ELITE = 48 + 120  # bytes of an elite in a file besides genome and descriptors: columns, and HDF5's index (measured)
-_FILE = 60_000  # bytes of an empty file
+_FILE = 42_000  # bytes of a file without elites and history (measured)
+_METRIC = 2_600  # bytes of a metric in a file besides its values (measured)
+_METRICS, _METRICS_OF_LEARNING = 16, 10  # in a history, and those that critics add
 _ADAM = 5  # copies of a network that training keeps: weights, target, gradient and two moments
 
 
@@ -133,7 +135,7 @@ def estimate(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Es
     noise = getattr(settings, "noise", None)
     if isinstance(noise, TableNoise):
         needs.append(Need("noise table", "algorithm.noise.size", _FLOAT * noise.size, "node", 1))
-    archive_bytes = _file_bytes(experiment, task)
+    archive_bytes = _file_bytes(experiment, task, rows)
     learned = _replay_bytes(settings, task) + _td3_bytes(settings, task) if _learns(settings) else 0
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     return Estimate(
@@ -266,11 +268,24 @@ def _transitions(settings: Any, task: Task, rows: int, ranks: int) -> list[Need]
     ]
 
 
-def _file_bytes(experiment: Experiment, task: Task) -> int:
-    """Size of archive.h5 with all cells full; 0 where nothing limits them. A lineage counts as some 60 mutations."""
+def _file_bytes(experiment: Experiment, task: Task, rows: int) -> int:
+    """Return the size of archive.h5 with all cells full; 0 where nothing limits them.
+
+    A lineage is counted as some 60 mutations.
+    """
     count = cells(experiment)
     genome = 512 if is_of_lineages(_algorithm(experiment)) else _FLOAT * task.parameters
     elite = genome + _ELITE + 3 * 8 * len(task.spec.axes)
     if getattr(task, "normalizer", None) is not None:  # mean and variance of each generation that has an elite
         elite += 2 * 8 * task.spec.observation_size
-    return count and _FILE + len(task.mjcf or "") + count * elite
+    return count and _FILE + len(task.mjcf or "") + count * elite + _history_bytes(experiment, rows)
+
+
+def _history_bytes(experiment: Experiment, rows: int) -> int:
+    """Return the size of the history at the end of the run.
+
+    Without a budget in generations or evaluations its length is unknown, and only its columns count.
+    """
+    run, metrics = experiment.run, _METRICS + _METRICS_OF_LEARNING * _learns(experiment.algorithm)
+    generations = min(run.generations or inf, ceil((run.evaluations or inf) / rows) if run.evaluations else inf)
+    return metrics * (_METRIC + 8 * (int(generations) if generations < inf else 0))

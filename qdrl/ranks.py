@@ -294,7 +294,7 @@ def end_all_ranks(code: int) -> None:
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is None or not mpi.Is_initialized() or mpi.COMM_WORLD.Get_size() == 1:
         return
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         # A thread that needs no interpreter lock, which Abort keeps; it ends the process with exit code 1.
         faulthandler.dump_traceback_later(_ABORT_SECONDS, exit=True, file=nowhere)
         mpi.COMM_WORLD.Abort(code)

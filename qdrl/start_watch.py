@@ -90,7 +90,7 @@ def _ranks_below(launcher: int) -> list[int]:
 def _look_up(process: int) -> tuple[str, int] | None:
     """Return the name and the parent of a process, None where it is dead."""
     try:
-        stat = Path(f"/proc/{process}/stat").read_text(errors="replace")
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     name, _, rest = stat.partition("(")[2].rpartition(")")

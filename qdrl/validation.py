@@ -7,6 +7,7 @@ a tuple.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -41,7 +42,8 @@ def check(model: type[BaseModel], data: Mapping[str, Any], table: str, elsewhere
         plain = json.loads(json.dumps(data))
     except TypeError as error:
         key = next(key for key, value in data.items() if not _is_plain(value))
-        raise UserError(f"{table}.{key}: dates and times have no meaning here, got {data[key]}") from error
+        reason = "dates and times have no meaning here" if isinstance(data[key], date | time) else str(error)
+        raise UserError(f"{table}.{key}: {reason}, got {data[key]}") from error
     adapter = TypeAdapter(model)
     return _validated(lambda: adapter.validate_json(json.dumps(plain), strict=True), model, plain, table, elsewhere)
 

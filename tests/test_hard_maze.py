@@ -17,7 +17,7 @@ HERE = Path(__file__).parents[1] / "experiments" / "hard_maze"
 
 
 def test_novelty_search_solves_the_maze(tmp_path: Path) -> None:
-    experiment = load_experiment(HERE / "novelty.toml", ["run.evaluations=50000"], seed=0)
+    experiment = load_experiment(HERE / "novelty.toml", ["run.evaluations=50000"], seed=1)
     outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
     history = open_archive(outcome.archive).history
     assert history["champion_fitness"][-1] > -SUCCESS

@@ -17,6 +17,7 @@ from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.archives.seals import write_seal
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
+from qdrl.history import History
 from qdrl.ranks import OneProcess
 from qdrl.recorder import Recorder
 from qdrl.run import load, resume, start
@@ -251,7 +252,9 @@ def test_a_rank_that_writes_in_place_of_a_lost_one_holds_the_folder_too(tmp_path
 
     start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
     ranks, parts = Second(), load(tmp_path / "run")
-    with Recorder(parts, ranks, tmp_path / "run", progress=False) as recorder:
+    recorder = Recorder(parts, ranks, tmp_path / "run", progress=False)
+    recorder.history = History(open_archive(tmp_path / "run" / "archive.h5").history)
+    with recorder:
         with (tmp_path / "run" / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it
         ranks.first = True

@@ -120,7 +120,10 @@ def test_the_option_of_resume_accepts_changed_code(monkeypatch: pytest.MonkeyPat
 def test_a_stored_source_that_does_not_match_its_digest_is_found(tmp_path: Path) -> None:
     reference = Path(__file__).parents[1] / "archives" / "reference" / "walker2d_uni.h5"
     path = tmp_path / "archive.h5"
-    for entry, problem in (({"source": "a", "sha256": "b"}, "does not match"), ({"source": "a"}, "not an object")):
+    for entry, problem in (
+        ({"source": "a", "sha256": "b"}, "does not match"),
+        ({"source": "a"}, "must have a source and a sha256"),
+    ):
         path.write_bytes(reference.read_bytes())
         with h5py.File(path, "r+") as file:
             file["meta/code"] = json.dumps({"mine:f": entry})

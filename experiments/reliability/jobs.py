@@ -51,7 +51,9 @@ class Job:
         """Return the process of every living rank."""
         if not self.ranks:
             return {}
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, encoding="utf-8", check=False
+        )
         return {rank: int(pid) for pid in found.stdout.split() if (rank := _rank_of(pid)) is not None}
 
 

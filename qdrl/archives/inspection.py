@@ -52,7 +52,11 @@ def check(path: Path) -> list[str]:
 def limit_resources(path: Path) -> None:
     """Limit this process to the memory and processor time that the file's size accounts for."""
     size = path.stat().st_size
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 2**18
+    pages = (
+        int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        if Path("/proc/self/statm").exists()
+        else 2**18
+    )
     memory = pages * resource.getpagesize() + _MEMORY + _COPIES * size
     seconds = _seconds(size)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -1,5 +1,6 @@
 """How `evolve` and `resume` join the other ranks of a job."""
 
+import platform
 from contextlib import suppress
 from importlib import import_module
 
@@ -9,12 +10,14 @@ from qdrl.ranks import Ranks, connect, launched_rank
 def join() -> Ranks:
     """Return the ranks of this job.
 
-    Call it before slow imports, so that a death during them is noticed. matplotlib's fonts are imported first on the
-    first rank: without a cache they start a process, and after MPI_Init no process may be started.
+    Call it before slow imports, so that a death during them is noticed. After MPI_Init no process may be started, so
+    what starts one comes first: h5py asks for the processor's name, which Python then remembers, and on the first rank
+    matplotlib lists the fonts where it has no cache.
 
     Raises:
         UserError: see `qdrl.ranks.connect`.
     """
+    platform.processor()
     if launched_rank() == 0:
         with suppress(ImportError):
             import_module("matplotlib.font_manager")

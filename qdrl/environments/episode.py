@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -190,7 +191,6 @@ def _bad_states(simulator: Any) -> int:
     data: Any = getattr(simulator, "data", None)
     if type(data).__name__ != "MjData":
         return 0
-    from mujoco import mjtWarning
-
+    kinds = sys.modules["mujoco"].mjtWarning  # imported by whoever made the data
     # Positions, velocities, accelerations and controls, one after the other.
-    return sum(data.warning.number.tolist()[int(mjtWarning.mjWARN_BADQPOS) : int(mjtWarning.mjWARN_BADCTRL) + 1])
+    return sum(data.warning.number.tolist()[int(kinds.mjWARN_BADQPOS) : int(kinds.mjWARN_BADCTRL) + 1])

@@ -1,8 +1,12 @@
 """How kernels are compiled: one thread, no fast math, no fused multiply-add, the machine code cached on disk."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
+
+# With colours numba imports the colorama that Ray ships, which prints escape codes when the process ends.
+os.environ.setdefault("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", "1")
 
 import numba
 from numba.core.caching import FunctionCache

@@ -343,7 +343,7 @@ def experiment(**algorithm: Any) -> dict[str, Any]:
         ({"bounds": [-1, 1]}, "unknown key 'algorithm.bounds'"),
         (
             {"searcher": {"name": "snes", "initial_stdev": 1.0, "bounds": 2}},
-            "unknown key 'algorithm.searcher.snes.bounds'",
+            "unknown key 'algorithm.searcher.bounds'",
         ),
         ({"searcher": {"name": "snes"}}, "initial_stdev is missing"),
         ({"searcher": {"name": "ga"}}, "algorithm.searcher"),

@@ -17,6 +17,7 @@ import torch
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
+from qdrl.archives.seals import write_seal
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
@@ -304,6 +305,7 @@ def test_a_run_whose_discrete_actions_came_from_a_tanh_is_not_resumed_without_on
         assert policy["output"] == "linear"
         del file["meta/policy"]
         file["meta/policy"] = json.dumps(policy | {"output": "tanh"})
+    write_seal(tmp_path / "run" / "checkpoint.h5")
     with pytest.raises(UserError, match=r"the stored policies end in 'tanh', here they would in 'linear'"):
         resume(tmp_path / "run", OneProcess(), overrides=["run.generations=2"], progress=False)
 
