@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageError
+
 from qdrl.errors import RunFailed, UserError
 from qdrl.ranks import abort, end_all_ranks, launched_rank, limit_threads
 
@@ -27,10 +29,19 @@ def main() -> None:
     _print_any_text()
     if _may_run_users_code(sys.argv[1:]):
         sys.path.append(str(Path.cwd()))  # so that `module:function` finds a file of the folder qdrl is called in
+    elif sys.path[:1] in ([""], [str(Path.cwd())]) and not (Path.cwd() / "qdrl").is_dir():
+        del sys.path[0]  # `python -m` puts the current folder there
     from qdrl.cli import qdrl
 
     try:
-        qdrl(prog_name="qdrl")
+        code = qdrl.main(prog_name="qdrl", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except ClickException as error:
+        _end(f"{' '.join(error.format_message().split()).rstrip('.')}{_help_of(error)}", error.exit_code)
+    except Abort:
+        _end("interrupted", 130)
     except UserError as error:
         _end(error, 2)
     except RunFailed as error:
@@ -42,6 +53,14 @@ def main() -> None:
         if rank is None:
             raise
         abort(error, rank)
+    if isinstance(code, int) and code:  # of `context.exit`
+        raise SystemExit(code)
+
+
+def _help_of(error: ClickException) -> str:
+    """Name the help of the verb that was used wrongly."""
+    context = error.ctx if isinstance(error, UsageError) else None
+    return f"; see `{context.command_path} --help`" if context is not None else ""
 
 
 def _may_run_users_code(arguments: Sequence[str]) -> bool:

@@ -315,7 +315,7 @@ def _read(path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(_cannot_read(path, error)) from error
-    if raw.startswith(b"\x89HDF"):
+    if raw[:4] == b"\x89HDF" or raw[512:516] == b"\x89HDF":  # without and with a seal
         raise UserError(f"{path} is an HDF5 file, not an experiment; to look into it: qdrl archive info {path}")
     try:
         return tomllib.loads(raw.decode("utf-8-sig"))
@@ -367,7 +367,10 @@ def _refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
     for key in table:
         others = [name for name, model in _ARCHIVES.items() if key in model.model_fields]
         if others and kind not in others:
-            raise UserError(f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}'")
+            raise UserError(
+                f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}';"
+                f" without it, '{kind}' takes {', '.join(_ARCHIVES[kind].model_fields)}"
+            )
 
 
 def _all_keys(data: Mapping[str, Any]) -> list[str]:

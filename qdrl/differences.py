@@ -10,9 +10,14 @@ from qdrl.portable import BLAS
 _PORTABLE_TRAINING = ("map_elites", "deep_ga")  # element-wise operations and comparisons only
 
 
-def replay_notes(archive: StoredArchive) -> list[str]:
-    """Return a line for each difference that may make an elite's episode another one than the stored one."""
-    here, there = packages(), _table(archive.meta.get("packages"))
+def replay_notes(archive: StoredArchive, generation: int | None = None) -> list[str]:
+    """Return a line for each difference that may make an elite's episode another one than the stored one.
+
+    Args:
+        archive: the file.
+        generation: of the elite; the last one of the run when left out.
+    """
+    here, there = packages(), _packages_at(archive, generation)
     name = str(_table(archive.meta.get("task")).get("name"))
     simulated = archive.meta.get("mjcf") is not None or name.startswith("gym:")
     relevant = ("mujoco", "gymnasium") if simulated else ("ale-py",) if name.startswith("atari:") else ()
@@ -31,6 +36,11 @@ def replay_notes(archive: StoredArchive) -> list[str]:
     return notes
 
 
+def resume_notes(stored: StoredArchive) -> list[str]:
+    """Return a line for each difference that makes a resumed run another one than the uninterrupted run."""
+    return replay_notes(stored) + training_notes(stored)
+
+
 def training_notes(stored: StoredArchive) -> list[str]:
     """Return a line where training a stored run further on this machine gives other bits than on its own."""
     here, there = packages(), _table(stored.meta.get("packages"))
@@ -46,6 +56,16 @@ def training_notes(stored: StoredArchive) -> list[str]:
 def _table(value: Any) -> dict[str, Any]:
     """Return a JSON object; an empty one in place of anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def _packages_at(archive: StoredArchive, generation: int | None) -> dict[str, Any]:
+    """Return what a generation was evaluated with: a run may have been resumed under other versions."""
+    earlier = _table(archive.meta.get("command")).get("earlier", ())
+    for job in earlier if isinstance(earlier, list) else ():
+        before = job.get("before_generation") if isinstance(job, dict) else None
+        if isinstance(before, int) and generation is not None and generation < before:
+            return _table(job.get("packages"))
+    return _table(archive.meta.get("packages"))
 
 
 def _differs(name: str, there: dict[str, Any], here: dict[str, str]) -> bool:

@@ -43,6 +43,8 @@ def evolve(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks | None
             if not record.proceed(algorithm):
                 return
             generation(algorithm, task, record, ranks)
+        except SystemExit as error:  # of a user's code: the process would end as if it had finished
+            raise RuntimeError(f"the algorithm or the task raised SystemExit({error.code!r})") from error
         except RankLost as loss:
             record.warn(f"{loss}; generation {algorithm.generation} is done again")
 

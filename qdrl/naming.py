@@ -79,7 +79,7 @@ def load_reference(reference: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
         module = import_module(module_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"cannot import module '{module_name}' of '{reference}': {reason}{_remedy(error)}") from error
     if not hasattr(module, attribute):
@@ -95,11 +95,11 @@ def _folded(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: BaseException) -> str:
     """What to do where a module was not found at all."""
     if not isinstance(error, ModuleNotFoundError):
         return ""
-    return "; modules are searched in the current folder, the experiment file's folder and PYTHONPATH"
+    return "; modules are searched in the current folder, the folder of an experiment file, and PYTHONPATH"
 
 
 def _is_standard(module: ModuleType) -> bool:

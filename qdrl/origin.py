@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +45,23 @@ def origin(
     return attributes, {"command": command, "packages": packages()}
 
 
+def without_repeats(earlier: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the jobs of a run before this one, leaving out the last ones that had the same packages and commit.
+
+    Args:
+        earlier: `before_generation`, `git_commit` and `packages` of each job.
+        now: `git_commit` and `packages` of this one.
+    """
+    jobs = [dict(job) for job in earlier]
+    while jobs and all(jobs[-1].get(name) == value for name, value in now.items()):
+        jobs.pop()
+    return [job for job, later in zip(jobs, [*jobs[1:], {}], strict=False) if not _is_same(job, later)]
+
+
+def _is_same(job: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    return all(job.get(name) == later.get(name) for name in ("git_commit", "packages"))
+
+
 def as_unicode(text: str) -> str:
     """Return an argument or a file name as text that UTF-8 can hold, whatever the locale decoded it with."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
@@ -51,13 +69,15 @@ def as_unicode(text: str) -> str:
 
 def packages() -> dict[str, str]:
     """Return versions of Python and of the packages that results depend on, and the machine; see `qdrl.processor`."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found | machine()
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}, **machine()}
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @cache

@@ -7,6 +7,7 @@ processor has fused multiply-add; a fingerprint tells more surely than names whe
 import math
 import platform
 import struct
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +15,7 @@ _FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "asimd"
 _PROBES = 256
 
 
+@cache
 def machine() -> dict[str, str]:
     """Return what results may depend on beside packages: `processor`, `libc` and `libm`, the fingerprint."""
     return {"processor": _processor(), "libc": " ".join(platform.libc_ver()).strip() or "unknown", "libm": _libm()}

@@ -31,7 +31,7 @@ from qdrl.evaluation import Evaluation
 from qdrl.history import History, checked_counts
 from qdrl.lock import FolderLock
 from qdrl.metrics import MetricsFile
-from qdrl.origin import origin
+from qdrl.origin import origin, without_repeats
 from qdrl.progress import Progress
 from qdrl.ranks import THREAD_VARIABLES, Ranks, repeat_after_losses
 from qdrl.runlog import LOGGER, RunLog
@@ -65,6 +65,9 @@ class Recorder:
         history: the metrics so far.
         created_utc: when the run began.
         inexact_from: generations from which the run continued without a checkpoint.
+        code_changed_from: generations from which the user's own code was another.
+        earlier: packages and commits of the run's jobs before this one.
+        is_saved: whether the files hold the run as it is before the first generation of this job.
         begun: whether the first generation was wanted.
         generations: how many this process has run.
         ended_by: what ended the run: budgets that are spent, a signal, the time of a job, failures.
@@ -77,6 +80,9 @@ class Recorder:
         self.history = History()
         self.created_utc = datetime.now(UTC).isoformat(timespec="seconds")
         self.inexact_from: list[int] = []
+        self.code_changed_from: list[int] = []
+        self.earlier: list[dict[str, Any]] = []
+        self.is_saved = False
         self.begun = False
         self.generations = 0
         self.ended_by = ""
@@ -116,7 +122,8 @@ class Recorder:
             if kind is not None:
                 self._log.note(f"ended by {kind.__name__}: {error}")
                 return
-            self._save(last=True)
+            if self.generations or not self.is_saved:
+                self._save(last=True)
             if self.failure is not None:
                 self._log.note(self.failure)
             elif self._log.is_open:
@@ -186,8 +193,11 @@ class Recorder:
             commit=self.commit,
             license=parts.experiment.license,
         )
-        if self.inexact_from:
-            meta["command"]["inexact_from"] = self.inexact_from
+        marks = {"inexact_from": self.inexact_from, "code_changed_from": self.code_changed_from}
+        meta["command"] |= {name: generations for name, generations in marks.items() if generations}
+        now = {"git_commit": attributes["git_commit"], "packages": meta["packages"]}
+        if earlier := without_repeats(self.earlier, now):
+            meta["command"]["earlier"] = earlier
         return StoredArchive(
             axes=spec.axes,
             kind=geometry.kind,

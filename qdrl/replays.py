@@ -13,6 +13,8 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.decoding import evaluated_on, genome_of, normalization_of, task_of
 from qdrl.differences import replay_notes
 from qdrl.evaluation import Candidates
+from qdrl.sources import changed_sources, sources_of
+from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion import LocomotionWorlds
 from qdrl.tasks.rollout import EpisodeWorlds
@@ -88,13 +90,22 @@ def replay(
         evaluation = task.evaluate(Candidates(0, range(1), genome, torch.tensor([seed]), one, one))
         fitness, descriptor, steps = evaluation.fitness, evaluation.descriptor, evaluation.steps
         track = None
+    generation = int(archive.elites["generation"][row])
+    notes = (*replay_notes(archive, generation), *_notes_on_code(archive, task))
     reached = descriptor[0].numpy()
     same = bool(
         fitness[0] == archive.elites["fitness"][row] and np.array_equal(reached, archive.elites["descriptor"][row])
     )
     if archive.elites["n_evaluations"][row] > 1 or evaluated_on(archive) != "cpu":
         same = None
-    return Replay(float(fitness[0]), reached, int(steps[0]), same, track, tuple(replay_notes(archive)))
+    return Replay(float(fitness[0]), reached, int(steps[0]), same, track, notes)
+
+
+def _notes_on_code(archive: StoredArchive, task: Task) -> list[str]:
+    """Return a line for each module of a user's that is not the one whose source the file holds."""
+    own = task.code if isinstance(task, EpisodicTask) else ()
+    names = changed_sources(archive.meta.get("code"), sources_of(own))
+    return [f"the module of {name} differs from the source in the file: episodes may differ" for name in names]
 
 
 class _Recording:

@@ -1,6 +1,8 @@
 """Putting a run back from its files: exactly from checkpoint.h5, inexactly from archive.h5."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,17 @@ import numpy as np
 
 from qdrl.algorithms.base import continue_from_elites, is_of_lineages
 from qdrl.archives.hdf5 import open_archive, read_checkpoint
+from qdrl.archives.seals import Identity, check_seal, identity
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import Experiment
-from qdrl.differences import training_notes
+from qdrl.decoding import arithmetic_of
+from qdrl.differences import resume_notes
 from qdrl.errors import UserError
 from qdrl.history import History
 from qdrl.plain import from_json, to_json
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.recorder import Parts
-from qdrl.sources import changed
+from qdrl.sources import changed_sources
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,11 @@ class Restored:
         created_utc: when the run began; None where it begins now.
         inexact_from: generations from which the run continued without a checkpoint.
         warning: what a person should know, None where all is as it was.
-        notes: differences between this machine and the run's own that change bits, a line each.
+        notes: differences between this machine and the run's own that change bits, and changed code, a line each.
+        earlier: packages and commits of the run's jobs before this one, see `/meta/command` in archives/README.md.
+        code_changed_from: generations from which the user's own code was another.
+        identity: of the checkpoint that was read; None where there was none.
+        is_saved: whether archive.h5 holds the same generations as the checkpoint.
         replaced: files that the run is about to replace although nothing else holds what they do.
         suffix: what copies of these files are named by.
     """
@@ -40,6 +49,10 @@ class Restored:
     replaced: tuple[Path, ...] = ()
     suffix: str = "before"
     notes: tuple[str, ...] = ()
+    earlier: tuple[dict[str, Any], ...] = ()
+    code_changed_from: tuple[int, ...] = ()
+    identity: Identity | None = None
+    is_saved: bool = False
 
 
 def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_changed_code: bool = False) -> Restored:
@@ -58,8 +71,9 @@ def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_change
     if from_archive:
         return _restore_elites(parts, folder, accept_changed_code=accept_changed_code)
     if checkpoint.is_file():
+        read = identity(checkpoint)
         stored, state = _read(checkpoint)
-        _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
+        changed_names = _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
         restore_checkpoint(parts, stored, state)
         replaced = _newer_archive(archive, stored)
         warning = f"{archive} is not older than checkpoint.h5" if replaced else None
@@ -69,10 +83,16 @@ def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_change
             _inexact(stored),
             warning,
             replaced,
-            notes=tuple(training_notes(stored)),
+            notes=(*resume_notes(stored), *_notes_on_code(changed_names)),
+            earlier=_earlier(stored, parts.algorithm.generation),
+            code_changed_from=_code_changed(stored, parts.algorithm.generation, changed_names),
+            identity=read,
+            is_saved=_is_current(archive, stored),
         )
     if archive.exists():
         raise UserError(f"{folder} has no checkpoint.h5 and cannot be resumed exactly; {_ways_out(folder)}")
+    if not any((folder / name).exists() for name in ("log.txt", "figures")):
+        raise UserError(f"{folder} is not a run folder; `qdrl evolve {folder / 'config.toml'}` starts a run")
     had_rows = metrics.is_file() and metrics.stat().st_size > 0
     return Restored(
         warning=f"{folder} has no checkpoint.h5 yet: the run starts again from generation 0",
@@ -132,8 +152,22 @@ def stored_settings(folder: Path) -> dict[str, Any]:
     """
     for name in ("checkpoint.h5", "archive.h5"):
         if (folder / name).is_file():
-            return open_archive(folder / name).meta["config"]
+            if (settings := open_archive(folder / name).meta["config"]) is None:
+                raise UserError(f"{folder / name} holds no settings: it was saved from Python, not by a run")
+            return settings
     raise UserError(f"{folder} is not a run folder: it has no config.toml")
+
+
+def stored_arithmetic(folder: Path) -> Arithmetic:
+    """Return the arithmetic of a run's files, so that one archive never mixes two; the present one without files.
+
+    A file that cannot be read is reported by whoever needs it.
+    """
+    for name in ("checkpoint.h5", "archive.h5"):
+        if (folder / name).is_file():
+            with suppress(UserError):
+                return arithmetic_of(open_archive(folder / name))
+    return PORTABLE
 
 
 def _read(checkpoint: Path) -> tuple[StoredArchive, dict[str, Any]]:
@@ -157,25 +191,36 @@ def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) ->
     if _is_readable(checkpoint):
         raise UserError(f"{folder} has a readable checkpoint.h5: resume it without --from-archive, which is exact")
     stored = open_archive(archive)
-    _refuse_another_experiment(stored.meta["config"], parts.experiment, "archive")
-    _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
+    if check_seal(archive) == "broken":
+        raise UserError(
+            f"{archive} was changed since it was written, and the run would continue from that; where it is intended,"
+            f" first run `qdrl archive validate --seal {archive}`"
+        )
+    _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "archive")
+    changed_names = _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
     if stored.lineages is not None or stored.unstructured:
         kind = "lineages" if stored.lineages is not None else "a novelty archive's entries"
         raise UserError(f"{archive} holds {kind}; continuing needs state that only checkpoint.h5 has: start a new run")
     generation = _next_generation(stored)
     continue_from_elites(parts.algorithm, generation, str(getattr(parts.experiment.algorithm, "name", "?")))
-    parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
-    if stored.normalizer is not None:
-        deviation = stored.normalizer["var"] * stored.normalizer["count"]
-        parts.task.load_state_dict({**stored.normalizer, "deviation": deviation})
+    try:
+        parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
+        if stored.normalizer is not None:
+            deviation = stored.normalizer["var"] * stored.normalizer["count"]
+            parts.task.load_state_dict({**stored.normalizer, "deviation": deviation})
+    except ValueError as error:
+        raise UserError(f"{archive}: its elites do not fit this experiment: {error}") from error
     return Restored(
         History(stored.history),
         stored.attributes["created_utc"],
         (*_inexact(stored), generation),
         f"continuing from the {len(stored)} elites of archive.h5 at generation {generation}: not exact, the result"
-        " differs from that of an uninterrupted run",
+        " may differ from that of an uninterrupted run",
         tuple(path for path in (archive, checkpoint, folder / "metrics.csv") if path.is_file()),
         f"before-{generation}",
+        (*resume_notes(stored), *_notes_on_code(changed_names)),
+        _earlier(stored, generation),
+        _code_changed(stored, generation, changed_names),
     )
 
 
@@ -197,6 +242,31 @@ def _inexact(stored: StoredArchive) -> tuple[int, ...]:
     return tuple(command.get("inexact_from", ()))
 
 
+def _earlier(stored: StoredArchive, generation: int) -> tuple[dict[str, Any], ...]:
+    """Return the packages and commits of all jobs so far, each with the generation before which it ran."""
+    known = (stored.meta["command"] or {}).get("earlier", ())
+    last = {
+        "before_generation": generation,
+        "git_commit": stored.attributes.get("git_commit", ""),
+        "packages": stored.meta.get("packages") or {},
+    }
+    return (*known, last)
+
+
+def _code_changed(stored: StoredArchive, generation: int, names: Sequence[str]) -> tuple[int, ...]:
+    known = tuple((stored.meta["command"] or {}).get("code_changed_from", ()))
+    return (*known, generation) if names else known
+
+
+def _notes_on_code(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"the module of {', '.join(names)} has changed since the run was saved: elites of before and after were"
+        " evaluated by different code"
+    ]
+
+
 def _newer_archive(path: Path, checkpoint: StoredArchive) -> tuple[Path, ...]:
     """Return the archive if it holds generations that the checkpoint lacks, or is of another run."""
     if not path.is_file():
@@ -209,6 +279,17 @@ def _newer_archive(path: Path, checkpoint: StoredArchive) -> tuple[Path, ...]:
         archive
     ) <= _generations(checkpoint)
     return () if is_older else (path,)
+
+
+def _is_current(path: Path, checkpoint: StoredArchive) -> bool:
+    """Whether an archive file is the checkpoint's; a kill between their writes leaves an older one."""
+    if not path.is_file():
+        return False
+    with suppress(UserError):
+        archive = open_archive(path)
+        same_run = archive.attributes["created_utc"] == checkpoint.attributes["created_utc"]
+        return same_run and _generations(archive) == _generations(checkpoint)
+    return False
 
 
 def _generations(stored: StoredArchive) -> int:
@@ -226,6 +307,8 @@ def _refuse_another_experiment(before: Mapping[str, Any], experiment: Experiment
         )
     for table in sorted({*before, *now} - {"run", "compute", "license"}):
         old, new = before.get(table), now.get(table)
+        if table == "task" and isinstance(old, dict) and isinstance(new, dict) and _made_later(old, new):
+            old = old | {"name": new.get("name")}
         if to_json(_ordered(old)) != to_json(_ordered(new)):  # NaN equals itself there
             raise UserError(
                 f"config.toml differs from the {file} in '{table}': {new!r}, it was {old!r};"
@@ -233,20 +316,26 @@ def _refuse_another_experiment(before: Mapping[str, Any], experiment: Experiment
             )
 
 
-def _refuse_other_evaluations(stored: StoredArchive, parts: Parts, *, accept_changed_code: bool) -> None:
-    """Refuse to continue where evaluations would not be those of the stored run."""
+def _refuse_other_evaluations(stored: StoredArchive, parts: Parts, *, accept_changed_code: bool) -> list[str]:
+    """Refuse to continue where evaluations would not be those of the stored run; returns changed code, if accepted."""
     before, now = stored.meta.get("policy") or {}, parts.task.describe_policy() or {}
     if before.get("output") != now.get("output"):
         raise UserError(
             f"the stored policies end in '{before.get('output')}', here they would in '{now.get('output')}', as all"
             " policies with discrete actions do since archive format 1.2; start a new run"
         )
-    names = [] if accept_changed_code else changed(stored.meta.get("code"), parts.code)
-    if names:
+    names = changed_sources(stored.meta.get("code"), parts.code)
+    if names and not accept_changed_code:
         raise UserError(
-            f"the source of {', '.join(names)} has changed since the run was saved: resuming would mix two experiments;"
+            f"the module of {', '.join(names)} has changed since the run was saved: resuming would mix two experiments;"
             " restore it, start a new run, or add --accept-changed-code"
         )
+    return names
+
+
+def _made_later(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a task's name is the stored one and the version that was made, as files before format 1.2 lack it."""
+    return re.fullmatch(re.escape(str(old.get("name"))) + r"-v\d+", str(new.get("name"))) is not None
 
 
 def _ordered(value: Any) -> Any:

@@ -26,6 +26,7 @@ from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 from qdrl.archives.files import keep_copy, reason_of, write_text
 from qdrl.archives.grid import Grid
 from qdrl.archives.novelty_archive import NoveltyArchive
+from qdrl.archives.seals import identity
 from qdrl.archives.trees import check_storable
 from qdrl.config import (
     CvtSettings,
@@ -39,13 +40,21 @@ from qdrl.config import (
 from qdrl.engine import evolve
 from qdrl.errors import RunFailed, UserError
 from qdrl.estimate import estimate, refuse_what_cannot_fit
-from qdrl.naming import is_reference
+from qdrl.naming import is_reference, search_also
 from qdrl.origin import git_commit
 from qdrl.physics.devices import check_archive, device_of
 from qdrl.plain import to_json
+from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.ranks import Ranks, launched_size, repeat_after_losses
 from qdrl.recorder import Parts, Recorder
-from qdrl.resuming import Restored, read_checkpoint_of, restore_checkpoint, restore_run, stored_settings
+from qdrl.resuming import (
+    Restored,
+    read_checkpoint_of,
+    restore_checkpoint,
+    restore_run,
+    stored_arithmetic,
+    stored_settings,
+)
 from qdrl.sources import Sources, sources_of
 from qdrl.streams import Streams
 from qdrl.tasks import build_task
@@ -53,6 +62,7 @@ from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 
 _HOST = torch.device("cpu")
+_MODULES = ".modules"  # a run folder's file with the folder of the user's modules
 
 
 @dataclass(frozen=True)
@@ -77,18 +87,19 @@ class Outcome:
         return self.folder / "archive.h5"
 
 
-def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
+def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmetic = PORTABLE) -> Parts:
     """Make the task, the empty archive and the algorithm of an experiment. Writes nothing.
 
     Args:
         experiment: the settings.
         on_host: keep archive and critics in the host's memory, whatever device the experiment names.
+        arithmetic: how policies are computed on the CPU.
 
     Raises:
         UserError: the parts do not fit each other.
     """
     compute, run = experiment.compute, experiment.run
-    task = build_task(experiment.task, policy=experiment.policy, **compute.model_dump())
+    task = build_task(experiment.task, policy=experiment.policy, arithmetic=arithmetic, **compute.model_dump())
     experiment = _with_version(experiment, task)
     if run.frames is not None and task.spec.frames_per_step == 1:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
@@ -102,13 +113,21 @@ def build(experiment: Experiment, *, on_host: bool = False) -> Parts:
     return Parts(experiment, task, archive, algorithm, code=_code_of(task, str(getattr(settings, "name", ""))))
 
 
-def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, progress: bool | None = None) -> Outcome:
+def start(
+    experiment: Experiment,
+    ranks: Ranks,
+    *,
+    folder: Path | None = None,
+    modules: Path | None = None,
+    progress: bool | None = None,
+) -> Outcome:
     """Collective. Run an experiment from its beginning in a new folder.
 
     Args:
         experiment: what to run.
         ranks: who runs it.
         folder: the run folder; made under `experiment.run.folder` when left out.
+        modules: the folder of the experiment file, where `resume` searches the user's modules too.
         progress: a live bar; decided by the terminal when left out.
 
     Raises:
@@ -119,7 +138,7 @@ def start(experiment: Experiment, ranks: Ranks, *, folder: Path | None = None, p
     parts = build(experiment)
     _prepare(parts.task)
     _refuse_unstorable(parts)
-    made = _make_folder_together(folder, parts.experiment, ranks)
+    made = _make_folder_together(folder, parts.experiment, ranks, modules if parts.code else None)
     if isinstance(made, str):
         raise UserError(made)
     recorder = Recorder(parts, ranks, made, progress=progress)
@@ -140,7 +159,7 @@ def load(folder: str | Path) -> Parts:
         UserError: the folder is no run, has no checkpoint, or the checkpoint is damaged.
     """
     folder = Path(folder)
-    parts = build(_experiment_of(folder), on_host=True)
+    parts = build(_experiment_of(folder), on_host=True, arithmetic=stored_arithmetic(folder))
     restore_checkpoint(parts, *read_checkpoint_of(folder))
     return parts
 
@@ -178,11 +197,13 @@ def resume(
         for change in changes:
             if change.partition(".")[0].strip() not in ("run", "compute"):
                 raise UserError(f"{option} {change}: only run.* and compute.* may change when resuming")
-    parts = build(_experiment_of(folder, overrides, unset))
+    parts = build(_experiment_of(folder, overrides, unset), arithmetic=stored_arithmetic(folder))
     _prepare(parts.task)
     restored = restore_run(parts, folder, from_archive=from_archive, accept_changed_code=accept_changed_code)
     recorder = Recorder(parts, ranks, folder, progress=progress)
     recorder.history, recorder.inexact_from = restored.history, list(restored.inexact_from)
+    recorder.code_changed_from, recorder.earlier = list(restored.code_changed_from), list(restored.earlier)
+    recorder.is_saved = restored.is_saved
     recorder.created_utc = restored.created_utc or recorder.created_utc
     rewrites_config = bool(overrides or unset) or not (folder / "config.toml").is_file()
     return _run(parts, ranks, folder, recorder, restored=restored, rewrites_config=rewrites_config)
@@ -190,8 +211,12 @@ def resume(
 
 def _experiment_of(folder: Path, overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> Experiment:
     """Return a run folder's experiment, from config.toml or, where that was lost, from the run's own files."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; to continue its run: qdrl resume {folder.parent}")
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such run folder")
+    if (folder / _MODULES).is_file():
+        search_also(Path((folder / _MODULES).read_text(encoding="utf-8")))
     if (folder / "config.toml").is_file():
         return load_experiment(folder / "config.toml", overrides, unset=unset)
     return parse_experiment(changed(stored_settings(folder), overrides, unset))
@@ -207,8 +232,10 @@ def _run(
     rewrites_config: bool = False,
 ) -> Outcome:
     with _only_writer(recorder, ranks):
+        _refuse_newer_checkpoint(folder, restored)
 
         def prepare_on_first() -> None:
+            ranks.wait_for_all()  # until all have read config.toml
             if ranks.first:
                 _prepare_folder(parts.experiment, folder, restored, rewrites_config=rewrites_config)
             ranks.wait_for_all()
@@ -227,8 +254,18 @@ def _run(
                 if isinstance(parts.task, EpisodicTask):
                     parts.task.close()
     if recorder.failure is not None:
-        raise RunFailed(f"{recorder.failure}; once that is fixed, `qdrl resume {folder}` continues")
+        raise RunFailed(
+            f"{recorder.failure}; once that is fixed, `qdrl resume {folder}` continues"
+            f"{' (--accept-changed-code, if the code of yours was changed for it)' if parts.code else ''}"
+        )
     return Outcome(folder, recorder.finished, recorder.ended_by, recorder.generations)
+
+
+def _refuse_newer_checkpoint(folder: Path, restored: Restored | None) -> None:
+    """Refuse to continue from a checkpoint that another job replaced before this one had locked the folder."""
+    read = None if restored is None else restored.identity
+    if read is not None and read != identity(folder / "checkpoint.h5"):
+        raise UserError(f"{folder}: another job saved while this one was starting; resume it again")
 
 
 def _prepare_folder(experiment: Experiment, folder: Path, restored: Restored | None, *, rewrites_config: bool) -> None:
@@ -287,7 +324,7 @@ def _most_rows(settings: Any) -> int:
 
 
 def _with_version(experiment: Experiment, task: Task) -> Experiment:
-    """Name the task as it was made: an environment's id without a version means another one some day."""
+    """Name the task as it was made: an environment's id without a version may mean another version later."""
     name = task.spec.name
     if getattr(experiment.task, "name", name) == name:
         return experiment
@@ -356,31 +393,33 @@ def _centroids(settings: CvtSettings, lower: list[float], upper: list[float]) ->
     return place_centroids(generator, settings.cells, lower, upper, samples=settings.samples)
 
 
-def _make_folder_together(folder: Path | None, experiment: Experiment, ranks: Ranks) -> Path | str:
+def _make_folder_together(
+    folder: Path | None, experiment: Experiment, ranks: Ranks, modules: Path | None
+) -> Path | str:
     """Collective. Make the run folder on the first rank, or on the next one if that is lost, as `_make_folder` does."""
     made: list[Path | str] = []
 
     def make_on_first() -> Path | str:
         if ranks.first and not made:
-            made.append(_make_folder(folder, experiment))
+            made.append(_make_folder(folder, experiment, modules))
         return ranks.from_first(made[0] if ranks.first else None)
 
     return repeat_after_losses(make_on_first, lambda _: None)
 
 
-def _make_folder(folder: Path | None, experiment: Experiment) -> Path | str:
+def _make_folder(folder: Path | None, experiment: Experiment, modules: Path | None) -> Path | str:
     """Make a run folder with its config; returns its path, or why it cannot be made."""
     candidates = [folder] if folder else _new_names(experiment)
     for candidate in candidates:
         try:
-            if _place(candidate, experiment):
+            if _place(candidate, experiment, modules):
                 return candidate
         except OSError as error:
             return f"cannot make a run folder: {reason_of(error)}: {candidate}"
     return f"{candidates[0]} exists; a run never writes into a folder that exists"
 
 
-def _place(folder: Path, experiment: Experiment) -> bool:
+def _place(folder: Path, experiment: Experiment, modules: Path | None) -> bool:
     """Make a run folder at once, config included; returns whether it is this run's and not one that exists."""
     if folder.exists():
         return False
@@ -388,6 +427,8 @@ def _place(folder: Path, experiment: Experiment) -> bool:
     try:
         (temporary / "figures").mkdir(parents=True)
         write_text(temporary / "config.toml", tomli_w.dumps(experiment.resolved()))
+        if modules is not None:
+            write_text(temporary / _MODULES, str(modules.absolute()))
         temporary.rename(folder)
     except OSError:
         if folder.exists():  # another run was quicker

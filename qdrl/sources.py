@@ -12,7 +12,7 @@ Sources = dict[str, dict[str, str | None]]
 
 
 def sources_of(references: Iterable[str]) -> Sources:
-    """Return the source of the modules that references name; no module is run for it.
+    """Return the source of the modules that references name. The packages around a module are imported, it is not.
 
     A module without readable source, for example one written in C, has None for both values.
     """
@@ -41,7 +41,7 @@ def is_users(reference: str) -> bool:
     return not any(Path(origin).resolve().is_relative_to(folder) for folder in installed)
 
 
-def changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+def changed_sources(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     """Return the references whose source differs; those that `before` does not know are passed over."""
     known = before or {}
     return [name for name in now if name in known and known[name].get("sha256") != now[name].get("sha256")]

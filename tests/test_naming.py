@@ -1,5 +1,7 @@
 """Names that users write."""
 
+from pathlib import Path
+
 import pytest
 
 from qdrl.errors import UserError
@@ -52,7 +54,7 @@ def test_a_reference_gives_what_it_names():
 
 def test_a_module_that_cannot_be_imported_is_the_users_mistake():
     with pytest.raises(
-        UserError, match="cannot import module 'qdrl_nowhere' of 'qdrl_nowhere:f': ModuleNotFoundError: No module"
+        UserError, match=r"cannot import module 'qdrl_nowhere' of 'qdrl_nowhere:f': ModuleNotFoundError: No module"
     ):
         load_reference("qdrl_nowhere:f")
 
@@ -66,3 +68,10 @@ def test_a_users_mistake_fits_on_one_line():
     with pytest.raises(UserError) as caught:
         load_reference("json:nothing_like_it")
     assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_exits_while_it_is_imported_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qdrl_test_exits.py").write_text("import sys\nsys.exit()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"cannot import module 'qdrl_test_exits'.*SystemExit"):
+        load_reference("qdrl_test_exits:anything")

@@ -1,12 +1,16 @@
 """Resuming a run whose files are missing, damaged, older or of another experiment: nothing is lost silently."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
+from qdrl.archives.seals import write_seal
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
@@ -185,3 +189,81 @@ def test_a_folder_that_is_missing_or_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run folder"):
         resume(tmp_path, OneProcess())
     assert list(tmp_path.iterdir()) == []
+
+
+def edit_meta(path: Path, name: str, change: dict[str, object]) -> None:
+    """Change a JSON object of /meta and seal the file again, as if it had been written so."""
+    file: Any = h5py.File(path, "r+")
+    with file:
+        text = json.dumps(json.loads(file[f"meta/{name}"].asstr()[()]) | change)
+        del file[f"meta/{name}"]
+        file[f"meta/{name}"] = text
+    write_seal(path)
+
+
+def without_arithmetic(path: Path) -> None:
+    file: Any = h5py.File(path, "r+")
+    with file:
+        task = json.loads(file["meta/task"].asstr()[()])
+        del task["arithmetic"], file["meta/task"]
+        file["meta/task"] = json.dumps(task)
+    write_seal(path)
+
+
+def test_an_old_run_is_continued_in_the_arithmetic_of_its_files(run: Path) -> None:
+    assert open_archive(run).meta["task"]["arithmetic"] == "portable-1"
+    for name in ("checkpoint.h5", "archive.h5"):  # as format 1.1 wrote them
+        without_arithmetic(run / name)
+    assert load(run).task.spec.arithmetic == "blas"
+    resume(run, OneProcess(), overrides=MORE, progress=False)
+    assert open_archive(run).meta["task"]["arithmetic"] == "blas"
+
+
+def test_a_resumed_run_keeps_what_its_earlier_generations_ran_with(run: Path) -> None:
+    packages = open_archive(run).meta["packages"]
+    before = packages | {"mujoco": "2.0.0"}
+    for name in ("checkpoint.h5", "archive.h5"):
+        edit_meta(run / name, "packages", {"mujoco": "2.0.0"})
+    resume(run, OneProcess(), progress=False)  # its budget is spent: nothing is written
+    assert open_archive(run).meta["packages"] == before
+    resume(run, OneProcess(), overrides=MORE, progress=False)
+    stored = open_archive(run)
+    assert stored.meta["packages"] == packages
+    (job,) = stored.meta["command"]["earlier"]
+    assert (job["before_generation"], job["packages"]) == (6, before)
+
+
+def test_an_archive_that_a_kill_left_older_than_its_checkpoint_is_written_though_nothing_is_left_to_run(
+    run: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    start(parse_experiment(ARM | {"run": {"generations": 3}}), OneProcess(), folder=older, progress=False)
+    digest = content_digest(run / "archive.h5")
+    shutil.copy(older / "archive.h5", run / "archive.h5")
+    resume(run, OneProcess(), progress=False)
+    assert content_digest(run / "archive.h5") == digest
+
+
+def test_from_archive_refuses_an_archive_that_was_edited_and_not_sealed(run: Path) -> None:
+    (run / "checkpoint.h5").unlink()
+    file: Any = h5py.File(run / "archive.h5", "r+")
+    with file:
+        file["elites/fitness"][0] = 7.0
+    before = contents(run)
+    with pytest.raises(UserError, match=r"changed since it was written.*validate --seal"):
+        resume(run, OneProcess(), overrides=MORE, from_archive=True, progress=False)
+    assert contents(run) == before
+    assert validate(run / "archive.h5", seal=True) == []
+    resume(run, OneProcess(), overrides=MORE, from_archive=True, progress=False)
+
+
+def test_a_folder_with_nothing_but_an_experiment_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[task]\nname = "arm"\n[archive]\nshape = [4, 4]\n[run]\ngenerations = 1\n')
+    with pytest.raises(UserError, match="is not a run folder; `qdrl evolve"):
+        resume(tmp_path, OneProcess(), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_a_file_of_a_run_names_its_folder(run: Path) -> None:
+    with pytest.raises(UserError, match=r"archive\.h5 is a file; to continue its run: qdrl resume "):
+        resume(run / "archive.h5", OneProcess(), progress=False)

@@ -340,6 +340,11 @@ def test_settings_that_files_cannot_hold_are_refused_when_the_experiment_is_read
         ({"a/b": 1}, "has the key 'a/b'"),
         ({1: 1}, "has the key 1"),
         (2**70, "is int"),
+        (np.ones(2, np.complex128), "is ndarray of complex128"),
+        (np.ones(2, np.longdouble), "is ndarray of float128"),
+        (np.ones(2, ">f8"), "is ndarray of >f8"),
+        (np.ones((1, 1, 1, 1, 1)), "is ndarray of float64"),
+        ("\ud800", "is str"),
         ([[1], [1, 2]], "is list"),
     ],
 )

@@ -17,8 +17,9 @@ from qdrl.cli.resume import command
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.ranks import OneProcess
+from qdrl.replays import replay
 from qdrl.run import resume, start
-from qdrl.sources import changed, definition_of, is_users, sources_of
+from qdrl.sources import changed_sources, definition_of, is_users, sources_of
 
 CODE = """
 from functools import partial
@@ -71,8 +72,8 @@ def mine_too() -> None:
 
 def test_only_sources_that_were_known_and_differ_have_changed() -> None:
     now = {"a:f": {"sha256": "1"}, "b:g": {"sha256": "2"}, "c:h": {"sha256": None}}
-    assert changed(None, now) == []
-    assert changed({"b:g": {"sha256": "3"}, "c:h": {"sha256": None}}, now) == ["b:g"]
+    assert changed_sources(None, now) == []
+    assert changed_sources({"b:g": {"sha256": "3"}, "c:h": {"sha256": None}}, now) == ["b:g"]
 
 
 def test_a_run_keeps_its_users_code_and_is_not_resumed_with_another_unless_that_is_accepted(
@@ -88,12 +89,15 @@ def test_a_run_keeps_its_users_code_and_is_not_resumed_with_another_unless_that_
         "run": {"generations": 2},
     }
     run = tmp_path / "run"
-    start(parse_experiment(experiment), OneProcess(), folder=run, progress=False)
+    start(parse_experiment(experiment), OneProcess(), folder=run, modules=tmp_path, progress=False)
+    assert (run / ".modules").read_text() == str(tmp_path)
     for file in ("archive.h5", "checkpoint.h5"):
         code = open_archive(run / file).meta["code"]
         assert set(code) == {"qdrl_test_mine:last", "qdrl_test_mine:both"}
         assert code["qdrl_test_mine:last"]["source"] == CODE
+    sys.path.remove(str(tmp_path))  # as in a process that knows nothing of the experiment file
     resume(run, OneProcess(), overrides=["run.generations=3"], progress=False)
+    assert str(tmp_path) in sys.path
 
     mine.write_text(CODE.replace("row=-1", "row=0"))
     with pytest.raises(UserError, match=r"qdrl_test_mine:last.* has changed since .*--accept-changed-code"):
@@ -102,6 +106,11 @@ def test_a_run_keeps_its_users_code_and_is_not_resumed_with_another_unless_that_
     stored = open_archive(run / "archive.h5")
     assert len(stored.history["generation"]) == 4
     assert "row=0" in stored.meta["code"]["qdrl_test_mine:last"]["source"]
+    assert stored.meta["command"]["code_changed_from"] == [3]
+    assert "has changed since the run was saved" in (run / "log.txt").read_text()
+    mine.write_text(CODE)
+    notes = replay(stored, stored.best_cell, allow_code=True).notes
+    assert any("the module of qdrl_test_mine:last differs from the source in the file" in note for note in notes)
 
 
 def test_the_option_of_resume_accepts_changed_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

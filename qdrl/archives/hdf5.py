@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger("qdrl")
 
 
 def open_archive(path: str | Path) -> StoredArchive:
-    """Read an archive, or the archive inside a checkpoint.
+    """Read an archive, that of a run folder, or the archive inside a checkpoint.
 
     A file that does not match its seal, or has none, is first read in a process of its own, see
     `qdrl.archives.inspection`; where it passes but was changed since it was written, a warning is logged.
@@ -44,6 +44,7 @@ def open_archive(path: str | Path) -> StoredArchive:
             is named (`validate` lists all).
     """
     path = Path(path)
+    path = path / "archive.h5" if path.is_dir() else path
     with _examined(path) as file:
         return _read(file, path)
 

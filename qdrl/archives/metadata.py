@@ -9,10 +9,12 @@ from qdrl.archives.checks import is_value
 
 _LAYERS = 64  # sizes that a policy may list
 
+_LISTS = ("inexact_from", "code_changed_from", "earlier")  # of what happened when a run was resumed
+
 # What readers look up, by the path in the parsed object. A value that is absent or null is not checked.
 _TYPES: dict[str, dict[str, str]] = {
     "config": {"name": "text", "compute": "object", "compute.device": "text"},
-    "command": {"arguments": "list of texts", "ranks": "integer", "inexact_from": "list"},
+    "command": {"arguments": "list of texts", "ranks": "integer", **dict.fromkeys(_LISTS, "list")},
     "packages": {},
     "task": {"name": "text", "options": "object", "options.name": "text", "axes": "list", "episode_length": "integer"},
     "policy": {"kind": "text", "layers": "list of sizes", "image": "list of sizes", "parameters": "integer"},

@@ -18,6 +18,7 @@ USER_BLOCK = 512  # bytes, the smallest user block that HDF5 allows
 Seal = Literal["intact", "broken", "absent"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of HDF5's own part of a file
+_LOOKS = 3  # at a file that is replaced meanwhile
 _PART = 2**20  # bytes read at once: memory stays flat whatever the size of the file
 
 Identity = tuple[int, int, int]
@@ -55,7 +56,12 @@ def check_seal(path: Path) -> Seal:
     Raises:
         OSError: the file cannot be read.
     """
-    return _checked(path, identity(path))
+    for _ in range(_LOOKS):
+        version = identity(path)
+        seal = _checked(path, version)
+        if identity(path) == version:  # otherwise it was replaced between two reads
+            break
+    return seal
 
 
 def identity(path: Path) -> Identity:

@@ -15,7 +15,7 @@ from qdrl.archives.hdf5 import write_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.axes import Axis
 from qdrl.errors import UserError
-from qdrl.origin import git_commit, packages
+from qdrl.origin import as_unicode, git_commit, packages
 
 if TYPE_CHECKING:
     from qdrl.archives.base import AnyArchive
@@ -54,7 +54,7 @@ def save(
         "seed": seed,
         "license": license,
     }
-    command = {"arguments": [Path(sys.argv[0]).name, *sys.argv[1:]], "ranks": None}
+    command = {"arguments": [Path(sys.argv[0]).name, *map(as_unicode, sys.argv[1:])], "ranks": None}
     origin = {"config": None if config is None else dict(config), "command": command, "packages": packages()}
     whole = replace(
         stored,

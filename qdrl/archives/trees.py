@@ -7,45 +7,63 @@ import numpy as np
 
 from qdrl.errors import UserError
 
-_STORED = "biufc"  # kinds of numpy's dtypes that HDF5 holds and gives back unchanged
+# What `qdrl.archives.structure` lets a file hold.
+_KINDS, _BYTES, _DIMENSIONS, _DEPTH = "biuf", 8, 4, 12
 
 
-def check_storable(tree: Any, place: str) -> None:
+def check_storable(tree: Any, place: str, depth: int = 0) -> None:
     """Refuse what a checkpoint cannot hold, or would give back as something else.
 
     Args:
         tree: what `state_dict` returned.
         place: names it in messages, extended by the keys that lead to a value.
+        depth: of the tree in another one.
 
     Raises:
         UserError: one line with the place of the first such value, its type and the remedy.
     """
     if not isinstance(tree, Mapping):
         raise UserError(f"{place} is {type(tree).__name__}; expected a dict of arrays, numbers and strings")
+    if depth > _DEPTH:
+        raise UserError(f"{place} lies too deep: a checkpoint holds dicts in dicts up to {_DEPTH} times")
     for name, value in tree.items():
-        if not isinstance(name, str) or not name.strip(".") or "/" in name or "\0" in name:
+        if not isinstance(name, str) or not name.strip(".") or "/" in name or not _is_text(name):
             raise UserError(f"{place} has the key {name!r}; a key must be a string that is not empty and has no '/'")
         if isinstance(value, Mapping):
-            check_storable(value, f"{place}['{name}']")
+            check_storable(value, f"{place}['{name}']", depth + 1)
         elif not _is_storable(value):
             raise UserError(
-                f"{place}['{name}'] is {_described(value)}; a checkpoint holds arrays of numbers, numbers, strings and"
-                " dicts of these: convert it, or leave it out"
+                f"{place}['{name}'] is {_described(value)}; a checkpoint holds real numbers, arrays of them (at most"
+                f" {_BYTES} bytes each, {_DIMENSIONS} dimensions), strings and dicts of these: convert it, or leave it"
+                " out"
             )
 
 
 def _is_storable(value: Any) -> bool:
     if isinstance(value, str):
-        return "\0" not in value
+        return _is_text(value)
     if isinstance(value, bytes) or value is None:
         return False
     dtype = getattr(value, "dtype", None)
     if isinstance(dtype, np.dtype):  # also arrays that are still in a file
-        return dtype.kind in _STORED
+        return _is_numeric(dtype, len(value.shape))
     try:
-        return np.asarray(value).dtype.kind in _STORED
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
         return False
+    return _is_numeric(array.dtype, array.ndim)
+
+
+def _is_numeric(dtype: np.dtype[Any], dimensions: int) -> bool:
+    return dtype.kind in _KINDS and dtype.itemsize <= _BYTES and dtype.isnative and dimensions <= _DIMENSIONS
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _described(value: Any) -> str:

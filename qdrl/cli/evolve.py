@@ -57,4 +57,4 @@ def command(
     from qdrl.cli.outcome import end
     from qdrl.run import start
 
-    end(start(settings, ranks, folder=output, progress=progress), ranks)
+    end(start(settings, ranks, folder=output, modules=experiment.parent, progress=progress), ranks)

@@ -6,7 +6,6 @@ import click
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
-from qdrl.errors import UserError
 from qdrl.optional import missing_package
 from qdrl.ranks import Ranks, repeat_after_losses
 from qdrl.run import Outcome
@@ -74,15 +73,16 @@ def _figures(outcome: Outcome, archive: StoredArchive) -> dict[str, object]:
         from qdrl.report.curves import figure_of_curves
         from qdrl.report.figures import save_figure
         from qdrl.report.heatmap import figure_of_heatmap
-    except ModuleNotFoundError as error:
-        return {"figures": f"none: {missing_package(error, 'drawing') or error}"}
+    except ImportError as error:
+        missing = missing_package(error, "drawing") if isinstance(error, ModuleNotFoundError) else None
+        return {"figures": f"none: {missing or error}"}
     folder, drawn = outcome.folder / "figures", {}
     for name, draw in (("heatmap", figure_of_heatmap), ("curves", figure_of_curves)):
         try:
             folder.mkdir(exist_ok=True)
             drawn[name] = save_figure(draw(archive), folder / f"{name}.png")
-        except (UserError, OSError) as error:
-            click.echo(f"qdrl: no {name}: {error}", err=True)
+        except Exception as error:  # whatever a drawing library raises: the run itself is complete
+            click.echo(f"qdrl: no {name}: {' '.join(str(error).split()) or type(error).__name__}", err=True)
     return drawn
 
 

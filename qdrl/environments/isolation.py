@@ -165,7 +165,7 @@ def _launch(owner: Nursery) -> socket.socket:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - this Python, with a program of ours
-            [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), json.dumps(sys.path)],
+            [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), json.dumps(sys.path)],
             pass_fds=[theirs.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -19,13 +19,14 @@ def why_not_repeatable(start: Callable[[], Runner]) -> str | None:
     """Run a few steps of four short episodes and return why elites will not replay; None when they do as far as seen.
 
     The episode of one seed is run in an environment, once more there after an episode of another seed, and in a fresh
-    environment. Environments that fail are no matter of this check.
+    environment. Environments that fail are not checked.
 
     Args:
         start: makes runners of the environment in question.
     """
-    first, second = start(), None
+    first = second = None
     try:
+        first = start()
         first.submit("open")
         facts = first.result()
         before = _play(first, facts.action_space, _SEED)
@@ -38,9 +39,9 @@ def why_not_repeatable(start: Callable[[], Runner]) -> str | None:
     except EpisodeFailure:
         return None
     finally:
-        first.close()
-        if second is not None:
-            second.close()
+        for runner in (first, second):
+            if runner is not None:
+                runner.close()
     if before == after == fresh:
         return None
     if before == fresh:
