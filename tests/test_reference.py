@@ -57,7 +57,7 @@ def test_the_older_archive_keeps_the_products_of_blas_and_a_replay_says_so() -> 
 @pytest.mark.parametrize("name", list(PORTABLE_DIGESTS))
 def test_portable_archives_are_small_whole_and_what_they_were(name: str) -> None:
     path = REFERENCE.parent / f"{name}.h5"
-    assert path.stat().st_size < 300_000
+    assert path.stat().st_size < 320_000
     assert validate(path) == []
     assert content_digest(path) == PORTABLE_DIGESTS[name]
     archive = open_archive(path)

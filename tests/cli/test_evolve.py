@@ -228,6 +228,7 @@ def test_doctor_counts_the_cores_of_all_ranks_of_the_node(
         def gather(self, value: Any) -> list[Any]:
             return [(value[0], {0}), (value[0], {core}), ("another node", {2, 3})]
 
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # MPI started here would forbid processes to all later tests
     monkeypatch.setattr("qdrl.ranks.connect", TwoRanks)
     monkeypatch.setenv("MUJOCO_GL", "disable")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
