@@ -211,7 +211,7 @@ def test_modules_beside_the_experiment_file_are_found_after_all_others(
     assert load_experiment(tmp_path / "a.toml").algorithm.model_dump()["name"] == "beside_the_experiment:Mine"
     with pytest.raises(UserError, match=r"'statistics' is Python's own module, which hides .*statistics\.py; rename"):
         load_experiment(tmp_path / "a.toml", ["algorithm.name=statistics:Mine"])
-    with pytest.raises(UserError, match=r"cannot import module 'nowhere' .*the experiment file's folder"):
+    with pytest.raises(UserError, match=r"cannot import module 'nowhere' .*the folder of an experiment file"):
         load_experiment(tmp_path / "a.toml", ["algorithm.name=nowhere:Mine"])
 
 

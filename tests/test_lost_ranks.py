@@ -115,7 +115,7 @@ def test_the_next_first_rank_writes_the_last_files_and_draws_the_figures(
     assert validate(run / "checkpoint.h5") == []
     assert load(run).algorithm.generation == 6
     assert sorted(path.name for path in (run / "figures").iterdir()) == ["curves.png", "heatmap.png"]
-    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+    assert not [path.name for path in run.iterdir() if path.name.endswith((".tmp", ".lock"))]
     assert str(run / "archive.h5") in job.stdout
 
 

@@ -177,7 +177,7 @@ class Campaign:
     def _verdict(self, kill: Kill, folder: Path, expected: str) -> str:
         if kill.notes:
             return "FAILED"
-        left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+        left = [path.name for path in folder.iterdir() if path.name.endswith((".tmp", ".lock"))]
         if left:
             kill.notes.append(f"left: {' '.join(left)}")
             return "UNTIDY"
