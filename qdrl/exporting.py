@@ -14,6 +14,7 @@ from qdrl.archives.files import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.decoding import champion_of, genome_of, normalization_of, policy_of, task_of
 from qdrl.errors import UserError
+from qdrl.plain import jsonable
 from qdrl.policies.normalizer import CLIP, FLOOR, deviation_of
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -91,7 +92,7 @@ def _origin(archive: StoredArchive) -> dict[str, np.ndarray]:
         "descriptor_upper": np.array([axis.upper for axis in archive.axes]),
         "task_name": np.array(str(task.get("name", ""))),
         "task": np.array(json.dumps(task)),
-        "origin": np.array(json.dumps(archive.attributes)),
+        "origin": np.array(json.dumps(jsonable(archive.attributes))),
     }
 
 

@@ -1,6 +1,11 @@
-"""Structured values as strict JSON: what it lacks, infinity and NaN, is written as an object that names the number."""
+"""Structured values as strict JSON, which lacks infinity and NaN.
+
+`to_json` writes such a number as an object that names it, and `from_json` reads it back. `jsonable` is for readers: the
+number becomes null.
+"""
 
 import json
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -23,6 +28,19 @@ def from_json(text: str) -> Any:
         ValueError: the text is not JSON.
     """
     return json.loads(text, object_hook=_decoded)
+
+
+def jsonable(value: Any) -> Any:
+    """Return any value as what strict JSON has: arrays become lists, NaN and infinities null, other objects text."""
+    if isinstance(value, Mapping):
+        return {str(name): jsonable(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars, without importing numpy
+        return jsonable(value.tolist())
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _encoded(value: Any) -> Any:

@@ -4,12 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from qdrl.archives.hdf5 import open_archive
+from qdrl.archives.hdf5 import open_archive, write_archive
 from qdrl.cli import qdrl
 from qdrl.decoding import normalization_of, policy_of
 from qdrl.exporting import weights_of
@@ -84,3 +85,16 @@ def test_genomes_that_are_not_policies_are_exported_with_their_worth() -> None:
     assert weights["fitness"] == archive.elites["fitness"].max()
     assert "layers" not in weights
     np.testing.assert_array_equal(weights["genome"], archive.genome(archive.best_cell))
+
+
+def test_attributes_that_another_program_added_are_exported(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.h5", small_archive())
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["sites"] = np.array(["north", "south"], dtype=object)
+        file.attrs["limits"] = [0.5, np.inf]
+        file.attrs["raw"] = np.bytes_(b"caf\xe9")
+    archive = open_archive(tmp_path / "a.h5")
+    archive.meta["policy"] = None
+    _, weights = weights_of(archive)
+    origin = json.loads(str(weights["origin"]))
+    assert (origin["sites"], origin["limits"], origin["raw"]) == (["north", "south"], [0.5, None], "caf\ufffd")

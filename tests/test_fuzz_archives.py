@@ -2,15 +2,18 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from qdrl.archives import inspection
 from qdrl.archives.hdf5 import open_archive, validate, write_archive
+from qdrl.archives.inspection import check
 from qdrl.archives.seals import write_seal
 from qdrl.errors import UserError
-from tests.archives.builders import small_archive
+from tests.archives.builders import damaged, replace_dataset, small_archive
 from tests.forked import run_forked
 from tests.fuzz_archives import Source, bad, make_sources, run_campaign, summary
 from tests.mutants import STRUCTURAL, change_bytes, change_structure
@@ -71,6 +74,23 @@ def test_verbs_serve_or_refuse_hostile_files(sources: list[Source], tmp_path: Pa
     counts = summary(results)
     assert counts["served"] > 0
     assert counts["refused"] > 0
+
+
+@pytest.mark.parametrize("wrong", [np.float64(0.5), "text"], ids=["scalar", "text"])
+def test_any_one_dataset_may_be_a_scalar_or_text(sources: list[Source], tmp_path: Path, wrong: Any) -> None:
+    path = tmp_path / "changed.h5"
+    for source in sources:
+        if source.path.name != "archive.h5":  # those of the runs, with champions, lineages and actors
+            continue
+        names: list[str] = []
+        with h5py.File(source.path) as file:
+            file.visititems(lambda name, item, names=names: names.append(name) if hasattr(item, "dtype") else None)
+        for name in set(names) - {"normalizer/count"}:  # a number in good files too
+            shutil.copyfile(source.path, path)
+            with damaged(path) as file:
+                replace_dataset(file, name, wrong)
+            places = [problem.partition(":")[0] for problem in check(path)]
+            assert f"/{name}" in places or f"/{name.split('/')[0]}" in places, (source.path, name, places)
 
 
 @pytest.mark.slow

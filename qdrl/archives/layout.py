@@ -121,7 +121,8 @@ def _problems_of_attributes(file: Any) -> list[str]:
 
 
 def _problems_of_contents(file: Any, *, thorough: bool) -> list[str]:
-    problems = _problems_of_cells(file) or _problems_of_elites(file) + _problems_of_the_rest(file)
+    problems = _problems_of_cells(file) or _problems_of_elites(file) + _problems_of_tables(file)
+    problems = problems or _problems_of_networks(file)
     if thorough and len(getattr(file.get("elites/genome"), "shape", ())) == 2:
         place = "/elites/genome"
         problems += unreadable(file[place], place) or not_finite(file[place], place)
@@ -186,11 +187,16 @@ def _problems_of_elites(file: Any) -> list[str]:
     ]
 
 
-def _problems_of_the_rest(file: Any) -> list[str]:
+def _problems_of_tables(file: Any) -> list[str]:
+    """Say what is wrong with metadata, history and observation statistics."""
     problems = meta_problems(file["meta"]) + history_problems(file["history"])
-    if "normalizer" in file:
-        problems += normalizer_problems(file["normalizer"])
-    if "champion" in file and not problems:
+    return problems + (normalizer_problems(file["normalizer"]) if "normalizer" in file else [])
+
+
+def _problems_of_networks(file: Any) -> list[str]:
+    """Say what is wrong with the champion and the actor, in a file whose other parts give their sizes."""
+    problems = []
+    if "champion" in file:
         elites = file["elites"]
         genomes = elites["lineage/keyframes"] if "lineage" in elites else elites["genome"]
         problems += champion_problems(file["champion"], genomes.shape[-1])

@@ -1,17 +1,18 @@
 """How archive verbs print: facts in two columns, tables, or JSON without NaN."""
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from qdrl.plain import jsonable
+
 
 def print_json(facts: Mapping[str, Any]) -> None:
     """Print facts as strict JSON: NaN and infinities become null, arrays become lists."""
-    click.echo(json.dumps(_jsonable(facts), indent=2, allow_nan=False))
+    click.echo(json.dumps(jsonable(facts), indent=2, allow_nan=False))
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
@@ -45,7 +46,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def brief(value: Any) -> str:
     """A value in a few characters: six digits, a dash for what is unknown."""
-    value = _jsonable(value)
+    value = jsonable(value)
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -64,15 +65,3 @@ def _print(*parts: Any) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     for part in parts:
         console.print(part)
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _jsonable(item) for name, item in value.items()}
-    if hasattr(value, "tolist"):  # numpy's arrays and scalars, without importing numpy
-        return _jsonable(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)
