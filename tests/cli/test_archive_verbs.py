@@ -299,6 +299,12 @@ def test_validate_praises_a_good_file(path: Path, run_folder: Path) -> None:
     assert call("validate", run_folder).code == 0
 
 
+def test_validate_says_where_a_seal_is_missing() -> None:
+    path = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"  # made before there were seals
+    note = "no seal: a change that keeps the file readable is not found"
+    assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.0, 256 elites ({note})\n", "")
+
+
 def test_validate_prints_every_problem_and_exits_with_1(path: Path) -> None:
     with damaged(path) as file:
         file["elites/genome"][3] = np.nan

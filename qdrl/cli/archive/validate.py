@@ -15,7 +15,8 @@ def command(context: click.Context, archive: Path, seal: bool) -> None:
     """Check a whole file, every genome included; the exit code is 1 when anything is wrong, 2 when there is no file.
 
     The file is read in a process of its own, so that one that crashes the HDF5 library is a verdict too. A file that
-    was changed since qdrl wrote it does not match its seal, which is a problem until --seal accepts the change.
+    was changed since qdrl wrote it does not match its seal, which is a problem until --seal accepts the change. Files
+    of formats 1.0 and 1.1 have no seal.
 
     ARCHIVE is an archive file or a run folder.
 
@@ -25,10 +26,13 @@ def command(context: click.Context, archive: Path, seal: bool) -> None:
       qdrl archive validate --seal edited.h5
     """
     from qdrl.archives.hdf5 import file_format, open_archive, validate
+    from qdrl.archives.seals import check_seal
 
     problems = validate(archive, seal=seal)
     for problem in problems:
         click.echo(f"{archive}: {problem}")
     if problems:
         context.exit(1)
-    click.echo(f"{archive}: valid {file_format(archive)}, {len(open_archive(archive))} elites")
+    unsealed = " (no seal: a change that keeps the file readable is not found)"
+    note = unsealed if check_seal(archive) == "absent" else ""
+    click.echo(f"{archive}: valid {file_format(archive)}, {len(open_archive(archive))} elites{note}")
