@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import to_jsonable_python
 
 from qdrl.algorithms import algorithm_class
+from qdrl.archives.seals import is_hdf5
 from qdrl.errors import UserError
 from qdrl.naming import nearest, run_name, search_also, suggest
 from qdrl.origin import as_unicode
@@ -315,7 +316,7 @@ def _read(path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(_cannot_read(path, error)) from error
-    if raw[:4] == b"\x89HDF" or raw[512:516] == b"\x89HDF":  # without and with a seal
+    if is_hdf5(raw):
         raise UserError(f"{path} is an HDF5 file, not an experiment; to look into it: qdrl archive info {path}")
     try:
         return tomllib.loads(raw.decode("utf-8-sig"))

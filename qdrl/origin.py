@@ -46,16 +46,13 @@ def origin(
 
 
 def without_repeats(earlier: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the jobs of a run before this one, leaving out the last ones that had the same packages and commit.
+    """Return the jobs of a run before this one, without those that the next one followed with the same versions.
 
     Args:
         earlier: `before_generation`, `git_commit` and `packages` of each job.
         now: `git_commit` and `packages` of this one.
     """
-    jobs = [dict(job) for job in earlier]
-    while jobs and all(jobs[-1].get(name) == value for name, value in now.items()):
-        jobs.pop()
-    return [job for job, later in zip(jobs, [*jobs[1:], {}], strict=False) if not _is_same(job, later)]
+    return [dict(job) for job, later in zip(earlier, [*earlier[1:], now], strict=False) if not _is_same(job, later)]
 
 
 def _is_same(job: Mapping[str, Any], later: Mapping[str, Any]) -> bool:

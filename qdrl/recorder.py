@@ -52,6 +52,27 @@ class Parts:
     code: Sources = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Past:
+    """What a run was before this job; by default one that begins now.
+
+    Attributes:
+        history: the metrics so far.
+        created_utc: when the run began.
+        inexact_from: generations from which the run continued without a checkpoint.
+        code_changed_from: generations from which the user's own code was another.
+        earlier: packages and commits of the run's jobs before this one, see `/meta/command` in archives/README.md.
+        is_saved: whether the files hold the run as it is before the first generation of this job.
+    """
+
+    history: History = field(default_factory=History)
+    created_utc: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    inexact_from: tuple[int, ...] = ()
+    code_changed_from: tuple[int, ...] = ()
+    earlier: tuple[dict[str, Any], ...] = ()
+    is_saved: bool = False
+
+
 class Recorder:
     """Keeps a run's history and files, and decides when it ends; see `qdrl.engine.Record`.
 
@@ -59,15 +80,11 @@ class Recorder:
         parts: the run's parts.
         ranks: who runs it.
         folder: the run folder.
+        past: the run before this job; left out where it begins.
         progress: a live bar; decided by the terminal when left out.
 
     Attributes:
         history: the metrics so far.
-        created_utc: when the run began.
-        inexact_from: generations from which the run continued without a checkpoint.
-        code_changed_from: generations from which the user's own code was another.
-        earlier: packages and commits of the run's jobs before this one.
-        is_saved: whether the files hold the run as it is before the first generation of this job.
         begun: whether the first generation was wanted.
         generations: how many this process has run.
         ended_by: what ended the run: budgets that are spent, a signal, the time of a job, failures.
@@ -76,13 +93,11 @@ class Recorder:
         lock: the folder's lock.
     """
 
-    def __init__(self, parts: Parts, ranks: Ranks, folder: Path, *, progress: bool | None = None) -> None:
-        self.history = History()
-        self.created_utc = datetime.now(UTC).isoformat(timespec="seconds")
-        self.inexact_from: list[int] = []
-        self.code_changed_from: list[int] = []
-        self.earlier: list[dict[str, Any]] = []
-        self.is_saved = False
+    def __init__(
+        self, parts: Parts, ranks: Ranks, folder: Path, past: Past | None = None, *, progress: bool | None = None
+    ) -> None:
+        self._past = past or Past()
+        self.history = self._past.history
         self.begun = False
         self.generations = 0
         self.ended_by = ""
@@ -122,7 +137,7 @@ class Recorder:
             if kind is not None:
                 self._log.note(f"ended by {kind.__name__}: {error}")
                 return
-            if self.generations or not self.is_saved:
+            if self.generations or not self._past.is_saved:
                 self._save(last=True)
             if self.failure is not None:
                 self._log.note(self.failure)
@@ -188,15 +203,15 @@ class Recorder:
             normalizer.pop("deviation")  # only resuming needs it
         attributes, meta = origin(
             parts.experiment.seed,
-            self.created_utc,
+            self._past.created_utc,
             ranks=self._ranks.size,
             commit=self.commit,
             license=parts.experiment.license,
         )
-        marks = {"inexact_from": self.inexact_from, "code_changed_from": self.code_changed_from}
-        meta["command"] |= {name: generations for name, generations in marks.items() if generations}
+        marks = {"inexact_from": self._past.inexact_from, "code_changed_from": self._past.code_changed_from}
+        meta["command"] |= {name: list(generations) for name, generations in marks.items() if generations}
         now = {"git_commit": attributes["git_commit"], "packages": meta["packages"]}
-        if earlier := without_repeats(self.earlier, now):
+        if earlier := without_repeats(self._past.earlier, now):
             meta["command"]["earlier"] = earlier
         return StoredArchive(
             axes=spec.axes,

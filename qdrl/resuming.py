@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from qdrl.errors import UserError
 from qdrl.history import History
 from qdrl.plain import from_json, to_json
 from qdrl.portable import PORTABLE, Arithmetic
-from qdrl.recorder import Parts
+from qdrl.recorder import Parts, Past
 from qdrl.sources import changed_sources
 
 
@@ -29,30 +29,20 @@ class Restored:
     """A run's past, once its parts have been put back.
 
     Attributes:
-        history: the metrics so far.
-        created_utc: when the run began; None where it begins now.
-        inexact_from: generations from which the run continued without a checkpoint.
+        past: what the run was.
         warning: what a person should know, None where all is as it was.
         notes: differences between this machine and the run's own that change bits, and changed code, a line each.
-        earlier: packages and commits of the run's jobs before this one, see `/meta/command` in archives/README.md.
-        code_changed_from: generations from which the user's own code was another.
         identity: of the checkpoint that was read; None where there was none.
-        is_saved: whether archive.h5 holds the same generations as the checkpoint.
         replaced: files that the run is about to replace although nothing else holds what they do.
         suffix: what copies of these files are named by.
     """
 
-    history: History = field(default_factory=History)
-    created_utc: str | None = None
-    inexact_from: tuple[int, ...] = ()
+    past: Past = field(default_factory=Past)
     warning: str | None = None
     replaced: tuple[Path, ...] = ()
     suffix: str = "before"
     notes: tuple[str, ...] = ()
-    earlier: tuple[dict[str, Any], ...] = ()
-    code_changed_from: tuple[int, ...] = ()
     identity: Identity | None = None
-    is_saved: bool = False
 
 
 def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_changed_code: bool = False) -> Restored:
@@ -75,19 +65,13 @@ def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_change
         stored, state = _read(checkpoint)
         changed_names = _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
         restore_checkpoint(parts, stored, state)
-        replaced = _newer_archive(archive, stored)
-        warning = f"{archive} is not older than checkpoint.h5" if replaced else None
+        age = _age_of(archive, stored)
         return Restored(
-            History(stored.history),
-            stored.attributes["created_utc"],
-            _inexact(stored),
-            warning,
-            replaced,
+            _past(stored, parts.algorithm.generation, changed_names, is_saved=age == "same"),
+            f"{archive} is not older than checkpoint.h5" if age == "newer" else None,
+            (archive,) if age == "newer" else (),
             notes=(*resume_notes(stored), *_notes_on_code(changed_names)),
-            earlier=_earlier(stored, parts.algorithm.generation),
-            code_changed_from=_code_changed(stored, parts.algorithm.generation, changed_names),
             identity=read,
-            is_saved=_is_current(archive, stored),
         )
     if archive.exists():
         raise UserError(f"{folder} has no checkpoint.h5 and cannot be resumed exactly; {_ways_out(folder)}")
@@ -210,17 +194,14 @@ def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) ->
             parts.task.load_state_dict({**stored.normalizer, "deviation": deviation})
     except ValueError as error:
         raise UserError(f"{archive}: its elites do not fit this experiment: {error}") from error
+    past = _past(stored, generation, changed_names)
     return Restored(
-        History(stored.history),
-        stored.attributes["created_utc"],
-        (*_inexact(stored), generation),
+        replace(past, inexact_from=(*past.inexact_from, generation)),
         f"continuing from the {len(stored)} elites of archive.h5 at generation {generation}: not exact, the result"
         " may differ from that of an uninterrupted run",
         tuple(path for path in (archive, checkpoint, folder / "metrics.csv") if path.is_file()),
         f"before-{generation}",
         (*resume_notes(stored), *_notes_on_code(changed_names)),
-        _earlier(stored, generation),
-        _code_changed(stored, generation, changed_names),
     )
 
 
@@ -237,25 +218,29 @@ def _next_generation(stored: StoredArchive) -> int:
     return int(max(done, default=-1)) + 1
 
 
-def _inexact(stored: StoredArchive) -> tuple[int, ...]:
+def _past(stored: StoredArchive, generation: int, changed_names: Sequence[str], *, is_saved: bool = False) -> Past:
+    """Return what a stored run was, the job that wrote the file included.
+
+    Args:
+        stored: the run's file.
+        generation: the one that the run continues with.
+        changed_names: the user's code that has changed since.
+        is_saved: see `Past`.
+    """
     command = stored.meta["command"] or {}
-    return tuple(command.get("inexact_from", ()))
-
-
-def _earlier(stored: StoredArchive, generation: int) -> tuple[dict[str, Any], ...]:
-    """Return the packages and commits of all jobs so far, each with the generation before which it ran."""
-    known = (stored.meta["command"] or {}).get("earlier", ())
     last = {
         "before_generation": generation,
         "git_commit": stored.attributes.get("git_commit", ""),
         "packages": stored.meta.get("packages") or {},
     }
-    return (*known, last)
-
-
-def _code_changed(stored: StoredArchive, generation: int, names: Sequence[str]) -> tuple[int, ...]:
-    known = tuple((stored.meta["command"] or {}).get("code_changed_from", ()))
-    return (*known, generation) if names else known
+    return Past(
+        History(stored.history),
+        stored.attributes["created_utc"],
+        tuple(command.get("inexact_from") or ()),
+        (*(command.get("code_changed_from") or ()), *((generation,) if changed_names else ())),
+        (*(command.get("earlier") or ()), last),
+        is_saved,
+    )
 
 
 def _notes_on_code(names: Sequence[str]) -> list[str]:
@@ -267,29 +252,22 @@ def _notes_on_code(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _newer_archive(path: Path, checkpoint: StoredArchive) -> tuple[Path, ...]:
-    """Return the archive if it holds generations that the checkpoint lacks, or is of another run."""
+def _age_of(path: Path, checkpoint: StoredArchive) -> Literal["older", "same", "newer"]:
+    """Compare an archive file with a checkpoint by their generations.
+
+    A run that is killed between the two writes leaves an older archive. A missing or damaged one counts as older too,
+    because the checkpoint holds all that it did. One of another run counts as newer, because nothing else holds it.
+    """
     if not path.is_file():
-        return ()
+        return "older"
     try:
         archive = open_archive(path)
-    except UserError:  # damaged: the checkpoint holds all that it did
-        return ()
-    is_older = archive.attributes["created_utc"] == checkpoint.attributes["created_utc"] and _generations(
-        archive
-    ) <= _generations(checkpoint)
-    return () if is_older else (path,)
-
-
-def _is_current(path: Path, checkpoint: StoredArchive) -> bool:
-    """Whether an archive file is the checkpoint's; a kill between their writes leaves an older one."""
-    if not path.is_file():
-        return False
-    with suppress(UserError):
-        archive = open_archive(path)
-        same_run = archive.attributes["created_utc"] == checkpoint.attributes["created_utc"]
-        return same_run and _generations(archive) == _generations(checkpoint)
-    return False
+    except UserError:
+        return "older"
+    if archive.attributes["created_utc"] != checkpoint.attributes["created_utc"]:
+        return "newer"
+    ahead = _generations(archive) - _generations(checkpoint)
+    return "newer" if ahead > 0 else "same" if ahead == 0 else "older"
 
 
 def _generations(stored: StoredArchive) -> int:
@@ -334,7 +312,7 @@ def _refuse_other_evaluations(stored: StoredArchive, parts: Parts, *, accept_cha
 
 
 def _made_later(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a task's name is the stored one and the version that was made, as files before format 1.2 lack it."""
+    """Return whether the names of two tasks differ only in the version, which files before format 1.2 may lack."""
     return re.fullmatch(re.escape(str(old.get("name"))) + r"-v\d+", str(new.get("name"))) is not None
 
 

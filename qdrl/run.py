@@ -200,11 +200,7 @@ def resume(
     parts = build(_experiment_of(folder, overrides, unset), arithmetic=stored_arithmetic(folder))
     _prepare(parts.task)
     restored = restore_run(parts, folder, from_archive=from_archive, accept_changed_code=accept_changed_code)
-    recorder = Recorder(parts, ranks, folder, progress=progress)
-    recorder.history, recorder.inexact_from = restored.history, list(restored.inexact_from)
-    recorder.code_changed_from, recorder.earlier = list(restored.code_changed_from), list(restored.earlier)
-    recorder.is_saved = restored.is_saved
-    recorder.created_utc = restored.created_utc or recorder.created_utc
+    recorder = Recorder(parts, ranks, folder, restored.past, progress=progress)
     rewrites_config = bool(overrides or unset) or not (folder / "config.toml").is_file()
     return _run(parts, ranks, folder, recorder, restored=restored, rewrites_config=rewrites_config)
 

@@ -64,6 +64,11 @@ def check_seal(path: Path) -> Seal:
     return seal
 
 
+def is_hdf5(content: bytes) -> bool:
+    """Return whether bytes begin as an HDF5 file does, with a user block or without one."""
+    return content.startswith(_SIGNATURE) or content.startswith(_SIGNATURE, USER_BLOCK)
+
+
 def identity(path: Path) -> Identity:
     """Return what changes whenever a file is replaced or changed."""
     found = path.stat()

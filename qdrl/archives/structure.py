@@ -18,7 +18,7 @@ _DEPTH = 16  # of nested groups
 _ATTRIBUTES = 256  # of one object
 _ATTRIBUTE_BYTES = 65_536
 _TEXTS = 4_096  # strings in one attribute
-_RANK = 4  # dimensions of a dataset
+DIMENSIONS = 4  # of a dataset, at most
 _FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)
 _LAYOUTS = (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED)
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)
@@ -116,8 +116,8 @@ def _problem_of_dataset(dataset: Any, limit: int) -> str | None:
     filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
     if unknown := set(filters) - set(_FILTERS):
         return f"uses filter {min(unknown)}; only deflate, shuffle and fletcher32 are read"
-    if space.get_simple_extent_type() == h5s.NULL or space.get_simple_extent_ndims() > _RANK:
-        return f"must be a number, a string or an array of at most {_RANK} dimensions"
+    if space.get_simple_extent_type() == h5s.NULL or space.get_simple_extent_ndims() > DIMENSIONS:
+        return f"must be a number, a string or an array of at most {DIMENSIONS} dimensions"
     kind = dataset.get_type()
     if problem := _problem_of_type(kind):
         return problem

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from qdrl.archives.structure import DIMENSIONS
 from qdrl.errors import UserError
 
-# What `qdrl.archives.structure` lets a file hold.
-_KINDS, _BYTES, _DIMENSIONS, _DEPTH = "biuf", 8, 4, 12
+_KINDS, _BYTES = "biuf", 8  # of numpy's dtypes that `qdrl.archives.structure` lets a file hold
+_DEPTH = 12  # dicts in dicts: a file may nest 16 groups, and the state lies in some of them
 
 
 def check_storable(tree: Any, place: str, depth: int = 0) -> None:
@@ -34,7 +35,7 @@ def check_storable(tree: Any, place: str, depth: int = 0) -> None:
         elif not _is_storable(value):
             raise UserError(
                 f"{place}['{name}'] is {_described(value)}; a checkpoint holds real numbers, arrays of them (at most"
-                f" {_BYTES} bytes each, {_DIMENSIONS} dimensions), strings and dicts of these: convert it, or leave it"
+                f" {_BYTES} bytes each, {DIMENSIONS} dimensions), strings and dicts of these: convert it, or leave it"
                 " out"
             )
 
@@ -55,7 +56,7 @@ def _is_storable(value: Any) -> bool:
 
 
 def _is_numeric(dtype: np.dtype[Any], dimensions: int) -> bool:
-    return dtype.kind in _KINDS and dtype.itemsize <= _BYTES and dtype.isnative and dimensions <= _DIMENSIONS
+    return dtype.kind in _KINDS and dtype.itemsize <= _BYTES and dtype.isnative and dimensions <= DIMENSIONS
 
 
 def _is_text(text: str) -> bool:
