@@ -233,6 +233,20 @@ def test_a_resumed_run_keeps_what_its_earlier_generations_ran_with(run: Path) ->
     assert (job["before_generation"], job["packages"]) == (6, before)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "wrong"),
+    [("inexact_from", "integers", ["six"]), ("code_changed_from", "integers", [[6]]), ("earlier", "objects", [3])],
+)
+def test_what_a_file_says_of_earlier_jobs_has_the_right_types_or_is_null(
+    run: Path, name: str, kind: str, wrong: list[Any]
+) -> None:
+    edit_meta(run / "checkpoint.h5", "command", {name: wrong})
+    with pytest.raises(UserError, match=f"/meta/command: {name} must be a list of {kind}, is list"):
+        resume(run, OneProcess(), overrides=MORE, progress=False)
+    edit_meta(run / "checkpoint.h5", "command", {name: None})
+    assert resume(run, OneProcess(), overrides=MORE, progress=False).finished
+
+
 def test_an_archive_that_a_kill_left_older_than_its_checkpoint_is_written_though_nothing_is_left_to_run(
     run: Path, tmp_path: Path
 ) -> None:

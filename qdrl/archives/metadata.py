@@ -9,12 +9,16 @@ from qdrl.archives.checks import is_value
 
 _LAYERS = 64  # sizes that a policy may list
 
-_LISTS = ("inexact_from", "code_changed_from", "earlier")  # of what happened when a run was resumed
-
 # What readers look up, by the path in the parsed object. A value that is absent or null is not checked.
 _TYPES: dict[str, dict[str, str]] = {
     "config": {"name": "text", "compute": "object", "compute.device": "text"},
-    "command": {"arguments": "list of texts", "ranks": "integer", **dict.fromkeys(_LISTS, "list")},
+    "command": {
+        "arguments": "list of texts",
+        "ranks": "integer",
+        "inexact_from": "list of integers",
+        "code_changed_from": "list of integers",
+        "earlier": "list of objects",
+    },
     "packages": {},
     "task": {"name": "text", "options": "object", "options.name": "text", "axes": "list", "episode_length": "integer"},
     "policy": {"kind": "text", "layers": "list of sizes", "image": "list of sizes", "parameters": "integer"},
@@ -104,7 +108,10 @@ def _is_a(value: Any, kind: str) -> bool:
         return False
     if kind == "list of sizes":
         return len(value) <= _LAYERS and all(_is_integer(size) and 0 <= size < 2**31 for size in value)
-    return kind == "list" or all(isinstance(entry, str) for entry in value)
+    if kind == "list":
+        return True
+    entry_kind = kind.removeprefix("list of ").removesuffix("s")
+    return all(_is_a(entry, entry_kind) for entry in value)
 
 
 def _is_integer(value: Any) -> bool:
