@@ -34,7 +34,7 @@ test-all: env ## the test-suite with its slow tests
 
 test-lowest: ## the test-suite with the lowest versions that pyproject.toml allows, in .venv-lowest; by hand, half an hour
 	$(PYTHON) -m venv .venv-lowest
-	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	$(PYTHON) tests/programs/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[mpi,dev]'
 	.venv-lowest/bin/python -m pytest -q -W default -m 'not slow'
 

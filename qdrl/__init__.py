@@ -15,7 +15,7 @@ _PUBLIC = {
     "Archive": "qdrl.archives.archive",
     "Candidates": "qdrl.evaluation",
     "CentroidalVoronoi": "qdrl.archives.cvt",
-    "ConditionedPolicy": "qdrl.conditioned",
+    "ConditionedPolicy": "qdrl.analysis.conditioned",
     "Evaluation": "qdrl.evaluation",
     "Experiment": "qdrl.config",
     "Gaussian": "qdrl.genomes.variation",
@@ -27,14 +27,14 @@ _PUBLIC = {
     "Streams": "qdrl.streams",
     "UserError": "qdrl.errors",
     "evolve": "qdrl.engine",
-    "make_task": "qdrl.tasks",
+    "make_task": "qdrl.tasks.registry",
     "novelty": "qdrl.archives.novelty",
     "open_archive": "qdrl.archives.hdf5",
     "plot_heatmap": "qdrl.report.heatmap",
-    "reevaluate_actor": "qdrl.reevaluation",
-    "reevaluate_elites": "qdrl.reevaluation",
-    "replay": "qdrl.replays",
-    "task_names": "qdrl.tasks",
+    "reevaluate_actor": "qdrl.analysis.reevaluate",
+    "reevaluate_elites": "qdrl.analysis.reevaluate",
+    "replay": "qdrl.analysis.rerun",
+    "task_names": "qdrl.tasks.registry",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]

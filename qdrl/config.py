@@ -16,16 +16,16 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
-from qdrl.algorithms import algorithm_class
+from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.seals import is_hdf5
+from qdrl.archives.strict_json import from_json, to_json
 from qdrl.errors import UserError
 from qdrl.naming import nearest, run_name, search_also, suggest
-from qdrl.origin import as_unicode
-from qdrl.plain import from_json, to_json
 from qdrl.policies.base import PolicySettings, policy_settings
 from qdrl.policies.mlp import MlpSettings
-from qdrl.tasks import settings_class
-from qdrl.validation import check, check_whole, dotted_keys, fitting, unknown_key
+from qdrl.provenance.software import as_unicode
+from qdrl.settings import check, check_whole, dotted_keys, fitting, unknown_key
+from qdrl.tasks.registry import settings_class
 
 MOST_CELLS = 10_000_000
 
@@ -199,7 +199,7 @@ class Experiment(_Settings):
         return name
 
     def resolved(self) -> dict[str, Any]:
-        """Return all settings, defaults included, as TOML holds them; `qdrl.plain` writes them as JSON.
+        """Return all settings, defaults included, as TOML holds them; `qdrl.archives.strict_json` writes them as JSON.
 
         Raises:
             pydantic_core.PydanticSerializationError: a settings class of a user's holds what neither can express.

@@ -5,7 +5,7 @@ from typing import Protocol
 from qdrl.algorithms.base import Algorithm
 from qdrl.errors import RankLost
 from qdrl.evaluation import Evaluation
-from qdrl.ranks import OneProcess, Ranks
+from qdrl.parallel.ranks import OneProcess, Ranks
 from qdrl.tasks.base import Task
 
 

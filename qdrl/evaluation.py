@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.learners import Learners, OneLearner, block
 from qdrl.limits import MAGNITUDE
+from qdrl.parallel.learners import Learners, OneLearner, block
 
 
 class Genomes(Protocol):

@@ -9,8 +9,8 @@ import pytest
 from qdrl.cli.outcome import show
 from qdrl.config import parse_experiment
 from qdrl.optional import missing_package, require
-from qdrl.ranks import OneProcess
-from qdrl.run import start
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import start
 
 ROOT = Path(__file__).parents[1]
 

@@ -37,18 +37,18 @@ from measure import line, median_ratio, take_turns
 from torch import Tensor
 
 from qdrl.algorithms.base import Algorithm
+from qdrl.compute.portable import BLAS, PORTABLE, Arithmetic
 from qdrl.config import Experiment, parse_experiment
 from qdrl.engine import evolve
 from qdrl.evaluation import Candidates, Evaluation
+from qdrl.parallel.ranks import Ranks, connect
 from qdrl.physics import Worlds
 from qdrl.policies.mlp import Mlp
-from qdrl.portable import BLAS, PORTABLE, Arithmetic
-from qdrl.ranks import Ranks, connect
-from qdrl.run import build
+from qdrl.run.start import build
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
-from qdrl.tasks.locomotion import LocomotionWorlds
+from qdrl.tasks.locomotion.task import LocomotionWorlds
+from qdrl.tasks.registry import make_task
 
 TASKS = ("walker2d_uni", "halfcheetah_uni", "ant_uni")
 WORLDS = 64

@@ -35,10 +35,10 @@ import torch
 from gpu_generation import memory_in_use, print_generation
 from measure import line, median_ratio, seconds, take_turns
 
+from qdrl.compute.devices import device_of
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.physics.devices import device_of
-from qdrl.tasks import make_task
+from qdrl.tasks.registry import make_task
 
 TASKS = ("walker2d_uni", "ant_uni", "humanoid_uni")
 CPU_WORLDS = 64

@@ -20,7 +20,7 @@ from measure import line
 from scipy.stats import ks_2samp
 
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.tasks import make_task
+from qdrl.tasks.registry import make_task
 
 TASKS = ("walker2d_uni", "halfcheetah_uni", "hopper_uni", "ant_uni", "humanoid_uni", "ant_omni")
 

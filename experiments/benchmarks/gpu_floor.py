@@ -37,8 +37,8 @@ from qdrl.critics.injection import conditioned
 from qdrl.critics.minibatches import Step
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
-from qdrl.learners import OneLearner
-from qdrl.tasks import make_task
+from qdrl.parallel.learners import OneLearner
+from qdrl.tasks.registry import make_task
 
 TASKS = ("walker2d_uni", "ant_uni", "ant_omni", "humanoid_uni")
 WORLDS, STEPS = 64, 25

@@ -15,9 +15,9 @@ import torch
 from measure import line
 from training import Size, critic_flops, pg_flops
 
+from qdrl.compute.devices import device_of
 from qdrl.config import load_experiment
-from qdrl.physics.devices import device_of
-from qdrl.run import build
+from qdrl.run.start import build
 
 CONFIG = Path(__file__).parents[1] / "ant_omni" / "dcrl_map_elites.toml"
 WARM = 3

@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from measure import line, seconds
 
+from qdrl.analysis.decode import champion_of
 from qdrl.archives.hdf5 import open_archive
 from qdrl.config import parse_experiment
-from qdrl.decoding import champion_of
 from qdrl.evaluation import Candidates
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
 from qdrl.genomes.decoding import Decoder, Offspring
 from qdrl.genomes.noise import KeyedNoise, TableNoise
+from qdrl.parallel.ranks import OneProcess
 from qdrl.policies.conv import Conv, ConvSettings
-from qdrl.ranks import OneProcess
-from qdrl.run import start
-from qdrl.tasks import make_task
+from qdrl.run.start import start
+from qdrl.tasks.registry import make_task
 
 MUTATIONS, SIGMA = 139, 0.002
 PGPE_CLIPUP = {"name": "pgpe", "optimizer": {"name": "clipup", "max_speed": 0.015}}

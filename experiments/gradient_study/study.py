@@ -21,11 +21,11 @@ import tomli_w
 from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
 
+from qdrl.analysis.reevaluate import reevaluate_actor, reevaluate_elites
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
-from qdrl.reevaluation import reevaluate_actor, reevaluate_elites
 from qdrl.report.heatmap import plot_heatmap
-from qdrl.run import load
+from qdrl.run.start import load
 
 HERE = Path(__file__).parent
 LABELS = {"map_elites": "ME", "pga_map_elites": "PGA", "dcg_map_elites": "DCG", "dcrl_map_elites": "DCRL"}

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from qdrl.ranks import limit_threads
+from qdrl.parallel.ranks import limit_threads
 
 limit_threads()
 
@@ -29,8 +29,8 @@ from small_runs import EXPERIMENTS, GENERATIONS, settings
 
 from qdrl.cli import qdrl as command_line
 from qdrl.config import parse_experiment
-from qdrl.ranks import OneProcess
-from qdrl.run import resume, start
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import resume, start
 
 RESULTS = Path(__file__).parent / "results" / "kills.csv"
 RANKS = 3

@@ -36,7 +36,7 @@ from qdrl.critics.settings import LearningSettings
 from qdrl.critics.variation import PolicyGradient
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, Learned, Transitions
-from qdrl.learners import Learners
+from qdrl.parallel.learners import Learners
 from qdrl.policies.mlp import Mlp
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task

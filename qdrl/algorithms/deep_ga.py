@@ -33,7 +33,7 @@ from qdrl.genomes.ancestry import NO_PARENT, Ancestry
 from qdrl.genomes.decoding import Decoder, Offspring
 from qdrl.genomes.mutation import MutationPower
 from qdrl.genomes.noise import KeyedNoise, Noise, share_noise, source_for
-from qdrl.ranks import Ranks
+from qdrl.parallel.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 

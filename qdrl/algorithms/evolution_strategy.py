@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.stats import rankdata
 from torch import Tensor
 
+from qdrl.compute.optimizers import Adam, Momentum
+from qdrl.compute.states import load_array
 from qdrl.evaluation import Evaluation
 from qdrl.genomes.noise import KeyedNoise, Noise, NoiseSource
-from qdrl.optimizers import Adam, Momentum
-from qdrl.states import load_array
 from qdrl.streams import Streams
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qdrl.algorithms.base import check_turn, insert
 from qdrl.archives.base import AnyArchive
-from qdrl.arrays import native
+from qdrl.compute.arrays import native
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine, Variation
 from qdrl.streams import Streams

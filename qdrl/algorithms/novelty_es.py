@@ -28,7 +28,7 @@ from qdrl.archives.novelty import novelty
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise, source_for
-from qdrl.ranks import Ranks
+from qdrl.parallel.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 

@@ -18,7 +18,7 @@ from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, 
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise, source_for
-from qdrl.ranks import Ranks
+from qdrl.parallel.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 

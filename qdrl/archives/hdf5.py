@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qdrl.archives.axes import Axis
 from qdrl.archives.files import StoredArray, open_hdf5, write_hdf5
 from qdrl.archives.inspection import can_start_processes, check, inspect
 from qdrl.archives.layout import CHECKPOINT_FORMAT, COLUMNS, FORMAT, FORMAT_VERSION, META_JSON, find_problems
@@ -23,9 +24,8 @@ from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.parts import ACTOR, LINEAGE, NORMALIZER
 from qdrl.archives.seals import Identity, Seal, check_seal, identity, write_seal
 from qdrl.archives.stored import StoredArchive
-from qdrl.axes import Axis
+from qdrl.archives.strict_json import from_json, to_json
 from qdrl.errors import UserError
-from qdrl.plain import from_json, to_json
 
 _LARGE = 2**20  # bytes read at once; an array of a checkpoint that is larger stays in its file
 # What says when, where and how fast a file was made, not what it holds.

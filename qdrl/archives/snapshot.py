@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from qdrl.archives.axes import Axis
 from qdrl.archives.hdf5 import write_archive
 from qdrl.archives.stored import StoredArchive
-from qdrl.axes import Axis
 from qdrl.errors import UserError
-from qdrl.origin import as_unicode, git_commit, packages
+from qdrl.provenance.software import as_unicode, git_commit, packages
 
 if TYPE_CHECKING:
     from qdrl.archives.base import AnyArchive

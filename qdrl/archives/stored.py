@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from qdrl.archives.axes import Axis
 from qdrl.archives.files import open_hdf5
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty import novelty
 from qdrl.archives.statistics import Statistics, statistics
-from qdrl.axes import Axis
 from qdrl.errors import UserError
 
 
@@ -41,7 +41,7 @@ class StoredArchive:
             `dimensions` more inputs at its end, the descriptor normalised to [-1, 1].
         champion: of runs that are after one genome, the best they have: `fitness` `(episodes,)` that it was chosen for,
             `generation` `(1,)` of these, and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
-        lineages: what the genomes are, where they are lineages; `qdrl.decoding` makes them weights.
+        lineages: what the genomes are, where they are lineages; `qdrl.analysis.decode` makes them weights.
         neighbours: of a novelty archive: how many count for novelty.
         genomes: `(n, parameters)` float32 when held in memory.
         path: the file, when read from one.
@@ -157,7 +157,7 @@ class StoredArchive:
 
         Raises:
             UserError: the cell does not exist or is empty, the genome is damaged or not finite, or genomes are
-                lineages, which `qdrl.decoding.genome_of` decodes.
+                lineages, which `qdrl.analysis.decode.genome_of` decodes.
             IndexError: there is no such row.
             TypeError: not exactly one of cell and row is given, or it is not an integer.
         """
@@ -185,7 +185,7 @@ class StoredArchive:
     @contextmanager
     def _stored_genomes(self) -> Iterator[Any]:
         if self.lineages is not None:
-            raise UserError("this archive holds lineages; qdrl.decoding.genome_of(archive, row) decodes one of them")
+            raise UserError("this archive holds lineages; `qdrl.analysis.decode.genome_of(archive, row)` decodes one")
         if self.genomes is not None:
             yield self.genomes
             return

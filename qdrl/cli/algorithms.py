@@ -19,7 +19,7 @@ def command(name: str | None) -> None:
       qdrl algorithms
       qdrl algorithms map_elites
     """
-    from qdrl.algorithms import algorithm_class, algorithm_names
+    from qdrl.algorithms.registry import algorithm_class, algorithm_names
 
     if name is None:
         for each in algorithm_names():

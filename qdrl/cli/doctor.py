@@ -22,7 +22,7 @@ def command() -> None:
       qdrl doctor
       mpirun -n 2 qdrl doctor
     """
-    from qdrl.ranks import OneProcess, connect, launched_rank
+    from qdrl.parallel.ranks import OneProcess, connect, launched_rank
 
     first = not launched_rank()
     # MPI comes late: no process may be started after it, and an MPI that cannot start may end this one.
@@ -66,21 +66,21 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _python() -> str:
-    from qdrl.origin import git_commit, packages
+    from qdrl.provenance.software import git_commit, packages
 
     found, (commit, plus, dirty) = packages(), git_commit().partition("+")
     return f"{found['python']}, qdrl {found['qdrl']} {commit[:12]}{plus}{dirty}".rstrip()
 
 
 def _memory() -> str:
-    from qdrl.machine import memory_limit
+    from qdrl.compute.machine import memory_limit
 
     limit, whole = memory_limit(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"{whole / 2**30:.1f} GiB" + (f", limited to {limit / 2**30:.1f} GiB for this process" * (limit < whole))
 
 
 def _cores(cores: set[int]) -> str:
-    from qdrl.machine import core_quota
+    from qdrl.compute.machine import core_quota
 
     quota = core_quota()
     limited = f", the time of {quota:g} of them" if quota is not None and quota < len(cores) else ""
@@ -89,7 +89,7 @@ def _cores(cores: set[int]) -> str:
 
 def _threads(cores: set[int]) -> str:
     """Thread limits, and whether this node's ranks have more threads than the job has cores here."""
-    from qdrl.ranks import THREAD_VARIABLES, local_size
+    from qdrl.parallel.ranks import THREAD_VARIABLES, local_size
 
     limits = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES)
     threads = os.environ.get("OMP_NUM_THREADS", "1")

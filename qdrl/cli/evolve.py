@@ -55,6 +55,6 @@ def command(
         return
 
     from qdrl.cli.outcome import end
-    from qdrl.run import start
+    from qdrl.run.start import start
 
     end(start(settings, ranks, folder=output, modules=experiment.parent, progress=progress), ranks)

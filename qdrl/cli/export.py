@@ -26,9 +26,9 @@ def command(archive: Path, output: Path, cell: int | None, allow_code: bool) -> 
     Example:
       qdrl export archives/reference/walker2d_uni.h5 walker.npz --cell 12
     """
+    from qdrl.analysis.export import weights_of, write_weights
     from qdrl.archives.hdf5 import open_archive
     from qdrl.errors import UserError
-    from qdrl.exporting import weights_of, write_weights
 
     if output.suffix != ".npz":
         raise UserError(f"{output}: weights are written as .npz")

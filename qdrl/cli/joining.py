@@ -4,7 +4,7 @@ import platform
 from contextlib import suppress
 from importlib import import_module
 
-from qdrl.ranks import Ranks, connect, launched_rank
+from qdrl.parallel.ranks import Ranks, connect, launched_rank
 
 
 def join() -> Ranks:
@@ -15,7 +15,7 @@ def join() -> Ranks:
     matplotlib lists the fonts where it has no cache.
 
     Raises:
-        UserError: see `qdrl.ranks.connect`.
+        UserError: see `qdrl.parallel.ranks.connect`.
     """
     platform.processor()
     if launched_rank() == 0:

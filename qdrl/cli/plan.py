@@ -3,11 +3,11 @@
 import click
 
 from qdrl.config import Experiment, RunSettings
-from qdrl.estimate import estimate
-from qdrl.forecast import Forecast, Pace, duration, forecast, measure
-from qdrl.ranks import Ranks
-from qdrl.recorder import Parts
-from qdrl.run import build
+from qdrl.parallel.ranks import Ranks
+from qdrl.run.estimate import estimate
+from qdrl.run.forecast import Forecast, Pace, duration, forecast, measure
+from qdrl.run.recorder import Parts
+from qdrl.run.start import build
 
 
 def print_plan(experiment: Experiment, ranks: Ranks) -> None:

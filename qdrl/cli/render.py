@@ -35,7 +35,7 @@ def command(archive: Path, output: Path, cell: int | None, width: int, height: i
     stored.row_of(chosen)  # a wrong cell is refused before anything slow begins
     require_rendering()
 
-    from qdrl.replays import replay
+    from qdrl.analysis.rerun import replay
 
     result = replay(stored, chosen, allow_code=allow_code)
     if result.track is None:

@@ -20,7 +20,7 @@ def command(name: str | None, as_json: bool) -> None:
     if name is not None and name.startswith("gym:"):
         _describe_environment(name.removeprefix("gym:"), as_json=as_json)
         return
-    from qdrl.tasks import make_task, task_names
+    from qdrl.tasks.registry import make_task, task_names
 
     names = task_names() if name is None else (name,)
     described = [make_task(each).spec.describe() for each in names]
@@ -34,7 +34,7 @@ def command(name: str | None, as_json: bool) -> None:
 
 def _describe_environment(environment_id: str, *, as_json: bool) -> None:
     """Print what can be known of an environment without a descriptor."""
-    from qdrl.tasks.gym_ids import describe_environment
+    from qdrl.tasks.environments.ids import describe_environment
 
     described = describe_environment(environment_id)
     if as_json:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from qdrl.compute.cuda_graphs import Replayed
 from qdrl.critics.minibatches import Step
-from qdrl.graphs import Replayed
 
 
 @dataclass(frozen=True)

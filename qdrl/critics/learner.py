@@ -15,7 +15,7 @@ from qdrl.critics.settings import LearningSettings
 from qdrl.critics.td3 import Td3
 from qdrl.errors import UserError
 from qdrl.evaluation import Learned
-from qdrl.learners import LOST, Learners, OneLearner
+from qdrl.parallel.learners import LOST, Learners, OneLearner
 from qdrl.policies.mlp import Mlp
 from qdrl.streams import Streams
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.compute.random import normal
 from qdrl.critics.descriptors import similarity
 from qdrl.critics.replay import LabelledTransitions, Replay
 from qdrl.critics.settings import Td3Settings
-from qdrl.draws import normal
 
 _CHUNK = 100  # steps whose minibatches are gathered at once: 3 MB on an ant, which stay in the cache
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.draws import integers
+from qdrl.compute.devices import free_memory
+from qdrl.compute.random import integers
+from qdrl.compute.states import load_array
 from qdrl.errors import UserError
-from qdrl.physics.devices import free_memory
-from qdrl.states import load_array
 
 
 @dataclass(frozen=True)

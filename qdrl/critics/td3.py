@@ -5,7 +5,7 @@
     L_Q = sum_i mean(w * (Q_i(s, a | d') - y)^2)                     L_pi = -mean(Q_1(s, pi(s | d') | d'))
 
 Minibatches may be cut into equal parts, each from a shard of the replay of its own: losses are then sums over shards,
-and so are gradients, whichever process works them out (`qdrl.learners`).
+and so are gradients, whichever process works them out (`qdrl.parallel.learners`).
 
 d is the descriptor the episode reached, d' the one its policy aimed at. Descriptors of no dimensions make S = 1 and
 leave the unconditioned algorithm of PGA-MAP-Elites (Nilsson and Cully 2021).
@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.compute.cuda_graphs import Aside, Replayed
+from qdrl.compute.optimizers import Adam
+from qdrl.compute.states import load_array
 from qdrl.critics.chunks import Chunk, ChunkGraphs, new_chunk
+from qdrl.critics.fast.networks import Gradient, Network, activations, matrices, with_ones
+from qdrl.critics.fast.sums import SummedGradient
 from qdrl.critics.minibatches import Minibatches, Step
-from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.replay import Replay
 from qdrl.critics.settings import Td3Settings
-from qdrl.critics.sums import SummedGradient
-from qdrl.graphs import Aside, Replayed
-from qdrl.learners import Learners, OneLearner
-from qdrl.optimizers import Adam
+from qdrl.parallel.learners import Learners, OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
-from qdrl.states import load_array
 
 
 class Td3:

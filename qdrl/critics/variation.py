@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.critics.networks import Gradient, Network, activations, matrices, with_ones
-from qdrl.critics.products import product
+from qdrl.compute.cuda_graphs import Replayed
+from qdrl.compute.optimizers import Adam
+from qdrl.critics.fast.networks import Gradient, Network, activations, matrices, with_ones
+from qdrl.critics.fast.products import product
 from qdrl.critics.settings import PolicyGradientSettings
-from qdrl.graphs import Replayed
-from qdrl.optimizers import Adam
 from qdrl.policies.mlp import Mlp
 
 _MOST = 512  # rows that a GPU varies at once: 0.5 GB of buffers at paper size

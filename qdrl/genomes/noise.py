@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from qdrl.errors import UserError
-from qdrl.ranks import Ranks
+from qdrl.parallel.ranks import Ranks
 
 _BLOCK = 1 << 16  # numbers drawn at once: they are added while still in the cache
 
@@ -108,7 +108,7 @@ class NoiseTable:
         """Collective. Use a table that all processes of a node have in common.
 
         Args:
-            room: makes `(size,)` float32 that one process of each node fills; see `qdrl.ranks.Ranks.shared`.
+            room: makes `(size,)` float32 that one process of each node fills; see `qdrl.parallel.ranks.Ranks.shared`.
         """
         if self._numbers is None:
             self._numbers = room(self._size, self._fill)

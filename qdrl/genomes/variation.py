@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from qdrl.arrays import Array
-from qdrl.draws import normal_like
+from qdrl.compute.arrays import Array
+from qdrl.compute.random import normal_like
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qdrl.compute.cuda_graphs import Replayed
 from qdrl.errors import UserError
-from qdrl.graphs import Replayed
 from qdrl.physics.budget import ContactBudget
 from qdrl.physics.library import mujoco
 

@@ -6,11 +6,11 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.conv import Conv, ConvSettings
 from qdrl.policies.mlp import Mlp, MlpSettings
-from qdrl.portable import PORTABLE, Arithmetic
 
 PolicySettings = MlpSettings | ConvSettings
 

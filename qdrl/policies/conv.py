@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.policies.conv_populations import LibraryConvPopulation, PortableConvPopulation
-from qdrl.portable import PORTABLE, Arithmetic
 
 Size = Annotated[int, Field(ge=1, le=65536)]
 

@@ -1,7 +1,7 @@
 """Convolutional networks of a whole population, each with weights of its own.
 
 Every slot computes alone, so a row never depends on its neighbours. `PortableConvPopulation` uses the kernels of
-`qdrl.portable`; `LibraryConvPopulation` torch's operations, whose bits depend on the processor. One step of the
+`qdrl.compute.portable`; `LibraryConvPopulation` torch's operations, whose bits depend on the processor. One step of the
 4-million-parameter network of Such et al. 2017 reads 16 MB of weights, nearly all of them of its first dense layer.
 Memory sets the pace: the kernels were measured to take 2.3 ms a step, torch's operations 2.2 ms.
 """
@@ -72,10 +72,10 @@ class ConvSlots:
 
 
 class PortableConvPopulation(ConvSlots):
-    """Networks computed by the kernels of `qdrl.portable`. See `ConvSlots` for the arguments."""
+    """Networks computed by the kernels of `qdrl.compute.portable`. See `ConvSlots` for the arguments."""
 
     def __init__(self, shape: "Conv", slots: int) -> None:
-        from qdrl.portable import kernels
+        from qdrl.compute.portable import kernels
 
         super().__init__(shape, slots)
         self._kernels = kernels

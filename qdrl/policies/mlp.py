@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.policies.populations import LibraryPopulation, PortablePopulation
-from qdrl.portable import PORTABLE, Arithmetic
 
 
 class MlpSettings(BaseModel):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.arrays import native
+from qdrl.compute.arrays import native
 
 if TYPE_CHECKING:
     from qdrl.policies.mlp import Mlp
@@ -47,7 +47,7 @@ class Slots:
 
 
 class PortablePopulation(Slots):
-    """Networks computed by `qdrl.portable.kernels.forward`, all slots in one call.
+    """Networks computed by `qdrl.compute.portable.kernels.forward`, all slots in one call.
 
     Args:
         mlp: the shape of the networks.
@@ -55,7 +55,7 @@ class PortablePopulation(Slots):
     """
 
     def __init__(self, mlp: "Mlp", slots: int) -> None:
-        from qdrl.portable.kernels import ACTIVATIONS, forward
+        from qdrl.compute.portable.kernels import ACTIVATIONS, forward
 
         super().__init__(slots, mlp.parameters)
         self._forward = forward

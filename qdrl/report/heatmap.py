@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qdrl.archives.axes import Axis
 from qdrl.archives.snapshot import Described, stored_view
 from qdrl.archives.stored import StoredArchive
-from qdrl.axes import Axis
 from qdrl.errors import UserError
 from qdrl.report.figures import EMPTY, FAINT, INK, name_of, new_figure, quiet, summary_of
 from qdrl.report.shades import Shades, shades_of

@@ -13,7 +13,7 @@ from qdrl.errors import UserError
 from qdrl.optional import require
 
 if TYPE_CHECKING:
-    from qdrl.replays import Track
+    from qdrl.analysis.rerun import Track
 
 _SUFFIXES = (".mp4", ".gif")
 _HIDDEN_GROUP = 5  # the sites of touch sensors

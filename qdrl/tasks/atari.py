@@ -15,11 +15,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from qdrl.axes import Axis
+from qdrl.archives.axes import Axis
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings
-from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -51,7 +51,7 @@ class AtariSettings(BaseModel):
 
 
 class AtariWorlds:
-    """Games; see `qdrl.tasks.rollout.EpisodeWorlds`.
+    """Games; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
 
     Args:
         settings: which game, and how.

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qdrl.axes import Axis
+from qdrl.archives.axes import Axis
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.portable import PORTABLE, Arithmetic
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.environments.failures import FailureLog
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.policies.base import PolicySettings, make_policy
 from qdrl.policies.conv import Conv
 from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.tasks.base import TaskSpec
-from qdrl.tasks.rollout import EpisodeWorlds, Rollout, RunsEpisodes
+from qdrl.tasks.environments.failures import FailureLog
+from qdrl.tasks.episodes.rollout import EpisodeWorlds, Rollout, RunsEpisodes
 
 _APART = 8  # steps between the observations that virtual batch normalisation refers to
 

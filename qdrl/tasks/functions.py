@@ -10,10 +10,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from qdrl.axes import Axis
+from qdrl.archives.axes import Axis
+from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.portable.functions import portable_sines
 from qdrl.evaluation import Candidates, Evaluation, evaluated
-from qdrl.portable import PORTABLE, Arithmetic
-from qdrl.portable.functions import portable_sines
 from qdrl.tasks.base import TaskSpec
 
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -1,8 +1,8 @@
 """`gym:<id>`: any Gymnasium environment, with a descriptor function of the user's.
 
 The function is named as `package.module:function`, takes a `Trajectory` and gives one number an axis. Whatever the
-environment or the function does wrong marks that evaluation as failed, and the run continues; `qdrl.environments` says
-how.
+environment or the function does wrong marks that evaluation as failed, and the run continues; see
+`qdrl.tasks.environments`.
 """
 
 import inspect
@@ -17,22 +17,22 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from pydantic import BaseModel, ConfigDict, Field
 
-from qdrl.axes import Axis
-from qdrl.environments.episode import EnvironmentFacts, EpisodePlan
-from qdrl.environments.failures import EpisodeFailure, FailureLog
-from qdrl.environments.isolation import Nursery, ProcessRunner
-from qdrl.environments.repeatability import why_not_repeatable
-from qdrl.environments.runners import DirectRunner, Runner, ThreadRunner
-from qdrl.environments.trajectory import Trajectory
+from qdrl.archives.axes import Axis
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
 from qdrl.policies.base import PolicySettings
-from qdrl.portable import PORTABLE, Arithmetic
-from qdrl.sources import definition_of, is_users
+from qdrl.provenance.source_code import definition_of, is_users
 from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.environments.episode import EnvironmentFacts, EpisodePlan
+from qdrl.tasks.environments.failures import EpisodeFailure, FailureLog
+from qdrl.tasks.environments.ids import require_environment
+from qdrl.tasks.environments.isolation import Nursery, ProcessRunner
+from qdrl.tasks.environments.repeatability import why_not_repeatable
+from qdrl.tasks.environments.runners import DirectRunner, Runner, ThreadRunner
+from qdrl.tasks.environments.trajectory import Trajectory
+from qdrl.tasks.environments.worlds import GymWorlds
 from qdrl.tasks.episodic import EpisodicTask
-from qdrl.tasks.gym_ids import require_environment
-from qdrl.tasks.gym_worlds import GymWorlds
 
 __all__ = ["AxisSettings", "GymSettings", "Trajectory", "make_gym_task"]
 

@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.policies.base import PolicySettings
-from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.maze import MAZES, RADIUS, Maze, MazeWorlds, maze_spec, walls
 
@@ -38,7 +38,7 @@ class ImageMazeSettings(BaseModel):
 
 
 class ImageMazeWorlds(MazeWorlds):
-    """Robots in a maze and pictures of them; see `qdrl.tasks.rollout.EpisodeWorlds`."""
+    """Robots in a maze and pictures of them; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
 
     def __init__(self, maze: Maze, lines: np.ndarray, count: int, episode_length: int, arithmetic: Arithmetic) -> None:
         super().__init__(maze, count, episode_length, arithmetic)

@@ -27,12 +27,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from qdrl.axes import Axis
+from qdrl.archives.axes import Axis
+from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.portable.functions import sines_in
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.base import PolicySettings
-from qdrl.portable import PORTABLE, Arithmetic
-from qdrl.portable.functions import sines_in
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -131,7 +131,7 @@ class MazeSettings(BaseModel):
 
 
 class MazeWorlds:
-    """Robots in a maze, each alone in its world; see `qdrl.tasks.rollout.EpisodeWorlds`.
+    """Robots in a maze, each alone in its world; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
 
     Worlds lie along the last axis, and only element-wise operations and minima touch them, so that a world's state and
     observation are the same bits whatever stands beside it.

@@ -7,9 +7,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from qdrl.axes import Axis
+from qdrl.archives.axes import Axis
+from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.policies.base import PolicySettings
-from qdrl.portable import PORTABLE, Arithmetic
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -37,7 +37,7 @@ class PointSettings(BaseModel):
 
 
 class PointWorlds:
-    """Point masses; see `qdrl.tasks.rollout.EpisodeWorlds`."""
+    """Point masses; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
 
     def __init__(self, count: int, episode_length: int) -> None:
         self.count = count

@@ -10,7 +10,7 @@ from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
 from qdrl.genomes.variation import IsoLine
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
+from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates
 
 JOINTS, SHAPE = 8, (50, 50)

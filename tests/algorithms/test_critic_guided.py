@@ -8,19 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdrl.algorithms import algorithm_class
 from qdrl.algorithms.critic_guided import CriticGuided
 from qdrl.algorithms.dealing import deal
+from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
 from qdrl.critics.injection import conditioned
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
-from qdrl.learners import OneLearner
+from qdrl.parallel.learners import OneLearner
 from qdrl.policies.mlp import Mlp
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.registry import make_task
 
 UNIT = {"name": "u", "lower": 0.0, "upper": 1.0}
 NAMES = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites")

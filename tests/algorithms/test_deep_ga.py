@@ -16,8 +16,8 @@ from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.genomes.mutation import MutationPower
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
+from qdrl.tasks.registry import make_task
 
 SMALL = {"batch_size": 24, "parents": 4, "candidates": 3, "candidate_episodes": 5, "mutation": {"sigma": 0.3}}
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdrl.algorithms import algorithm_class
 from qdrl.algorithms.evotorch import EvoTorch, EvoTorchSettings
+from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
 from qdrl.archives.hdf5 import read_checkpoint, write_checkpoint
 from qdrl.config import parse_experiment
 from qdrl.errors import RankLost, UserError
 from qdrl.evaluation import Evaluation
-from qdrl.run import build
+from qdrl.run.start import build
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
+from qdrl.tasks.registry import make_task
 from tests.archives.builders import small_archive
 from tests.tasks.builders import candidates
 
@@ -390,9 +390,9 @@ def test_the_published_settings_of_pgpe_with_clipup_are_the_defaults() -> None:
 def test_evotorch_is_imported_only_for_its_own_algorithm_and_changes_nothing_else() -> None:
     code = """
 import os, sys
-from qdrl.algorithms import algorithm_class, algorithm_names
+from qdrl.algorithms.registry import algorithm_class, algorithm_names
 from qdrl.config import parse_experiment
-from qdrl.run import build
+from qdrl.run.start import build
 
 arm = {"name": "a", "task": {"name": "arm"}, "archive": {"kind": "grid", "shape": [4, 4]}, "run": {"generations": 1}}
 experiments = {name: parse_experiment(arm | {"algorithm": {"name": name}}) for name in algorithm_names()}

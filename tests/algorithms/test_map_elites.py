@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from qdrl.algorithms import algorithm_class, algorithm_names
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
+from qdrl.algorithms.registry import algorithm_class, algorithm_names
 from qdrl.archives.admission import Threshold
 from qdrl.archives.archive import Archive
 from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
@@ -17,7 +17,7 @@ from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
+from qdrl.tasks.registry import make_task
 
 BATCH = 12
 

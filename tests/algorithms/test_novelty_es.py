@@ -16,8 +16,8 @@ from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
+from qdrl.tasks.registry import make_task
 
 SMALL = {
     "batch_size": 16,

@@ -13,8 +13,8 @@ from qdrl.algorithms.openai_es import OpenAiEs, OpenAiEsSettings
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
 from qdrl.streams import Streams
-from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
+from qdrl.tasks.registry import make_task
 
 SMALL = {"batch_size": 20, "sigma": 0.1, "learning_rate": 0.1, "mean_rows": 2, "weight_decay": 0.0}
 

@@ -8,8 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qdrl.archives.axes import Axis
 from qdrl.archives.stored import StoredArchive
-from qdrl.axes import Axis
 
 MJCF = "<mujoco model='toy'/>"
 

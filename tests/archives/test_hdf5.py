@@ -29,7 +29,7 @@ from qdrl.archives.seals import write_seal
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from tests.archives.builders import damaged, replace_dataset, small_archive
-from tests.forked import run_forked
+from tests.helpers.forked import run_forked
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from qdrl.archives.snapshot import snapshot
 from qdrl.cli.archive.info import describe
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
-from qdrl.ranks import OneProcess
-from qdrl.run import load, start
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import load, start
 
 SETTINGS = {
     "name": "x",

@@ -13,8 +13,8 @@ from qdrl.archives.hdf5 import content_digest, open_archive, write_archive
 from qdrl.cli import qdrl
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
-from qdrl.ranks import OneProcess
-from qdrl.run import start
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import start
 from tests.archives.builders import damaged, small_archive
 
 

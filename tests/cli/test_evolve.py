@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from qdrl.errors import UserError
-from qdrl.ranks import OneProcess
-from tests.mpi import mpirun
+from qdrl.parallel.ranks import OneProcess
+from tests.helpers.mpi import mpirun
 
 ROOT = Path(__file__).parents[2]
 DOCTOR = ("python", "torch", "devices", "MuJoCo", "HDF5", "memory", "OpenGL", "MPI", "cores", "threads")
@@ -169,7 +169,7 @@ def test_a_mistake_found_after_mpi_began_ends_all_ranks(tmp_path: Path) -> None:
 
 
 def test_tasks_lists_every_task_with_what_the_issue_of_fairness_needs() -> None:
-    from qdrl.tasks import task_names
+    from qdrl.tasks.registry import task_names
 
     listed = qdrl("tasks").stdout
     assert all(name in listed for name in task_names())
@@ -209,7 +209,7 @@ def _doctor() -> dict[str, str]:
 def test_doctor_speaks_where_mpi_is_missing_and_where_it_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "disable")  # in this process no library may be loaded that others lack
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    monkeypatch.delitem(sys.modules, "qdrl.mpi", raising=False)
+    monkeypatch.delitem(sys.modules, "qdrl.parallel.mpi", raising=False)
     assert _doctor()["MPI"].startswith("none (")
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "2")
@@ -229,7 +229,7 @@ def test_doctor_counts_the_cores_of_all_ranks_of_the_node(
             return [(value[0], {0}), (value[0], {core}), ("another node", {2, 3})]
 
     monkeypatch.setitem(sys.modules, "mpi4py", None)  # MPI started here would forbid processes to all later tests
-    monkeypatch.setattr("qdrl.ranks.connect", TwoRanks)
+    monkeypatch.setattr("qdrl.parallel.ranks.connect", TwoRanks)
     monkeypatch.setenv("MUJOCO_GL", "disable")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from qdrl import draws
+from qdrl.compute import random as draws
+from qdrl.compute.cuda_graphs import Replayed
 from qdrl.critics.chunks import Chunk, ChunkGraphs, new_chunk
 from qdrl.critics.injection import conditioned
 from qdrl.critics.minibatches import Step
@@ -16,11 +17,10 @@ from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
 from qdrl.errors import UserError
-from qdrl.graphs import Replayed
-from qdrl.learners import OneLearner
+from qdrl.parallel.learners import OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
 from tests.critics.builders import normal, transitions
-from tests.gpu import CUDA
+from tests.helpers.devices import CUDA
 
 POLICY = Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16)))
 SETTINGS = Td3Settings(batch_size=20, hidden_sizes=(24, 24))

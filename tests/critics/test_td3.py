@@ -8,12 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from qdrl.critics.fast.networks import matrices
 from qdrl.critics.injection import conditioned
-from qdrl.critics.networks import matrices
 from qdrl.critics.replay import NAMES, LabelledTransitions, Replay
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
-from qdrl.learners import OneLearner
+from qdrl.parallel.learners import OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
 from tests.critics.builders import normal, replay_of, transitions
 from tests.critics.slow_td3 import SlowTd3

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qdrl.physics import Worlds
 from qdrl.physics.cpu import BatchWorlds, LoopWorlds, make_cpu_worlds
-from qdrl.tasks.robots import ROBOTS, build_model
+from qdrl.tasks.locomotion.robots import ROBOTS, build_model
 
 STEPS = 60
 FIELDS = {

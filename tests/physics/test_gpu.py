@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from qdrl.compute.devices import check_memory, device_of
 from qdrl.errors import UserError
 from qdrl.physics import Worlds
 from qdrl.physics.budget import ContactBudget
 from qdrl.physics.cpu import make_cpu_worlds
-from qdrl.physics.devices import check_memory, device_of
 from qdrl.physics.gpu import WarpWorlds, world_bytes
-from qdrl.tasks.locomotion import initial_state
-from qdrl.tasks.robots import ROBOTS, build_model
-from tests.gpu import WARP_DEVICES
+from qdrl.tasks.locomotion.robots import ROBOTS, build_model
+from qdrl.tasks.locomotion.task import initial_state
+from tests.helpers.devices import WARP_DEVICES
 
 # After ten control steps of the same random controls from the same states: m or rad, and m/s or rad/s.
 TOLERANCES = {

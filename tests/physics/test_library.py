@@ -25,7 +25,8 @@ def test_only_one_module_imports_mujoco() -> None:
 @pytest.mark.parametrize("gl", ["nonsense", "disable"])
 def test_physics_and_gymnasium_work_where_nothing_can_be_drawn(gl: str) -> None:
     code = (
-        "import gymnasium; from qdrl.tasks.gym_ids import require_environment; from qdrl.physics.library import mujoco;"
+        "import gymnasium; from qdrl.tasks.environments.ids import require_environment;"
+        "from qdrl.physics.library import mujoco;"
         "require_environment('InvertedPendulum-v5'); gymnasium.make('InvertedPendulum-v5').reset(seed=0);"
         "from qdrl.report.video import check_rendering; print(check_rendering())"
     )

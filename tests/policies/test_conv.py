@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from qdrl.compute.portable import BLAS, PORTABLE, Arithmetic
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.policies.base import make_policy
 from qdrl.policies.conv import Conv, Convolution, ConvSettings
-from qdrl.portable import BLAS, PORTABLE, Arithmetic
-from qdrl.run import build
+from qdrl.run.start import build
 
 SMALL = ConvSettings(
     kind="conv",

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
+from qdrl.compute.portable import BLAS
 from qdrl.policies.mlp import Mlp, MlpSettings
-from qdrl.portable import BLAS
 from qdrl.streams import Streams
 
 Activation = Literal["relu", "tanh"]

@@ -22,7 +22,7 @@ from qdrl.report.figures import new_figure, save_figure
 from qdrl.report.heatmap import figure_of_heatmap, plot_heatmap, plot_projections
 from qdrl.report.shades import shades_of
 from qdrl.report.voronoi import borders, nearest_centroids
-from qdrl.tasks import make_task
+from qdrl.tasks.registry import make_task
 from tests.archives.builders import small_archive
 
 

@@ -8,10 +8,10 @@ import torch
 
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
-from qdrl.ranks import OneProcess
-from qdrl.run import build, start
-from qdrl.tasks import make_task
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import build, start
 from qdrl.tasks.atari import AtariSettings, AtariWorlds
+from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes
 
 pytest.importorskip("ale_py")

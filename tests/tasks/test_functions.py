@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdrl.evaluation import Evaluation
-from qdrl.tasks import make_task
 from qdrl.tasks.base import Task
+from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates
 
 PI = math.pi

@@ -21,11 +21,11 @@ from qdrl.archives.seals import write_seal
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
-from qdrl.ranks import OneProcess
-from qdrl.run import build, resume, start
-from qdrl.tasks import make_task
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import build, resume, start
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.gym import Trajectory
+from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes
 
 UNIT = {"name": "u", "lower": 0.0, "upper": 1.0}

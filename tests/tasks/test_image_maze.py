@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from qdrl.tasks import make_task
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.image_maze import ImageMazeWorlds
+from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes
 
 POLICY = {

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from qdrl.streams import generator_from_seed
-from qdrl.tasks import make_task
 from qdrl.tasks.point import PointWorlds
+from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qdrl.errors import UserError
-from qdrl.tasks import make_task, settings_class, task_names
+from qdrl.tasks.registry import make_task, settings_class, task_names
 
 
 def test_every_name_makes_a_task_of_that_name() -> None:

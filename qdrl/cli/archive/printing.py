@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from qdrl.plain import jsonable
+from qdrl.archives.strict_json import jsonable
 
 
 def print_json(facts: Mapping[str, Any]) -> None:

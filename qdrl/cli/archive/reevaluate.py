@@ -26,9 +26,9 @@ def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: b
     Example:
       qdrl archive reevaluate archives/reference/walker2d_uni.h5 --repeats 3
     """
+    from qdrl.analysis.decode import evaluated_on
     from qdrl.archives.hdf5 import open_archive
     from qdrl.cli.archive.printing import print_facts, print_json, print_table
-    from qdrl.decoding import evaluated_on
 
     stored = open_archive(archive)
     facts = worth_of(stored, repeats, seed, allow_code=allow_code)
@@ -45,7 +45,7 @@ def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: b
 
 def worth_of(stored: Any, repeats: int, seed: int, *, allow_code: bool = False) -> dict[str, dict[str, float | None]]:
     """What `reevaluate` says, by who was run."""
-    from qdrl.reevaluation import Reevaluation, reevaluate_actor, reevaluate_elites
+    from qdrl.analysis.reevaluate import Reevaluation, reevaluate_actor, reevaluate_elites
 
     def measured(found: Reevaluation) -> dict[str, float | None]:
         names = ("qd_score", "max_fitness", "descriptor_error", "failed", "env_steps")

@@ -91,7 +91,7 @@ def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
 
 
 def _replay(stored: "StoredArchive", cell: int, allow_code: bool) -> dict[str, Any]:
-    from qdrl.replays import replay
+    from qdrl.analysis.rerun import replay
 
     again = replay(stored, cell, allow_code=allow_code)
     return {

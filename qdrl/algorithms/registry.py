@@ -1,0 +1,39 @@
+"""Algorithms: one paper, one file, four calls (`ask`, `tell`, `state_dict`, `load_state_dict`)."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from qdrl.errors import UserError
+from qdrl.naming import is_reference, load_reference, suggest
+
+_ALGORITHMS = {
+    "map_elites": "qdrl.algorithms.map_elites:MapElites",
+    "pga_map_elites": "qdrl.algorithms.pga_map_elites:PgaMapElites",
+    "dcg_map_elites": "qdrl.algorithms.dcg_map_elites:DcgMapElites",
+    "deep_ga": "qdrl.algorithms.deep_ga:DeepGa",
+    "novelty_es": "qdrl.algorithms.novelty_es:NoveltyEs",
+    "openai_es": "qdrl.algorithms.openai_es:OpenAiEs",
+    "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
+    "evotorch": "qdrl.algorithms.evotorch:EvoTorch",
+}
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """The names of the built-in algorithms; `package.module:Class` names a user's own."""
+    return tuple(_ALGORITHMS)
+
+
+def algorithm_class(name: str) -> Any:
+    """The class that a name stands for; see `qdrl.algorithms.base.Algorithm` for what it must offer.
+
+    Raises:
+        UserError: there is no such algorithm, or the user's class has no settings.
+    """
+    if name not in _ALGORITHMS and not is_reference(name):
+        raise UserError(f"algorithm.name: no algorithm '{name}'{suggest(name, _ALGORITHMS)}")
+    found = load_reference(_ALGORITHMS.get(name, name))
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
+        raise UserError(f"algorithm.name: '{name}' needs a pydantic model as its attribute Settings")
+    return found

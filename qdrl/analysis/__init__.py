@@ -1,0 +1,1 @@
+"""Analysis of stored archives: decode, rerun, re-evaluate and export elites."""

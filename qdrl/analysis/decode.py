@@ -1,0 +1,200 @@
+"""What a stored archive means: its task, the shape of its policies, the weights of its genomes."""
+
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.analysis.permissions import Permission
+from qdrl.archives.lineages import StoredLineages
+from qdrl.archives.stored import StoredArchive
+from qdrl.compute.portable import BLAS, Arithmetic
+from qdrl.errors import UserError
+from qdrl.genomes.ancestry import Ancestry, Lineage
+from qdrl.genomes.decoding import Decoder, Initial, Offspring
+from qdrl.genomes.noise import KeyedNoise, TableNoise, source_for
+from qdrl.policies.base import make_policy, policy_settings
+from qdrl.policies.conv import Conv, ConvSettings
+from qdrl.policies.mlp import Mlp
+from qdrl.tasks.base import Task
+from qdrl.tasks.registry import make_task
+
+# Arguments of `make_task` that are no options of a task.
+_RESERVED = {"policy", "worlds", "threads", "device", "arithmetic", "episode_seconds", "isolate", "policy_as_given"}
+
+
+def policy_of(archive: StoredArchive) -> Mlp | Conv:
+    """The shape of an archive's policies.
+
+    Raises:
+        UserError: its genomes are no policies.
+    """
+    policy = archive.meta.get("policy")
+    if policy is None:
+        raise UserError(f"{archive.path}: its genomes are not policies")
+    try:
+        settings = policy_settings(policy)(**_shape(policy))
+        image = tuple(policy["image"]) if "image" in policy else None
+        return make_policy(settings, policy["layers"][0], policy["layers"][-1], image, arithmetic_of(archive))
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("the archive does not say how to make its policies") from error
+
+
+def task_of(
+    archive: StoredArchive, worlds: int = 1, *, allow_code: bool = False, code_from: str | Path | None = None
+) -> Task:
+    """Make the task an archive was made on, with its policies' shape.
+
+    Args:
+        archive: whose task.
+        worlds: worlds simulated at once.
+        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        code_from: a folder that is searched first for these modules; implies `allow_code`.
+
+    Raises:
+        UserError: the file does not say, this installation cannot make the task, or it needs code that is not allowed.
+    """
+    task, policy = archive.meta.get("task") or {}, archive.meta.get("policy")
+    permission = Permission(allow_code, code_from)
+    try:
+        options = dict(task["options"])
+        name, shape = str(options.pop("name")), None if policy is None else _shape(policy)
+    except (KeyError, TypeError) as error:
+        raise UserError("the archive does not say how to make its task and policies") from error
+    if reserved := options.keys() & _RESERVED:
+        raise UserError(f"/meta/task: options may not set {', '.join(sorted(reserved))}")
+    permission.require(task["options"])
+    arithmetic = arithmetic_of(archive)
+    with permission.searching():
+        made = make_task(name, policy=shape, worlds=worlds, arithmetic=arithmetic, policy_as_given=True, **options)
+    parameters = archive.parameters if len(archive) else made.parameters
+    if made.parameters != parameters:
+        raise UserError(
+            f"genomes have {parameters} parameters but task '{name}' now needs {made.parameters};"
+            " install the package versions that `qdrl archive info` names"
+        )
+    return made
+
+
+def arithmetic_of(archive: StoredArchive) -> Arithmetic:
+    """Return the arithmetic that an archive's elites were evaluated in; "blas" where a file of 1.0 or 1.1 names none.
+
+    Raises:
+        UserError: this qdrl does not know it.
+    """
+    described = archive.meta.get("policy") or archive.meta.get("task")
+    name = described.get("arithmetic", BLAS) if isinstance(described, dict) else BLAS
+    if name not in get_args(Arithmetic):
+        raise UserError(
+            f"{archive.path}: arithmetic {name!r}, this qdrl knows {', '.join(get_args(Arithmetic))};"
+            " install the version that `qdrl archive info` names"
+        )
+    return name
+
+
+def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and variance that policies of a generation were evaluated with; None where policies do not normalise."""
+    if archive.normalizer is None:
+        return None
+    rows = np.flatnonzero(archive.normalizer["at.generation"] == generation)
+    if len(rows) == 0:
+        raise UserError(f"/normalizer/at: no observation statistics of generation {generation}")
+    return archive.normalizer["at.mean"][rows[0]], archive.normalizer["at.var"][rows[0]]
+
+
+def evaluated_on(archive: StoredArchive) -> str:
+    """Where an archive's elites were evaluated: "cpu", or `compute.device` of the run."""
+    config = archive.meta.get("config") or {}
+    return str(config.get("compute", {}).get("device", "cpu"))
+
+
+def genomes_of(archive: StoredArchive) -> Tensor | Offspring:
+    """Weights of all elites, `(n, parameters)` float32; those of lineages are decoded when they are asked for.
+
+    Raises:
+        UserError: the file does not say how to decode its lineages, or this installation cannot.
+    """
+    if archive.lineages is None:
+        genomes = archive.all_genomes()
+        return torch.from_numpy(genomes if archive.genomes is None else genomes.copy())
+    decoder, ancestry = _decoder(archive, archive.lineages)
+    nodes = ancestry.insert_all(archive.lineages.offsets, archive.lineages.seeds, archive.lineages.sigmas).tolist()
+    return Offspring(decoder, nodes, [0] * len(nodes), [0.0] * len(nodes))
+
+
+def genome_of(archive: StoredArchive, row: int) -> np.ndarray:
+    """Return the weights of one elite, `(parameters,)` float32; no other genome is read or decoded.
+
+    Args:
+        archive: whose elite.
+        row: of the elite, `archive.row_of(cell)`.
+
+    Raises:
+        UserError: the file does not say how to decode its lineages, or this installation cannot.
+    """
+    if archive.lineages is None:
+        return archive.genome(row=row)
+    decoder, ancestry = _decoder(archive, archive.lineages)
+    return decoder.genome(ancestry.insert(Lineage(*archive.lineages.of(row))))
+
+
+def champion_of(archive: StoredArchive) -> np.ndarray:
+    """Weights of the champion, `(parameters,)` float32.
+
+    Raises:
+        UserError: the archive has none, or its lineage cannot be decoded here.
+    """
+    champion, lineages = archive.champion, archive.lineages
+    if champion is None:
+        raise UserError("this archive holds no champion: its run was after many genomes, not after one")
+    if lineages is None or "genome" in champion:
+        return champion["genome"]
+    decoder, ancestry = _decoder(archive, lineages)
+    return decoder.genome(ancestry.insert(Lineage(champion["seeds"], champion["sigmas"])))
+
+
+def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder, Ancestry]:
+    """Return what decodes an archive's lineages, and the tree to insert them into, which holds the keyframes only."""
+    parameters, initial = _first_genomes(archive)
+    if archive.parameters != parameters and len(lineages.keyframes):
+        raise UserError(f"genomes have {archive.parameters} parameters but its policies have {parameters}")
+    ancestry = Ancestry()
+    ancestry.keyframes.update(zip(lineages.keyframe_numbers.tolist(), lineages.keyframes, strict=True))
+    kinds: dict[Any, Any] = {"keyed": KeyedNoise, "table": TableNoise}
+    if not isinstance(name := lineages.noise.get("name"), str) or name not in kinds:
+        raise UserError(f"/elites/lineage: this qdrl knows no noise {name!r}")
+    try:
+        noise = kinds[name](**lineages.noise)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"/elites/lineage: no such noise: {lineages.noise!r}") from error
+    _refuse_what_memory_cannot_hold(parameters + getattr(noise, "size", 0))
+    return Decoder(ancestry, initial, source_for(noise, parameters)), ancestry
+
+
+def _first_genomes(archive: StoredArchive) -> tuple[int, Initial]:
+    """Return the length of an archive's genomes and what draws first ones; policies need no task for that."""
+    drawn = task_of(archive) if archive.meta.get("policy") is None else policy_of(archive)
+    return drawn.parameters, drawn.initial
+
+
+def _refuse_what_memory_cannot_hold(numbers: int) -> None:
+    """Refuse a genome and a noise table of so many float32: a file states their sizes without holding them."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * numbers > there // 4:
+        raise UserError(
+            f"the file states lineages that need {4 * numbers / 2**30:.1f} GiB to decode, more than a quarter of this"
+            f" machine's {there / 2**30:.1f} GiB"
+        )
+
+
+def _shape(policy: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the policies that a file describes."""
+    if policy.get("kind") == "conv":
+        return {name: policy[name] for name in ConvSettings.model_fields}
+    names = ("activation", "output", "normalize_observations")
+    return {"hidden_sizes": policy["layers"][1:-1], **{name: policy[name] for name in names}}

@@ -1,0 +1,1 @@
+"""Computation: arrays and devices, random numbers, optimisers, CUDA graphs, portable arithmetic."""

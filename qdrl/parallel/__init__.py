@@ -1,0 +1,1 @@
+"""Parallel runs: MPI ranks, the learner group, and how a job starts."""

@@ -1,0 +1,249 @@
+"""The loop on every rank of an MPI communicator; `qdrl.parallel.ranks.Ranks` says what its methods mean.
+
+With `qdrl.parallel.learners`, all that the project knows of MPI. mpi4py is imported only under a launcher.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from qdrl.errors import RankLost
+from qdrl.parallel.learners import MpiLearners, block
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qdrl.evaluation import Evaluation, Learned, Lesson, Transitions
+
+_Result = TypeVar("_Result")
+
+
+class MpiRanks:
+    """The loop on every rank of an MPI communicator.
+
+    Args:
+        communicator: an mpi4py communicator; the world when left out.
+    """
+
+    def __init__(self, communicator: Any = None) -> None:
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._communicator: Any = MPI.COMM_WORLD if communicator is None else communicator
+        self.rank: int = self._communicator.Get_rank()
+        self.size: int = self._communicator.Get_size()
+        self._groups: dict[int, MpiLearners] = {}
+        self._windows: list[Any] = []
+        self._survives_losses = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def rows(self, count: int) -> range:
+        return self._rows_of(self.rank, count)
+
+    def any(self, flag: bool) -> bool:
+        return self._together(lambda: bool(self._communicator.allreduce(int(flag), op=self._mpi.MAX)))
+
+    def from_first(self, value: Any) -> Any:
+        return self._together(lambda: self._communicator.bcast(value, root=0))
+
+    def gather(self, value: Any) -> list[Any]:
+        return self._together(lambda: self._communicator.allgather(value))
+
+    def shared(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        return self._together(lambda: self._share_memory(size, fill))
+
+    def _share_memory(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        node = self._communicator.Split_type(self._mpi.COMM_TYPE_SHARED)
+        try:
+            own = size * 4 if node.Get_rank() == 0 else 0
+            window = self._mpi.Win.Allocate_shared(own, 4, comm=node)
+            memory, _ = window.Shared_query(0)
+            numbers = np.frombuffer(cast("Any", memory), np.float32, count=size)
+            if node.Get_rank() == 0:
+                fill(numbers)
+            node.Barrier()
+        except self._mpi.Exception:
+            if self._survives_losses:
+                node.Revoke()  # wakes the ranks of the node that wait for others than the lost one
+            raise
+        self._windows.append(window)  # the memory goes with it
+        return numbers
+
+    def wait_for_all(self) -> None:
+        self._together(self._communicator.Barrier)
+
+    def leave(self, code: int = 0) -> None:
+        if not self._survives_losses:
+            return
+        # MPI_Finalize after a loss was measured to hang in 1 job of 8 when ranks reach it at different times
+        # (Open MPI 5.0.11); leaving together without it, in none of 33. A loss may also come during it.
+        with suppress(self._mpi.Exception):
+            self._communicator.Agree(1)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def share(self, evaluation: "Evaluation") -> "Evaluation":
+        def gather() -> tuple[int, dict[str, "Tensor"]]:
+            count = self._communicator.allreduce(len(evaluation.rows))
+            return count, self._gather_columns(evaluation.columns(), count)
+
+        count, columns = self._together(gather)
+        take = self._genome_exchange(evaluation.take_genomes, count)
+        return evaluation.with_columns(range(count), columns, take, self._add_up, self._teach)
+
+    def _teach(self, lesson: "Lesson", shards: "Sequence[Transitions]") -> "Learned":
+        """Collective. The first ranks learn from all ranks' transitions, in row order; everyone gets the result."""
+        held = self._together(lambda: self._gather_shards(shards))
+        return self._together(
+            lambda: self._broadcast(self._within(len(shards), lambda group: lesson(held, group)) if held else None)
+        )
+
+    def _add_up(self, part: "Callable[[int], Tensor]", blocks: int) -> "Tensor":
+        """Collective. The sum of all parts, in order, each worked out by one rank."""
+        import torch
+
+        def sum_of(group: MpiLearners) -> "Tensor":
+            parts = torch.stack([part(index) for index in group.shards])
+            total = torch.empty_like(parts[0])
+            group.sum(parts, total)
+            return total
+
+        def add_up() -> "Tensor":
+            total = self._within(blocks, sum_of) if self.rank < blocks else None
+            if self.size > blocks:  # the ranks that have no part
+                known = None if total is None else {"total": total.numpy()}
+                total = torch.from_numpy(self._broadcast(known)["total"])
+            return cast("Tensor", total)
+
+        return self._together(add_up)
+
+    def _within(self, parts: int, work: Callable[[MpiLearners], _Result]) -> _Result:
+        """Collective over the group that shares so many parts. Do its work; its other members learn of a loss."""
+        if parts not in self._groups:
+            members = self._communicator.Get_group().Incl(range(min(self.size, parts)))
+            self._groups[parts] = MpiLearners(self._communicator.Create_group(members), parts)
+        try:
+            return work(self._groups[parts])
+        except self._mpi.Exception:
+            if self._survives_losses:
+                self._groups[parts].revoke()
+            raise
+
+    def _gather_shards(self, shards: "Sequence[Transitions]") -> "Sequence[Transitions]":
+        """The transitions of the shards that this rank holds."""
+        learners = min(self.size, len(shards))
+        holders = [rank for rank in range(learners) for _ in block(rank, learners, len(shards))]
+        gathered = [self._gather_transitions(own, root) for own, root in zip(shards, holders, strict=True)]
+        return [transitions for transitions in gathered if transitions is not None]
+
+    def _gather_transitions(self, own: "Transitions", root: int) -> "Transitions | None":
+        import torch
+
+        counts, here = np.array(self._communicator.allgather(len(own))), self.rank == root
+        gathered = {}
+        for name, tensor in vars(own).items():
+            send = np.ascontiguousarray(tensor.cpu().numpy())
+            receive = np.empty((counts.sum() if here else 0, *send.shape[1:]), send.dtype)
+            with self._row_type(send) as row:
+                message = [receive, (counts, _starts(counts)), row] if here else None
+                self._communicator.Gatherv([send, len(send), row], message, root=root)
+            gathered[name] = torch.from_numpy(receive)
+        return type(own)(**gathered) if here else None
+
+    def _broadcast(self, arrays: "Learned | None") -> "Learned":
+        arrays = arrays if self.first else None
+        shapes = None if arrays is None else {name: (a.shape, a.dtype.str) for name, a in arrays.items()}
+        shapes = self._communicator.bcast(shapes, root=0)
+        given = arrays or {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        for array in given.values():
+            self._communicator.Bcast(array, root=0)
+        return given
+
+    def _together(self, operation: Callable[[], _Result]) -> _Result:
+        """Run a collective operation so that either all living ranks have its result or all see `RankLost`."""
+        if not self._survives_losses:
+            return operation()
+        result, done = None, False
+        try:
+            result, done = operation(), True
+        except self._mpi.Exception as error:
+            if error.Get_error_class() not in (self._mpi.ERR_PROC_FAILED, self._mpi.ERR_REVOKED):
+                raise
+            self._communicator.Revoke()  # wakes the ranks that still wait in it
+        try:
+            done = bool(self._communicator.Agree(int(done)))
+        except self._mpi.Exception:
+            done = False
+        if not done:
+            self._communicator = self._communicator.Shrink()
+            self._groups = {}
+            before, self.rank, self.size = self.size, self._communicator.Get_rank(), self._communicator.Get_size()
+            raise RankLost(f"{before - self.size} of {before} ranks died, {self.size} go on")
+        return cast("_Result", result)
+
+    def _rows_of(self, rank: int, count: int) -> range:
+        return block(rank, self.size, count)
+
+    def _gather_columns(self, columns: Mapping[str, "Tensor"], count: int) -> dict[str, "Tensor"]:
+        """All ranks' rows of every column, in row order, with one message: rows are packed as bytes."""
+        import torch
+
+        arrays = {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in columns.items()}
+        widths = {name: a.dtype.itemsize * int(np.prod(a.shape[1:])) for name, a in arrays.items()}
+        own = np.hstack([a.view(np.uint8).reshape(len(a), widths[name]) for name, a in arrays.items()])
+        packed = np.empty((count, own.shape[1]), np.uint8)
+        self._allgather_rows(np.ascontiguousarray(own), packed, self._row_counts(count))
+        shared, offset = {}, 0
+        for name, array in arrays.items():
+            piece = packed[:, offset : offset + widths[name]].copy()  # even a contiguous slice may be unaligned
+            offset += widths[name]
+            whole = piece.view(array.dtype).reshape(count, *array.shape[1:])
+            shared[name] = torch.from_numpy(whole).to(columns[name].device)
+        return shared
+
+    def _genome_exchange(self, take_own: Callable[["Tensor"], "Tensor"], count: int) -> Callable[["Tensor"], "Tensor"]:
+        import torch
+
+        def take(rows: "Tensor") -> "Tensor":
+            """Collective. Every rank gets the asked rows' genomes from the ranks that hold them."""
+            asked = rows.cpu().numpy()
+            bounds = [self._rows_of(rank, count) for rank in range(self.size)]
+            edges = np.searchsorted(asked, [b.start for b in bounds] + [count])
+            own = take_own(rows[edges[self.rank] : edges[self.rank + 1]])
+            send = np.ascontiguousarray(own.cpu().numpy())
+            receive = np.empty((len(asked), send.shape[1]), send.dtype)
+            self._together(lambda: self._allgather_rows(send, receive, np.diff(edges)))
+            return torch.from_numpy(receive).to(own.device)
+
+        return take
+
+    def _row_counts(self, count: int) -> np.ndarray:
+        return np.array([len(self._rows_of(rank, count)) for rank in range(self.size)])
+
+    def _allgather_rows(self, send: np.ndarray, receive: np.ndarray, counts: np.ndarray) -> None:
+        with self._row_type(send) as row:
+            self._communicator.Allgatherv([send, len(send), row], [receive, (counts, _starts(counts)), row])
+
+    @contextmanager
+    def _row_type(self, array: np.ndarray) -> Iterator[Any]:
+        """One MPI element a row keeps counts small however long a row is."""
+        width = int(np.prod(array.shape[1:])) * array.dtype.itemsize
+        row = self._mpi.BYTE.Create_contiguous(width).Commit()
+        try:
+            yield row
+        finally:
+            row.Free()
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)[:-1]])

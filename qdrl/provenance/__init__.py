@@ -1,0 +1,1 @@
+"""Provenance of a result: software versions, commit, processor and source code of users."""

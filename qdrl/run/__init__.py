@@ -1,0 +1,1 @@
+"""A run: its folder, recorder, checkpoints and estimates."""

@@ -1,0 +1,33 @@
+"""Which of a run's budgets are spent."""
+
+from collections.abc import Callable
+
+from qdrl.config import RunSettings
+from qdrl.run.history import History
+
+
+def spent_budgets(
+    run: RunSettings, history: History, generation: int, out_of_time: Callable[[float], bool]
+) -> list[str]:
+    """Return the settings that end the run now, as `run.key = value`.
+
+    Collective if `out_of_time` is.
+
+    Args:
+        run: the budgets.
+        history: the run so far.
+        generation: the next one.
+        out_of_time: whether the whole run has taken so many minutes, on any rank.
+    """
+    reached = {
+        "generations": generation,
+        "evaluations": history.latest("evaluations"),
+        "env_steps": history.latest("env_steps"),
+        "frames": history.latest("frames"),
+        "target_fitness": history.latest("best_evaluated", float("nan")),
+    }
+    limits = {name: getattr(run, name) for name in reached}
+    spent = [name for name, limit in limits.items() if limit is not None and reached[name] >= limit]
+    if run.minutes is not None and out_of_time(run.minutes):
+        spent.append("minutes")
+    return [f"run.{name} = {getattr(run, name):g}" for name in spent]

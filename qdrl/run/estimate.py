@@ -1,0 +1,291 @@
+"""What a run needs, from its settings alone: memory, file sizes, ranks without rows, threads beyond cores.
+
+Figures are upper bounds: an archive whose cells are all full, episodes of full length, a full replay. Memory of a GPU
+is not counted here; what lives there checks it when it is made.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, inf, prod
+from pathlib import Path
+from typing import Any, Literal
+
+from qdrl.algorithms.base import is_of_lineages
+from qdrl.algorithms.registry import algorithm_class
+from qdrl.archives.base import FIELDS
+from qdrl.compute.machine import allowed_cores, core_quota, memory_limit
+from qdrl.config import CvtSettings, Experiment, GridSettings
+from qdrl.critics.settings import LearningSettings
+from qdrl.errors import UserError
+from qdrl.genomes.noise import TableNoise
+from qdrl.parallel.ranks import local_size
+from qdrl.tasks.base import Task
+from qdrl.tasks.episodic import EpisodicTask
+
+_FLOAT = 4  # bytes
+_FLAGS = 8 + 4 + 1 + 1  # of a transition besides observations and action: row, reward, terminated, truncated
+_ELITE = 48 + 120  # bytes of an elite in a file besides genome and descriptors: columns, and HDF5's index (measured)
+_FILE = 42_000  # bytes of a file without elites and history (measured)
+_METRIC = 2_600  # bytes of a metric in a file besides its values (measured)
+_METRICS, _METRICS_OF_LEARNING = 16, 10  # in a history, and those that critics add
+_ADAM = 5  # copies of a network that training keeps: weights, target, gradient and two moments
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory for one purpose.
+
+    Attributes:
+        purpose: what it is for.
+        keys: the settings that decide it.
+        bytes: at most, of one copy.
+        place: what has a copy: each "rank", each "learner", or each "node".
+        holders: how many of them there are on a node, at most; as many as its ranks where left out.
+    """
+
+    purpose: str
+    keys: str
+    bytes: int
+    place: Literal["rank", "learner", "node"] = "rank"
+    holders: int | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run needs.
+
+    Attributes:
+        rows: rows of a generation, at most.
+        ranks: number of ranks.
+        needs: memory on the first rank, which is a learner where there are any.
+        archive_bytes: size of archive.h5 once all cells are full; 0 where nothing limits it.
+        checkpoint_bytes: size of checkpoint.h5 then.
+        threads: threads of a rank.
+    """
+
+    rows: int
+    ranks: int
+    needs: tuple[Need, ...]
+    archive_bytes: int
+    checkpoint_bytes: int
+    threads: int
+
+    @property
+    def rank_bytes(self) -> int:
+        """Memory of the first rank, what its node shares included."""
+        return _resident() + sum(need.bytes for need in self.needs)
+
+    @property
+    def node_bytes(self) -> int:
+        """Memory of all ranks of this node."""
+        ranks = local_size()
+        held = (need.bytes * (ranks if need.holders is None else min(ranks, need.holders)) for need in self.needs)
+        return ranks * _resident() + sum(held)
+
+    def memory(self) -> str:
+        """Return the memory line: a rank, its parts from the largest down, and the node's ranks against its limit."""
+        parts = sorted(self.needs, key=lambda need: -need.bytes)
+        named = ", ".join(f"{need.purpose} {size(need.bytes)}" for need in parts if need.bytes >= 2**20)
+        line = f"up to {size(self.rank_bytes)} a rank{f' ({named})' if named else ''}"
+        limit = memory_limit()
+        if local_size() > 1:
+            line += f", {size(self.node_bytes)} for the {local_size()} ranks of this node"
+        over = "; MORE THAN THERE IS once all of it is in use" if self.node_bytes > limit else ""
+        return f"{line}, of {size(limit)}{over}"
+
+    def files(self) -> str:
+        """Return the line about files."""
+        if not self.archive_bytes:
+            return "files grow with the archive"
+        return f"archive.h5 up to {size(self.archive_bytes)}, checkpoint.h5 up to {size(self.checkpoint_bytes)}"
+
+    def warnings(self) -> list[str]:
+        """Return what is wasted: ranks without rows, threads without cores."""
+        found = []
+        if (idle := self.ranks - self.rows) > 0:
+            found.append(f"{self.rows} rows for {self.ranks} ranks: {idle} idle")
+        if self.threads > (own := len(allowed_cores())):
+            found.append(f"{self.threads} threads a rank on {own} cores; with mpirun, --bind-to none gives it more")
+        cores = core_quota() or os.cpu_count() or 1
+        if local_size() > 1 and local_size() * self.threads > cores:
+            found.append(f"{local_size() * self.threads} threads on {cores:g} cores")
+        return found
+
+    def in_a_line(self) -> str:
+        """Return all of it in one line."""
+        return "; ".join([f"memory {self.memory()}", self.files(), *self.warnings()])
+
+
+def estimate(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Estimate:
+    """Return what a run needs.
+
+    Args:
+        experiment: the run's settings.
+        task: made of them.
+        rows: rows of a generation.
+        ranks: number of ranks.
+    """
+    on_host = experiment.compute.device != "cuda"
+    needs = [_archive(experiment, task), _genomes(experiment, task, ceil(rows / ranks))] if on_host else []
+    if isinstance(settings := experiment.algorithm, LearningSettings) and on_host:
+        needs += [_replay(settings, task, ranks), _critics(settings, task)]
+        needs += _transitions(settings, task, rows, ranks)
+    noise = getattr(settings, "noise", None)
+    if isinstance(noise, TableNoise):
+        needs.append(Need("noise table", "algorithm.noise.size", _FLOAT * noise.size, "node", 1))
+    archive_bytes = _file_bytes(experiment, task, rows)
+    learned = _replay_bytes(settings, task) + _td3_bytes(settings, task) if _learns(settings) else 0
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return Estimate(
+        rows=rows,
+        ranks=ranks,
+        needs=tuple(needs),
+        archive_bytes=archive_bytes,
+        checkpoint_bytes=archive_bytes + learned,
+        threads=max(experiment.compute.threads, int(threads) if threads.isdecimal() else 1),
+    )
+
+
+def refuse_what_cannot_fit(needs: Sequence[Need], limit: int | None = None) -> None:
+    """Refuse memory that this machine, or the limit set on this process, cannot hold; call it before it is allocated.
+
+    Args:
+        needs: what will be allocated.
+        limit: bytes of memory that there are; this process's where left out.
+
+    Raises:
+        UserError: one line that names the settings, what they need and what there is.
+    """
+    limit = memory_limit() if limit is None else limit
+    largest = max(needs, key=lambda need: need.bytes, default=None)
+    if largest is not None and largest.bytes > limit:
+        needed = f"{size(largest.bytes)} a {largest.place} for the {largest.purpose}"
+        raise UserError(f"{largest.keys}: {needed}, but there are {size(limit)} of memory")
+
+
+def cells(experiment: Experiment) -> int:
+    """Return the cells of an experiment's archive, or its capacity; 0 where nothing limits it."""
+    settings = experiment.archive
+    if isinstance(settings, GridSettings):
+        return prod(settings.shape)
+    return settings.cells if isinstance(settings, CvtSettings) else settings.capacity or 0
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in a unit that people read."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 2**power:
+            number = count / 2**power
+            return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}"
+    return f"{count} B"
+
+
+def _resident() -> int:
+    """Memory that this process has now."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _learns(settings: Any) -> bool:
+    return isinstance(settings, LearningSettings)
+
+
+def _algorithm(experiment: Experiment) -> Any:
+    return algorithm_class(str(getattr(experiment.algorithm, "name", "")))
+
+
+def _of_genomes(task: Task) -> str:
+    return "policy" if isinstance(task, EpisodicTask) else "task.parameters"
+
+
+def _archive(experiment: Experiment, task: Task) -> Need:
+    axes = len(task.spec.axes)
+    genome = 8 if is_of_lineages(_algorithm(experiment)) else _FLOAT * task.parameters
+    columns = 8 + 8 * axes + sum(8 * (axes if name == "descriptor_std" else 1) for name in FIELDS)
+    key = {"grid": "shape", "cvt": "cells", "novelty": "capacity"}[experiment.archive.kind]
+    keys = f"archive.{key} ({cells(experiment):,}) and {_of_genomes(task)} ({task.parameters:,} parameters)"
+    return Need("archive", keys, cells(experiment) * (genome + columns))
+
+
+def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
+    """Genomes of a rank's rows and the networks of its worlds; those of lineages are made one at a time."""
+    held = 0 if is_of_lineages(_algorithm(experiment)) else rows
+    worlds = min(experiment.compute.worlds, rows) if isinstance(task, EpisodicTask) else 0
+    keys = f"algorithm.batch_size, compute.worlds and {_of_genomes(task)} ({task.parameters:,} parameters)"
+    return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * task.parameters)
+
+
+def _widths(settings: Any, task: Task) -> tuple[int, int, int]:
+    """Numbers in an observation, an action and, where critics know descriptors, a descriptor."""
+    kind = algorithm_class(settings.name)
+    return (
+        task.spec.observation_size,
+        task.spec.action_size,
+        len(task.spec.axes) if getattr(kind, "conditioned", False) else 0,
+    )
+
+
+def _replay_bytes(settings: Any, task: Task) -> int:
+    observation, action, descriptor = _widths(settings, task)
+    return settings.replay_capacity * _FLOAT * (2 * observation + action + 3 + 2 * descriptor)
+
+
+def _replay(settings: LearningSettings, task: Task, ranks: int) -> Need:
+    holders = min(settings.learners, ranks)
+    shards = ceil(settings.learners / holders)
+    keys = f"algorithm.replay_capacity ({settings.replay_capacity:,})"
+    return Need("replay", keys, _replay_bytes(settings, task) * shards // settings.learners, "learner", holders)
+
+
+def _td3_bytes(settings: Any, task: Task) -> int:
+    observation, action, descriptor = _widths(settings, task)
+    layers = (observation + action + descriptor, *settings.critic.hidden_sizes, 1)
+    critic = sum((a + 1) * b for a, b in pairwise(layers))
+    return _FLOAT * _ADAM * (2 * critic + task.parameters)
+
+
+def _critics(settings: LearningSettings, task: Task) -> Need:
+    return Need("critics", "algorithm.critic.hidden_sizes", _td3_bytes(settings, task))
+
+
+def _transitions(settings: Any, task: Task, rows: int, ranks: int) -> list[Need]:
+    """Control steps of a generation: a rank's own, and on a learner those of its share of all rows; both twice."""
+    observation, action, descriptor = _widths(settings, task)
+    step = _FLAGS + _FLOAT * (2 * observation + action)
+    holders = min(settings.learners, ranks)
+    learned = ceil(rows / holders) * (2 * step + 2 * _FLOAT * descriptor)
+    own = ceil(rows / ranks) * (step + _FLOAT * (observation + action + 1))
+    keys = f"algorithm.batch_size and task.episode_length ({rows:,} rows of {task.spec.episode_length:,} steps)"
+    length = task.spec.episode_length
+    return [
+        Need("transitions of a rank's rows", keys, length * own),
+        Need("transitions of a generation", keys, length * learned, "learner", holders),
+    ]
+
+
+def _file_bytes(experiment: Experiment, task: Task, rows: int) -> int:
+    """Return the size of archive.h5 with all cells full; 0 where nothing limits them.
+
+    A lineage is counted as some 60 mutations.
+    """
+    count = cells(experiment)
+    genome = 512 if is_of_lineages(_algorithm(experiment)) else _FLOAT * task.parameters
+    elite = genome + _ELITE + 3 * 8 * len(task.spec.axes)
+    if getattr(task, "normalizer", None) is not None:  # mean and variance of each generation that has an elite
+        elite += 2 * 8 * task.spec.observation_size
+    return count and _FILE + len(task.mjcf or "") + count * elite + _history_bytes(experiment, rows)
+
+
+def _history_bytes(experiment: Experiment, rows: int) -> int:
+    """Return the size of the history at the end of the run.
+
+    Without a budget in generations or evaluations its length is unknown, and only its columns count.
+    """
+    run, metrics = experiment.run, _METRICS + _METRICS_OF_LEARNING * _learns(experiment.algorithm)
+    generations = min(run.generations or inf, ceil((run.evaluations or inf) / rows) if run.evaluations else inf)
+    return metrics * (_METRIC + 8 * (int(generations) if generations < inf else 0))

@@ -1,0 +1,112 @@
+"""Checks of what users' environments and descriptor functions return."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from qdrl.limits import MAGNITUDE
+from qdrl.tasks.environments.failures import UnusableError
+
+
+def reset_answer(returned: Any) -> Any:
+    """Return the observation of `reset`.
+
+    Raises:
+        UnusableError: it is not a pair of observation and info.
+    """
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise UnusableError(f"returned {_brief(returned)} from reset, expected (observation, info)")
+    return returned[0]
+
+
+def step_answer(returned: Any) -> tuple[Any, float, bool, bool, Mapping[Any, Any]]:
+    """Return the five values of `step`, the reward as a float and the two flags as booleans.
+
+    Raises:
+        UnusableError: there are not five, or one of them is of no use.
+    """
+    if not isinstance(returned, tuple | list) or len(returned) != 5:
+        raise UnusableError(
+            f"returned {_brief(returned)} from step, expected (observation, reward, terminated, truncated, info)"
+        )
+    observation, reward, terminated, truncated, info = returned
+    if not isinstance(info, Mapping):
+        raise UnusableError(f"returned an info of type {type(info).__name__} from step, expected a dict")
+    return observation, _reward(reward), _flag(terminated, "terminated"), _flag(truncated, "truncated"), info
+
+
+def observation_answer(observation: Any, space: Box) -> np.ndarray:
+    """Return an observation as a flat copy, `(size,)`: float64, or of the space's dtype where that is integer.
+
+    Raises:
+        UnusableError: it has another shape or kind of numbers than the space.
+    """
+    array = np.asarray(observation)
+    if array.dtype == space.dtype and array.shape == space.shape:  # the usual case, quickly
+        return array.astype(np.float64 if space.dtype.kind == "f" else space.dtype).ravel()
+    if array.dtype.kind not in "biuf":
+        raise UnusableError(f"observed an array of dtype {array.dtype}, expected numbers")
+    if array.shape != space.shape and _squeezed(array.shape) != _squeezed(space.shape):
+        raise UnusableError(f"observed shape {array.shape}, expected {space.shape}")
+    if space.dtype.kind == "f":
+        return array.astype(np.float64).ravel()
+    kept = array.astype(space.dtype).ravel()
+    if array.dtype != space.dtype and not np.array_equal(kept, array.ravel()):
+        raise UnusableError(f"observed numbers that do not fit the space's dtype {space.dtype}")
+    return kept
+
+
+def descriptor_answer(described: Any, dimensions: int) -> np.ndarray:
+    """Return a descriptor `(dimensions,)` float64.
+
+    Raises:
+        UnusableError: it is not that many finite real numbers of a magnitude up to 1e30.
+    """
+    try:
+        array = np.asarray(described)
+    except ValueError:
+        raise UnusableError(f"gave {_brief(described)}, nested unevenly; expected {dimensions} numbers") from None
+    if array.dtype.kind not in "biuf":
+        raise UnusableError(f"gave {_brief(described)} of dtype {array.dtype}, expected {dimensions} real numbers")
+    if array.shape != (dimensions,):
+        raise UnusableError(f"gave shape {array.shape}, expected ({dimensions},)")
+    array = array.astype(np.float64)
+    if not (np.abs(array) <= MAGNITUDE).all():
+        raise UnusableError(f"gave {array.tolist()}, expected finite numbers of a magnitude up to {MAGNITUDE:g}")
+    return array
+
+
+def _reward(reward: Any) -> float:
+    if not isinstance(reward, float):  # numpy's float64 is one too
+        array = np.asarray(reward)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise UnusableError(f"returned {_brief(reward)} as reward, expected one real number")
+        reward = array.reshape(())
+    value = float(reward)
+    if not abs(value) <= MAGNITUDE:
+        raise UnusableError(f"returned the reward {value}, expected a finite one of a magnitude up to {MAGNITUDE:g}")
+    return value
+
+
+def _flag(flag: Any, name: str) -> bool:
+    if isinstance(flag, bool):
+        return flag
+    array = np.asarray(flag)
+    if array.size != 1 or array.dtype.kind not in "biu":
+        raise UnusableError(f"returned {_brief(flag)} as {name}, expected one truth value")
+    return bool(array.reshape(()))
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"{len(value)} values"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    text = repr(value).splitlines()[0] if value is None or isinstance(value, str | int | float | complex) else ""
+    return text[:60] or f"a value of type {type(value).__name__}"

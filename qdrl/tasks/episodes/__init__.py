@@ -1,0 +1,1 @@
+"""Rollouts of many policies, on the CPU and on a device."""

@@ -1,0 +1,186 @@
+"""Episodes of many genomes on a device: all worlds begin together and step together until the last episode is over.
+
+A world whose episode has ended goes on, and what it does no longer counts. Results stay on the device until a batch is
+over; whether any episode still goes on is asked now and then only, and answered later.
+"""
+
+import gc
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.compute.devices import check_memory
+from qdrl.evaluation import Genomes, ObservationMoments
+from qdrl.policies.mlp import Mlp
+from qdrl.tasks.episodes.device_episodes import AnyAlive, DeviceEpisodes, DeviceWorlds
+from qdrl.tasks.episodes.device_transitions import DeviceLog, Record
+from qdrl.tasks.episodes.rollout import Episodes
+
+_LOGGER = logging.getLogger("qdrl")
+_PATIENCE = 16  # control steps between two questions whether anyone is alive
+_ATTEMPTS = 6
+
+
+class WorldMaker(Protocol):
+    """Makes a number of worlds on a device; `bytes_each` is what one takes of its memory."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def bytes_each(self) -> int: ...
+
+    def grow(self) -> None:
+        """Worlds that are made from now on have more room for contacts."""
+        ...
+
+    def __call__(self, count: int, /) -> DeviceWorlds: ...
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Of a block of rows, on the device."""
+
+    fitness: Tensor
+    descriptor: Tensor
+    steps: Tensor
+    failed: Tensor
+    mean: Tensor | None
+    deviation: Tensor | None
+
+
+class DeviceRollout:
+    """Runs episodes of one task with one shape of policy on a device.
+
+    Args:
+        make_worlds: makes a number of worlds; called again when contacts overflowed, after which it gives more room.
+        count: most worlds simulated at once; as many are made as there are rows.
+        policy: shape of the policies.
+        dimensions: numbers in a descriptor.
+        episode_length: control steps after which an episode is cut.
+
+    Raises:
+        UserError: so many worlds do not fit into memory.
+    """
+
+    def __init__(self, make_worlds: WorldMaker, count: int, policy: Mlp, dimensions: int, episode_length: int) -> None:
+        self._make_worlds, self._dimensions, self._episode_length = make_worlds, dimensions, episode_length
+        self._policy, self._limit = policy, count
+        self._check_memory(count)
+        self._episodes = self._new_episodes(1, keeps=False)
+
+    def run(
+        self,
+        genomes: Tensor | Genomes,
+        seeds: Sequence[int],
+        normalization: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        keep_transitions: bool = False,
+    ) -> Episodes:
+        """Run one episode a row; see `qdrl.tasks.episodes.rollout.Rollout.run`. Transitions stay on the device.
+
+        Raises:
+            UserError: control steps of so many worlds do not fit into memory.
+        """
+        worlds = min(len(genomes), self._limit)
+        self._prepare(worlds, keeps=keep_transitions)
+        log = DeviceLog() if keep_transitions else None
+        results = [
+            self._run_block(genomes[first : first + worlds], seeds[first : first + worlds], normalization, log)
+            for first in range(0, max(1, len(genomes)), max(1, worlds))
+        ]
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(block, name) for block in results]).cpu()
+
+        steps = joined("steps")
+        moments = None
+        if self._policy.settings.normalize_observations:
+            moments = ObservationMoments(steps, joined("mean"), joined("deviation"))
+        return Episodes(joined("fitness"), joined("descriptor"), steps, joined("failed"), moments, log)
+
+    def _prepare(self, worlds: int, *, keeps: bool) -> None:
+        """Have worlds and networks for so many rows, and room for their control steps."""
+        episodes = self._episodes
+        enough, notes = episodes.worlds.count >= worlds, episodes.record is not None
+        if enough and (notes or not keeps):
+            return
+        count = max(worlds, episodes.worlds.count)
+        if keeps and not notes:
+            self._check_memory_of_steps(count)
+        made = episodes.worlds if enough else None
+        del episodes, self._episodes
+        gc.collect()  # their memory is wanted for the next
+        self._episodes = self._new_episodes(count, keeps=keeps or notes, worlds=made)
+
+    def _new_episodes(self, count: int, *, keeps: bool, worlds: DeviceWorlds | None = None) -> DeviceEpisodes:
+        worlds, record = worlds or self._make_worlds(count), None
+        if keeps:
+            sizes = self._policy.observation_size, self._policy.action_size
+            record = Record(self._episode_length, count, *sizes, worlds.device)
+        return DeviceEpisodes(worlds, self._policy, self._dimensions, record)
+
+    def _check_memory(self, worlds: int) -> None:
+        check_memory(worlds, self._make_worlds.bytes_each + 4 * self._policy.parameters, self._make_worlds.device)
+
+    def _check_memory_of_steps(self, worlds: int) -> None:
+        recorded = self._policy.observation_size + self._policy.action_size + 1
+        given = 2 * self._policy.observation_size + self._policy.action_size + 4
+        check_memory(worlds, 4 * self._episode_length * (recorded + 2 * given), self._make_worlds.device)
+
+    def _run_block(
+        self,
+        genomes: Tensor,
+        seeds: Sequence[int],
+        normalization: tuple[np.ndarray, np.ndarray] | None,
+        log: DeviceLog | None,
+    ) -> _Results:
+        """Episodes of as many rows as there are worlds, or fewer; again if contacts had too little room."""
+        rows, short = slice(len(genomes)), torch.zeros(0, dtype=torch.bool)
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._grow()
+            episodes = self._episodes
+            if len(genomes):  # a rank may have no rows
+                self._play(genomes, seeds, normalization)
+            short = ((episodes.overflow != 0) & ~episodes.failed)[rows]
+            if not bool(short.any()):
+                break
+        else:
+            _LOGGER.warning("%d rows needed more room than %d doublings gave", int(short.sum()), _ATTEMPTS - 1)
+        episodes = self._episodes
+        if log is not None and episodes.record is not None:
+            log.add(episodes.record, episodes.steps[rows], episodes.terminated[rows])
+        normalizes = self._policy.settings.normalize_observations
+        return _Results(
+            fitness=episodes.fitness[rows].clone(),
+            descriptor=episodes.descriptor[rows].clone(),
+            steps=episodes.steps[rows].clone(),
+            failed=episodes.failed[rows] | short,
+            mean=episodes.mean[rows].clone() if normalizes else None,
+            deviation=episodes.deviation[rows].clone() if normalizes else None,
+        )
+
+    def _grow(self) -> None:
+        count, keeps = self._episodes.worlds.count, self._episodes.record is not None
+        del self._episodes
+        gc.collect()  # their memory is wanted for the next
+        self._make_worlds.grow()
+        self._check_memory(count)
+        self._episodes = self._new_episodes(count, keeps=keeps)
+
+    def _play(self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """One episode of each of some rows."""
+        episodes = self._episodes
+        episodes.begin(genomes, seeds, normalization)
+        going_on, patience = AnyAlive(episodes), 1 if episodes.worlds.device.type == "cpu" else _PATIENCE
+        for step in range(self._episode_length):
+            episodes.step()
+            if step % patience == patience - 1 and not going_on.ask():
+                break
+        episodes.see_the_end()

@@ -1,0 +1,258 @@
+"""Episodes of many genomes: a fixed number of slots, refilled as episodes end.
+
+A slot is one world and one network. When its episode ends the slot takes the next waiting genome, so terminated
+worlds cost nothing and batches stay full; when nobody waits, the last active slot moves into the gap, so that active
+slots are always 0..n-1. A row's result depends on its genome and seed alone, never on its slot or neighbours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdrl.evaluation import Genomes, ObservationMoments, Transitions
+from qdrl.policies.base import Policy
+from qdrl.policies.conv_populations import ConvSlots
+from qdrl.policies.normalizer import deviation_of, normalize_
+from qdrl.tasks.episodes.transitions import TransitionLog
+
+
+class EpisodeWorlds(Protocol):
+    """A task's worlds as a rollout sees them; world i belongs to slot i.
+
+    `count` is how many there are. Tensors are batched over the first slots; ages count control steps since reset.
+    """
+
+    count: int
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start these worlds anew, each from the random stream of its seed."""
+        ...
+
+    def observe(self, ages: Tensor) -> Tensor:
+        """Observations of the first `len(ages)` worlds, `(n, observation_size)` float32, free to be changed."""
+        ...
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions `(n, action_size)` float32; rewards `(n,)` float64 and terminated `(n,)` bool."""
+        ...
+
+    def descriptor(self, slot: int, steps: int) -> Tensor:
+        """The descriptor `(d,)` float64 of an episode that ended after `steps`; NaN where it failed."""
+        ...
+
+    def failed(self, slot: int) -> bool:
+        """Whether the world broke since its reset."""
+        ...
+
+    def truncated(self, slot: int) -> bool:
+        """Whether an episode that `step` called terminated was in truth cut by a limit of the world's own."""
+        ...
+
+    def move(self, source: int, target: int) -> None:
+        """Let world `target` go on as world `source`."""
+        ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """Worlds that hold more than memory."""
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+class EpisodeLog(Protocol):
+    """Control steps of a batch."""
+
+    def transitions(self, first_row: int, failed: np.ndarray) -> Transitions:
+        """See `qdrl.tasks.episodes.transitions.TransitionLog.transitions`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Results by row: see `qdrl.evaluation.Evaluation`; `log` holds the control steps when they were asked for."""
+
+    fitness: Tensor
+    descriptor: Tensor
+    steps: Tensor
+    failed: Tensor
+    observations: ObservationMoments | None
+    log: EpisodeLog | None
+
+
+class RunsEpisodes(Protocol):
+    """Runs an episode a row: `Rollout`, or what does so on a device."""
+
+    def run(
+        self,
+        genomes: Tensor | Genomes,
+        seeds: Sequence[int],
+        normalization: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        keep_transitions: bool = False,
+    ) -> Episodes:
+        """See `Rollout.run`."""
+        ...
+
+
+class Rollout:
+    """Runs episodes of one task with one shape of policy; buffers are made once.
+
+    Args:
+        worlds: the task's worlds.
+        policy: shape of the policies.
+        dimensions: numbers in a descriptor.
+        episode_length: control steps after which an episode is cut.
+    """
+
+    def __init__(self, worlds: EpisodeWorlds, policy: Policy, dimensions: int, episode_length: int) -> None:
+        self._worlds = worlds
+        self._population = policy.population(worlds.count)
+        self._dimensions = dimensions
+        self._episode_length = episode_length
+        self._observation_size, self._action_size = policy.observation_size, policy.action_size
+        self._normalizes = policy.settings.normalize_observations
+        self._returns = np.zeros(worlds.count)
+        self._ages = np.zeros(worlds.count, np.int64)
+        self._rows = np.zeros(worlds.count, np.int64)
+        self._slot_arrays = [self._returns, self._ages]
+        if self._normalizes:
+            self._mean, self._deviation = (np.zeros((worlds.count, self._observation_size)) for _ in range(2))
+            self._slot_arrays += [self._mean, self._deviation]
+
+    def close(self) -> None:
+        """Close worlds that can be closed: users' environments."""
+        if isinstance(self._worlds, Closable):
+            self._worlds.close()
+
+    def refer_to(self, observations: Tensor) -> None:
+        """Observations `(n, observation_size)` that convolutional policies are normalised over."""
+        if isinstance(self._population, ConvSlots):
+            self._population.refer_to(observations)
+
+    def run(
+        self,
+        genomes: Tensor | Genomes,
+        seeds: Sequence[int],
+        normalization: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        keep_transitions: bool = False,
+    ) -> Episodes:
+        """Run one episode a row.
+
+        Args:
+            genomes: `(rows, parameters)` float32.
+            seeds: an evaluation seed a row.
+            normalization: mean and variance `(observation,)` to normalise with; needed when policies do.
+            keep_transitions: keep every control step in `log`.
+        """
+        rows = len(genomes)
+        length, sizes = self._episode_length, (self._observation_size, self._action_size)
+        log = TransitionLog(rows, length, *sizes) if keep_transitions else None
+        results = self._empty_results(rows, log)
+        active = min(self._worlds.count, rows)
+        if active:
+            self._start(range(active), range(active), genomes, seeds)
+        waiting = active
+        shift = None if normalization is None else self._shift(*normalization)
+        while active:
+            ended = self._step(active, shift, log)
+            for slot in ended:
+                self._finish(slot, results)
+            refilled = min(len(ended), rows - waiting)
+            if refilled:
+                self._start(ended[:refilled], range(waiting, waiting + refilled), genomes, seeds)
+                waiting += refilled
+            for slot in ended[refilled:]:  # highest slot first, so that the last active one is always alive
+                active -= 1
+                if slot != active:
+                    self._move(active, slot)
+        return results
+
+    def _step(self, active: int, shift: tuple[Tensor, Tensor] | None, log: TransitionLog | None) -> list[int]:
+        """One control step of the active slots; returns the slots whose episodes ended, highest first."""
+        ages, rows = self._ages[:active], self._rows[:active]
+        observations = self._worlds.observe(torch.from_numpy(ages))
+        if self._normalizes:
+            self._absorb(observations.numpy(), active)
+            if shift is not None:
+                normalize_(observations, *shift)
+        actions = self._population.act(observations)
+        rewards, terminated = self._worlds.step(actions)
+        reward, over = rewards.numpy(), terminated.numpy()
+        if log is not None:
+            log.add(rows, ages, observations.numpy(), actions.numpy(), reward)
+        self._returns[:active] += reward
+        ages += 1
+        # A broken world gives a NaN reward: it has nothing more to tell.
+        ended = np.flatnonzero(over | (ages >= self._episode_length) | np.isnan(reward))[::-1].tolist()
+        if log is not None and ended:
+            observations = self._worlds.observe(torch.from_numpy(ages))
+            if shift is not None:
+                normalize_(observations, *shift)
+            for slot in ended:
+                cut = not over[slot] or self._worlds.truncated(slot)
+                log.end(int(rows[slot]), int(ages[slot]), observations[slot].numpy(), terminated=not cut)
+        return ended
+
+    def _start(self, slots: Sequence[int], rows: range, genomes: Tensor | Genomes, seeds: Sequence[int]) -> None:
+        self._worlds.reset(slots, [int(seeds[row]) for row in rows])
+        # One at a time: genomes that are made on demand may be large.
+        for slot, row in zip(slots, rows, strict=True):
+            self._population.load([slot], genomes[row : row + 1])
+        index = list(slots)
+        self._rows[index] = rows
+        for array in self._slot_arrays:
+            array[index] = 0
+
+    def _finish(self, slot: int, results: Episodes) -> None:
+        row, steps = self._rows[slot], int(self._ages[slot])
+        results.fitness.numpy()[row] = self._returns[slot]
+        results.descriptor.numpy()[row] = self._worlds.descriptor(slot, steps).numpy()
+        results.steps.numpy()[row] = steps
+        results.failed.numpy()[row] = self._worlds.failed(slot)
+        if results.observations is not None:
+            results.observations.count[row] = steps
+            results.observations.mean[row] = torch.from_numpy(self._mean[slot])
+            results.observations.deviation[row] = torch.from_numpy(self._deviation[slot])
+
+    def _move(self, source: int, target: int) -> None:
+        self._worlds.move(source, target)
+        self._population.move(source, target)
+        self._rows[target] = self._rows[source]
+        for array in self._slot_arrays:
+            array[target] = array[source]
+
+    def _absorb(self, observations: np.ndarray, active: int) -> None:
+        """Welford's update of each slot's observation moments (Welford 1962)."""
+        seen = self._ages[:active, None] + 1.0
+        difference = observations - self._mean[:active]
+        self._mean[:active] += difference / seen
+        self._deviation[:active] += difference * (observations - self._mean[:active])
+
+    def _empty_results(self, rows: int, log: TransitionLog | None) -> Episodes:
+        def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(rows, *shape, dtype=dtype)
+
+        moments = None
+        if self._normalizes:
+            size = self._observation_size
+            moments = ObservationMoments(empty(dtype=torch.int64), empty(size), empty(size))
+        return Episodes(
+            fitness=empty().fill_(torch.nan),
+            descriptor=empty(self._dimensions).fill_(torch.nan),
+            steps=empty(dtype=torch.int64),
+            failed=empty(dtype=torch.bool),
+            observations=moments,
+            log=log,
+        )
+
+    @staticmethod
+    def _shift(mean: np.ndarray, var: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(mean.astype(np.float32)), deviation_of(var)

@@ -1,0 +1,1 @@
+"""Locomotion tasks on MuJoCo: robots, settings and worlds."""

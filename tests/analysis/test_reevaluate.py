@@ -1,0 +1,188 @@
+"""Elites and conditioned actors that are run again, from a run of real physics."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from qdrl.analysis.conditioned import ConditionedPolicy
+from qdrl.analysis.reevaluate import Reevaluation, reevaluate_actor, reevaluate_elites
+from qdrl.archives.hdf5 import open_archive, validate, write_archive
+from qdrl.archives.stored import StoredArchive
+from qdrl.cli import qdrl
+from qdrl.config import parse_experiment
+from qdrl.errors import UserError
+from qdrl.parallel.ranks import OneProcess
+from qdrl.policies.normalizer import deviation_of, normalize_
+from qdrl.run.start import start
+
+EXPERIMENT = {
+    "name": "actor",
+    "seed": 2,
+    "task": {"name": "hopper_uni", "episode_length": 30},
+    "policy": {"hidden_sizes": [8, 8], "normalize_observations": True},
+    "archive": {"cells": 16, "samples": 1000},
+    "algorithm": {
+        "name": "dcrl_map_elites",
+        "batch_size": 12,
+        "gradient_rows": 3,
+        "actor_rows": 3,
+        "critic": {"steps": 20, "batch_size": 16, "hidden_sizes": [16, 16]},
+        "gradient": {"steps": 5, "batch_size": 16},
+    },
+    "run": {"generations": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> StoredArchive:
+    folder = tmp_path_factory.mktemp("actor") / "run"
+    return open_archive(start(parse_experiment(EXPERIMENT), OneProcess(), folder=folder, progress=False).archive)
+
+
+def test_the_actor_travels_in_the_file(archive: StoredArchive, tmp_path: Path) -> None:
+    assert archive.actor is not None
+    write_archive(tmp_path / "copy.h5", replace(archive, genomes=archive.all_genomes()))
+    copy = open_archive(tmp_path / "copy.h5")
+    assert copy.actor is not None
+    assert np.array_equal(copy.actor["genome"], archive.actor["genome"])
+    assert copy.actor["dimensions"] == 1
+    assert validate(tmp_path / "copy.h5") == []
+
+
+def test_a_damaged_actor_is_named(archive: StoredArchive, tmp_path: Path) -> None:
+    assert archive.actor is not None
+    genomes = archive.all_genomes()
+    for actor, message in (
+        ({**archive.actor, "dimensions": np.array(3)}, "/actor/dimensions: 3, expected 0 or 1"),
+        ({**archive.actor, "genome": archive.actor["genome"] * np.nan}, "/actor/genome: must be one row of finite"),
+        (
+            {**archive.actor, "genome": archive.actor["genome"][:-1]},
+            r"/actor/genome: shape \(\d+,\), expected \(\d+,\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_archive(tmp_path / "bad.h5", replace(archive, genomes=genomes, actor=actor))
+
+
+def test_one_call_acts_as_the_genome_aimed_at_that_descriptor(archive: StoredArchive) -> None:
+    policy = ConditionedPolicy(archive)
+    assert archive.normalizer is not None
+    mean, var = archive.normalizer["mean"], archive.normalizer["var"]
+    for descriptor in (0.0, 0.35, 1.0):
+        genome, plain = policy.aimed_at(np.array([[descriptor]])), policy.policy.population(1)
+        plain.load([0], genome)
+        for observation in np.random.default_rng(3).normal(size=(4, 11)):
+            seen = torch.from_numpy(observation).float()[None]
+            normalize_(seen, torch.from_numpy(mean).float(), deviation_of(var))
+            np.testing.assert_allclose(policy.act(observation, [descriptor]), plain.act(seen)[0].numpy(), atol=1e-6)
+    assert not np.allclose(policy.act(np.zeros(11), [0.0]), policy.act(np.zeros(11), [1.0]), atol=1e-6)
+
+
+def test_wrong_shapes_and_archives_without_an_actor_are_refused(archive: StoredArchive) -> None:
+    policy = ConditionedPolicy(archive)
+    with pytest.raises(ValueError, match=r"expected observation \(11,\), got \(10,\)"):
+        policy.act(np.zeros(10), [0.5])
+    with pytest.raises(ValueError, match=r"expected descriptor \(1,\), got \(\)"):
+        policy.act(np.zeros(11), 0.5)
+    with pytest.raises(ValueError, match=r"expected descriptors \(2, 1\), got \(2, 3\)"):
+        policy.aimed_at(np.zeros((2, 3)))
+    with pytest.raises(UserError, match=r"nowhere.h5: no such file"):
+        ConditionedPolicy("nowhere.h5")
+    for actor in (None, {"genome": np.zeros(5), "dimensions": np.array(0)}):
+        with pytest.raises(UserError, match="holds no actor conditioned on descriptors"):
+            reevaluate_actor(replace(archive, actor=actor))
+
+
+def test_what_is_not_finite_is_refused_and_the_place_named(archive: StoredArchive) -> None:
+    policy, observation = ConditionedPolicy(archive), np.zeros(11)
+    for wrong in (np.nan, np.inf, -np.inf):
+        observation[4] = wrong
+        with pytest.raises(ValueError, match=rf"observation\[4\] is {wrong}; all numbers must be finite"):
+            policy.act(observation, [0.5])
+        with pytest.raises(ValueError, match=rf"descriptor\[0\] is {wrong}; all numbers must be finite"):
+            policy.act(np.zeros(11), [wrong])
+        with pytest.raises(ValueError, match=rf"descriptors\[1, 0\] is {wrong}; all numbers must be finite"):
+            policy.aimed_at([[0.5], [wrong]])
+
+
+def test_a_descriptor_outside_the_bounds_is_reported_once_and_the_nearest_inside_is_used(
+    archive: StoredArchive,
+) -> None:
+    policy, observation = ConditionedPolicy(archive), np.ones(11)
+    inside = policy.act(observation, [1.0])
+    message = r"descriptor \[1.5\] lies outside the bounds \[0, 1\]; .* inside, \[1.0\]"
+    with pytest.warns(UserWarning, match=message) as seen:
+        actions = [policy.act(observation, [1.5]) for _ in range(3)]
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    np.testing.assert_array_equal(actions, [inside] * 3)
+    with pytest.warns(UserWarning, match=r"descriptor \[-1.0\] lies outside"):
+        policy.act(observation, [-1.0])
+
+
+def test_a_conditioned_policy_is_made_from_a_file(archive: StoredArchive) -> None:
+    assert archive.path is not None
+    action = ConditionedPolicy(str(archive.path)).act(np.zeros(11), [0.5])
+    np.testing.assert_array_equal(action, ConditionedPolicy(archive).act(np.zeros(11), [0.5]))
+
+
+def test_with_their_own_seeds_elites_do_what_is_stored(archive: StoredArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = archive.elites["evaluation_seed"]
+    monkeypatch.setattr("qdrl.analysis.reevaluate.Streams.seeds", lambda self, purpose, repeat, rows: stored)
+    found = reevaluate_elites(archive)
+    np.testing.assert_array_equal(found.fitness[:, 0], archive.elites["fitness"])
+    np.testing.assert_array_equal(found.descriptor[:, 0], archive.elites["descriptor"])
+    assert found.descriptor_error == 0
+    assert found.qd_score == pytest.approx(archive.statistics().qd_score)
+
+
+def test_repeats_meet_new_initial_states(archive: StoredArchive) -> None:
+    found = reevaluate_elites(archive, repeats=3)
+    assert found.fitness.shape == (len(archive), 3)
+    assert all(len(set(row)) > 1 for row in found.fitness.tolist())
+    again = reevaluate_elites(archive, repeats=2, worlds=3)
+    np.testing.assert_array_equal(again.fitness, found.fitness[:, :2])
+
+
+def test_the_two_targets_of_the_literature_are_told_apart(archive: StoredArchive) -> None:
+    asked = {targets: reevaluate_actor(archive, targets=targets).asked for targets in ("descriptors", "centroids")}
+    np.testing.assert_array_equal(asked["descriptors"], archive.elites["descriptor"])
+    np.testing.assert_array_equal(asked["centroids"], archive.centroids[archive.elites["cell"]])
+
+
+def test_wrong_questions_are_refused(archive: StoredArchive) -> None:
+    with pytest.raises(ValueError, match="targets is 'descriptor', neither of"):
+        reevaluate_actor(archive, targets="descriptor")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        reevaluate_elites(archive, repeats=0)
+
+
+def test_metrics_by_hand() -> None:
+    found = Reevaluation(
+        asked=np.array([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]),
+        fitness=np.array([[1.0, 3.0], [4.0, np.nan], [np.nan, np.nan]]),
+        descriptor=np.array([[[3.0, 4.0], [0.0, 1.0]], [[1.0, 3.0], [np.nan] * 2], [[np.nan] * 2] * 2]),
+        env_steps=7,
+        qd_offset=-10.0,
+    )
+    assert found.mean_fitness.tolist() == [2.0, 4.0, -10.0]
+    assert found.qd_score == 12 + 14 + 0
+    assert found.max_fitness == 4
+    assert found.descriptor_error == pytest.approx((5 + 1 + 2) / 3)
+    assert found.failed == 3
+
+
+def test_the_verb_prints_elites_and_actor(archive: StoredArchive) -> None:
+    result = CliRunner().invoke(qdrl, ["archive", "reevaluate", str(archive.path), "--repeats", "2"])
+    assert result.exit_code == 0, result.output
+    for line in (
+        "elites, run again",
+        "elites, as stored",
+        "actor, asked for descriptors",
+        "actor, asked for centroids",
+    ):
+        assert line in result.output

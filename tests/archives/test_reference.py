@@ -1,0 +1,65 @@
+"""Archives that every version must open: golden files made by experiments/reference."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qdrl.analysis.decode import arithmetic_of, task_of
+from qdrl.analysis.rerun import replay
+from qdrl.archives.hdf5 import content_digest, open_archive, validate
+from qdrl.policies.populations import LibraryPopulation
+
+REFERENCE = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"
+DIGEST = "6299a5a493a89dc0fba3d66f11c370ee196396956f4bb38edc98b90dadf20dd0"
+PORTABLE_DIGESTS = {
+    "walker2d_uni_portable": "1f30a41cba8421e325eeb36194b9981c521cb5039d2fbf4fd04e64c1420c6374",
+    "ant_uni_portable": "94bac11eaf9170cb280b605ca43a35fd4bf98e34aaad5ab9820d3b7e833ced00",
+}
+
+
+def test_the_reference_archive_is_small_whole_and_what_it_was() -> None:
+    assert REFERENCE.stat().st_size < 300_000
+    assert validate(REFERENCE) == []
+    assert content_digest(REFERENCE) == DIGEST
+
+
+def test_its_meaning_survives() -> None:
+    archive = open_archive(REFERENCE)
+    statistics = archive.statistics()
+    assert [axis.name for axis in archive.axes] == ["right foot contact", "left foot contact"]
+    assert (archive.kind, archive.shape) == ("grid", (16, 16))
+    assert statistics.coverage > 0.95
+    assert statistics.max_fitness > 400
+    assert archive.meta["task"]["gymnasium"]["id"] == "Walker2d-v5"
+    assert archive.meta["policy"]["layers"] == [17, 6, 6]
+    assert archive.attributes["seed"] == 7
+
+
+def test_its_genomes_still_fit_its_task_and_its_normaliser_its_elites() -> None:
+    archive = open_archive(REFERENCE)
+    assert task_of(archive).parameters == archive.parameters == archive.genome(row=0).shape[0]
+    assert archive.normalizer is not None
+    assert set(archive.elites["generation"]) == set(archive.normalizer["at.generation"])
+    assert np.isfinite(archive.normalizer["at.mean"]).all()
+
+
+def test_the_older_archive_keeps_the_products_of_blas_and_a_replay_says_so() -> None:
+    archive = open_archive(REFERENCE)
+    assert arithmetic_of(archive) == "blas"
+    task: Any = task_of(archive)
+    assert isinstance(task.policy.population(1), LibraryPopulation)
+    (note,) = replay(archive, 57).notes
+    assert "on a processor that it does not name" in note
+
+
+@pytest.mark.parametrize("name", list(PORTABLE_DIGESTS))
+def test_portable_archives_are_small_whole_and_what_they_were(name: str) -> None:
+    path = REFERENCE.parent / f"{name}.h5"
+    assert path.stat().st_size < 320_000
+    assert validate(path) == []
+    assert content_digest(path) == PORTABLE_DIGESTS[name]
+    archive = open_archive(path)
+    assert arithmetic_of(archive) == archive.meta["policy"]["arithmetic"] == "portable-1"
+    assert len(archive) >= 50

@@ -1,0 +1,98 @@
+"""Algorithms of a user's that break on one rank."""
+
+import os
+import signal
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from qdrl.algorithms.dcrl_map_elites import DcrlMapElites
+from qdrl.algorithms.map_elites import MapElites
+from qdrl.evaluation import Candidates, Evaluation
+from qdrl.parallel.learners import Learners
+from qdrl.report import figures
+
+
+class RaisingOnRankOne(MapElites):
+    """MAP-Elites whose second rank raises in the third generation and notes when."""
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        if self.generation == 2 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            Path(os.environ["QDRL_TEST_MOMENT"]).write_text(str(time.time()))
+            raise RuntimeError("rank one breaks on purpose")
+        return super().ask(rows)
+
+
+class DyingOnOneRank(MapElites):
+    """MAP-Elites one of whose ranks, named by the environment, is killed in the third generation."""
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        die_if_told(self.generation)
+        return super().ask(rows)
+
+
+class _DyingInTheLastSave:
+    """An algorithm of six generations whose first rank is killed after them, at the moment that the environment names.
+
+    Moments: "collect" before the learners' state is collected, "write" before the files are written, "figures" before
+    the first figure is drawn.
+    """
+
+    generation: int
+
+    def collect_state(self) -> None:
+        self._die_at("collect")
+        getattr(super(), "collect_state", lambda: None)()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._die_at("write")
+        if self._is_last and os.environ.get("QDRL_TEST_DYING_MOMENT") == "figures":
+            figures.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        return super().state_dict()  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def _is_last(self) -> bool:
+        return self.generation == 6 and os.environ.get("OMPI_COMM_WORLD_RANK") == "0"
+
+    def _die_at(self, moment: str) -> None:
+        if self._is_last and os.environ.get("QDRL_TEST_DYING_MOMENT") == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MapElitesDyingInTheLastSave(_DyingInTheLastSave, MapElites):
+    """MAP-Elites, whose state lies on every rank."""
+
+
+class DcrlDyingInTheLastSave(_DyingInTheLastSave, DcrlMapElites):
+    """DCRL-MAP-Elites, whose replay lies on the first rank alone."""
+
+
+class DcrlDyingOnOneRank(DcrlMapElites):
+    """The same with a critic; the rank may die in the middle of a training phase."""
+
+    def ask(self, rows: range | None = None) -> Candidates:
+        die_if_told(self.generation)
+        return super().ask(rows)
+
+    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+        gradient, generation = self.learner.td3._critic_sum, self.generation
+        add_up, steps = gradient.add_up, count()
+
+        def add_up_or_die(learners: Learners) -> None:
+            if next(steps) == 7:
+                die_if_told(generation, "train")
+            add_up(learners)
+
+        gradient.add_up = add_up_or_die
+        try:
+            return super().tell(evaluation)
+        finally:
+            gradient.add_up = add_up
+
+
+def die_if_told(generation: int, moment: str = "ask") -> None:
+    if moment != os.environ.get("QDRL_TEST_DYING_MOMENT", "ask"):
+        return
+    if generation == 2 and os.environ.get("OMPI_COMM_WORLD_RANK") == os.environ.get("QDRL_TEST_DYING_RANK", "none"):
+        os.kill(os.getpid(), signal.SIGKILL)

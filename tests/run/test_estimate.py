@@ -1,0 +1,195 @@
+"""What a run needs, against what it then has; and the refusal of what cannot fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from qdrl.archives.archive import Archive
+from qdrl.cli.evolve import command as evolve
+from qdrl.config import parse_experiment
+from qdrl.errors import UserError
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.estimate import Estimate, Need, estimate, refuse_what_cannot_fit, size
+from qdrl.run.forecast import Forecast, Pace, duration, forecast
+from qdrl.run.recorder import Parts
+from qdrl.run.start import build, start
+
+ARM = {"name": "arm", "task": {"name": "arm"}, "archive": {"shape": [8, 8]}, "run": {"generations": 3}}
+DCRL = {
+    "name": "learned",
+    "task": {"name": "point_omni", "episode_length": 10},
+    "policy": {"hidden_sizes": [8]},
+    "archive": {"shape": [4, 4]},
+    "algorithm": {
+        "name": "dcrl_map_elites",
+        "batch_size": 8,
+        "gradient_rows": 2,
+        "actor_rows": 2,
+        "replay_capacity": 5000,
+        "critic": {"steps": 4, "batch_size": 8},
+        "gradient": {"steps": 3, "batch_size": 8},
+    },
+    "run": {"evaluations": 80, "minutes": 5},
+}
+TABLE = {"name": "openai_es", "batch_size": 4, "noise": {"name": "table", "size": 2**32 - 1}}
+
+
+def _parts(data: dict[str, Any]) -> Parts:
+    return build(parse_experiment(data))
+
+
+def _needs(parts: Parts, ranks: int = 1) -> dict[str, Need]:
+    found = estimate(parts.experiment, parts.task, rows=parts.algorithm.batch_size, ranks=ranks)
+    return {need.purpose: need for need in found.needs}
+
+
+def test_the_memory_of_an_archive_is_what_it_takes() -> None:
+    parts = _parts(ARM)
+    archive = parts.archive
+    assert isinstance(archive, Archive)
+    tensors = [archive.fitness, archive.descriptor, archive.genomes, *archive.fields.values()]
+    assert _needs(parts)["archive"].bytes == sum(tensor.nbytes for tensor in tensors)
+
+
+def test_the_memory_of_a_replay_and_of_critics_is_what_they_take() -> None:
+    parts = _parts(DCRL)
+    learner = parts.algorithm.learner  # pyright: ignore[reportAttributeAccessIssue]
+    needs = _needs(parts)
+    assert needs["replay"].bytes == learner.shards[0]._table.nbytes
+    networks = sum(learner.td3.state_dict()[name].nbytes for name in ("critic", "actor"))
+    assert needs["critics"].bytes == pytest.approx(5 * networks, rel=0.01)  # and target, gradient, two moments
+    episode = learner.shards[0]._table[0].nbytes * 10
+    assert needs["transitions of a generation"].bytes >= parts.algorithm.batch_size * episode
+
+
+def test_ranks_share_rows_and_a_node_has_one_noise_table() -> None:
+    needs = _needs(_parts(DCRL)), _needs(_parts(DCRL), ranks=4)
+    for purpose in ("genomes of a generation", "transitions of a rank's rows"):
+        assert needs[1][purpose].bytes < needs[0][purpose].bytes
+    small = {**TABLE, "noise": {"name": "table", "size": 1000}}
+    assert _needs(_parts(ARM | {"algorithm": small}))["noise table"] == Need(
+        "noise table", "algorithm.noise.size", 4000, "node", 1
+    )
+
+
+@pytest.mark.parametrize("data", [ARM, DCRL], ids=["arm", "learned"])
+def test_files_become_no_larger_than_said_and_not_much_smaller(tmp_path: Path, data: dict[str, Any]) -> None:
+    """With the replay filled and most cells occupied, both within a third."""
+    full = data | {"run": {"generations": 12}, "archive": {"shape": [3, 3]}}
+    if data is DCRL:
+        full["algorithm"] = data["algorithm"] | {"replay_capacity": 500}
+    parts = _parts(full)
+    outcome = start(parts.experiment, OneProcess(), folder=tmp_path / "run")
+    said = estimate(parts.experiment, parts.task, rows=parts.algorithm.batch_size, ranks=1)
+    for name, most in {"archive.h5": said.archive_bytes, "checkpoint.h5": said.checkpoint_bytes}.items():
+        real = (outcome.folder / name).stat().st_size
+        assert 0.6 * most <= real <= 1.1 * most, name
+    log = (outcome.folder / "log.txt").read_text()
+    assert log.count("memory up to") == 1
+    assert "archive.h5 up to" in log
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (ARM | {"archive": {"shape": [1000, 1000]}}, r"archive\.shape \(1,000,000\) and task\.parameters"),
+        (ARM | {"archive": {"cells": 1_000_000, "samples": 1_000_000}}, r"archive\.cells"),
+        (ARM | {"archive": {"capacity": 1_000_000}}, r"archive\.capacity"),
+        (ARM | {"algorithm": TABLE}, r"algorithm\.noise\.size: 16\.0 GiB a node for the noise table"),
+        (
+            DCRL | {"algorithm": DCRL["algorithm"] | {"replay_capacity": 10**9}},
+            r"algorithm\.replay_capacity \(1,000,000,000\)",
+        ),
+        (DCRL | {"algorithm": DCRL["algorithm"] | {"batch_size": 10**6}}, r"algorithm\.batch_size and task\.episode"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_it_is_allocated(
+    monkeypatch: pytest.MonkeyPatch, data: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr("qdrl.run.estimate.memory_limit", lambda: 100 * 2**20)  # as a control group would set it
+    with pytest.raises(UserError, match=words + r".*100 MiB of memory") as caught:
+        _parts(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_fits_is_not_refused() -> None:
+    refuse_what_cannot_fit([Need("archive", "archive.cells", 10)], limit=10)
+    with pytest.raises(UserError, match=r"archive\.cells: 11 B a rank for the archive, but there are 10 B"):
+        refuse_what_cannot_fit([Need("archive", "archive.cells", 11)], limit=10)
+
+
+def test_what_only_learners_have_counts_once_a_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qdrl.run.estimate.local_size", lambda: 64)
+    monkeypatch.setattr("qdrl.run.estimate._resident", lambda: 1)
+    needs = (Need("archive", "", 10), Need("replay", "", 1000, "learner", 2), Need("noise table", "", 500, "node", 1))
+    needed = Estimate(rows=64, ranks=64, needs=needs, archive_bytes=0, checkpoint_bytes=0, threads=1)
+    assert needed.rank_bytes == 1 + 10 + 1000 + 500
+    assert needed.node_bytes == 64 * (1 + 10) + 2 * 1000 + 500
+
+
+def test_idle_ranks_and_threads_beyond_cores_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qdrl.run.estimate.allowed_cores", lambda: frozenset({0}))
+    monkeypatch.setattr("qdrl.run.estimate.core_quota", lambda: 2.0)
+    monkeypatch.setattr("qdrl.run.estimate.local_size", lambda: 6)
+    monkeypatch.setattr("qdrl.run.estimate.memory_limit", lambda: 2**20)
+    needed = Estimate(rows=4, ranks=6, needs=(), archive_bytes=0, checkpoint_bytes=0, threads=2)
+    assert needed.warnings() == [
+        "4 rows for 6 ranks: 2 idle",
+        "2 threads a rank on 1 cores; with mpirun, --bind-to none gives it more",
+        "12 threads on 2 cores",
+    ]
+    assert "for the 6 ranks of this node, of 1.0 MiB; MORE THAN THERE IS" in needed.in_a_line()
+    assert "files grow with the archive" in needed.in_a_line()
+
+
+@pytest.mark.parametrize("data", [ARM, DCRL], ids=["arm", "learned"])
+def test_a_dry_run_says_what_a_run_will_take_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, Any]
+) -> None:
+    import tomli_w
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.toml").write_text(tomli_w.dumps(data))
+    printed = CliRunner().invoke(evolve, ["a.toml", "--dry-run", "--output", "run"], catch_exceptions=False)
+    assert printed.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in printed.stdout.splitlines())
+    assert {"run", "memory", "files", "generation", "whole"} <= set(lines)
+    assert ("critics" in lines["generation"]) == (data is DCRL)
+    assert "for 3 generations" in lines["whole"] or "for 10 generations" in lines["whole"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.toml"]
+
+
+def test_the_whole_run_ends_with_its_first_budget_on_the_slowest_rank() -> None:
+    parts = _parts(DCRL | {"run": {"evaluations": 80, "env_steps": 400, "generations": 9}})
+    slow = Pace(0.2, 0.4, 5.0, learning_seconds=1.0, gradient_row_seconds=0.5, measured_rows=4)
+    quick = Pace(0.1, 0.1, 10.0, learning_seconds=0.0, gradient_row_seconds=0.0, measured_rows=4)
+    expected = forecast([slow, quick], parts, ranks=2)  # 4 of 8 rows each, and one of two gradient rows
+    assert expected.generation_seconds == pytest.approx((0.8 + 1.5, 1.6 + 1.5))
+    assert expected.generations == (5, 5)  # 400 steps of 8 rows of 10: before 10 generations of evaluations, and 9
+    assert expected.total_seconds == pytest.approx((11.5, 15.5))
+    endless = _parts(ARM | {"run": {"minutes": 1}})
+    assert forecast([slow], endless, ranks=1).total_seconds == (float("inf"), float("inf"))
+    assert Forecast((2.0, 3.0), (0.0, 0.0), (10, 4)).total_seconds == (12.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.123, "0.12 s"),
+        (42.4, "42 s"),
+        (60, "1 min"),
+        (250, "4 min 10 s"),
+        (3600, "1 h"),
+        (11100, "3 h 5 min"),
+        (90000, "1 d 1 h"),
+        (float("inf"), "no end"),
+    ],
+)
+def test_a_span_of_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_bytes_are_said_in_the_unit_that_fits() -> None:
+    assert [size(count) for count in (12, 2048, 3 * 2**20, 300 * 2**30)] == ["12 B", "2.0 KiB", "3.0 MiB", "300 GiB"]

@@ -1,0 +1,42 @@
+"""The experiment of the hard maze, short: novelty search gets out of the pocket that the objective leads into."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qdrl.archives.hdf5 import content_digest, open_archive
+from qdrl.config import load_experiment
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import start
+from qdrl.tasks.maze import SUCCESS
+from tests.helpers.mpi import mpirun
+
+HERE = Path(__file__).parents[2] / "experiments" / "hard_maze"
+
+
+def test_novelty_search_solves_the_maze(tmp_path: Path) -> None:
+    experiment = load_experiment(HERE / "novelty.toml", ["run.evaluations=50000"], seed=1)
+    outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
+    history = open_archive(outcome.archive).history
+    assert history["champion_fitness"][-1] > -SUCCESS
+    assert history["evaluations"][-1] < 50_000
+
+
+def test_the_objective_leads_into_the_pocket(tmp_path: Path) -> None:
+    experiment = load_experiment(HERE / "objective.toml", ["run.evaluations=15000"], seed=0)
+    outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
+    nearest = -open_archive(outcome.archive).history["champion_fitness"]
+    assert 38 < nearest[-1] < 60  # where a wall stands between it and the goal
+    assert nearest[-1] - nearest[-5:].min() < 1e-9
+
+
+@pytest.mark.mpi
+def test_novelty_search_is_the_same_on_two_ranks(tmp_path: Path) -> None:
+    arguments = ["evolve", str(HERE / "novelty.toml"), "--set", "run.evaluations=1500", "--set", "compute.worlds=64"]
+    command = [sys.executable, "-m", "qdrl", *arguments, "--output", str(tmp_path / "alone")]
+    subprocess.run(command, check=True, capture_output=True)
+    job = mpirun(2, ["-m", "qdrl", *arguments, "--output", tmp_path / "two"], timeout=120)
+    assert job.returncode == 0, job.stderr
+    assert content_digest(tmp_path / "two" / "archive.h5") == content_digest(tmp_path / "alone" / "archive.h5")

@@ -1,0 +1,68 @@
+"""Whole runs, stopped and gone on with, in which tensors of a device refuse to meet the host's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdrl.archives.hdf5 import open_archive
+from tests.helpers.mpi import mpirun
+
+CONFIG = """
+name = "pretended"
+seed = 3
+[task]
+name = "walker2d_uni"
+episode_length = 6
+[policy]
+hidden_sizes = [8]
+normalize_observations = true
+[archive]
+cells = 16
+samples = 500
+[algorithm]
+{algorithm}
+[run]
+generations = 2
+checkpoint_seconds = 0
+[compute]
+device = "cuda"
+worlds = 5
+"""
+LEARNING = """
+batch_size = 8
+gradient_rows = 3
+replay_capacity = 300
+critic = { steps = 4, hidden_sizes = [8], batch_size = 8 }
+gradient = { steps = 3, batch_size = 8 }
+"""
+ALGORITHMS = {
+    "map_elites": 'name = "map_elites"\nbatch_size = 8',
+    "dcrl": f'name = "dcrl_map_elites"\nactor_rows = 3\nlearners = 2\nartificial_negatives = true{LEARNING}',
+    "dcg": f'name = "dcg_map_elites"\nactor_rows = 0\nprobe_rows = 4{LEARNING}',
+}
+
+
+def written(folder: Path, algorithm: str) -> Path:
+    config = folder / "config.toml"
+    config.write_text(CONFIG.format(algorithm=ALGORITHMS[algorithm]))
+    return config
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_tensor_of_the_host_meets_one_of_the_device(tmp_path: Path, algorithm: str) -> None:
+    command = [sys.executable, "-m", "tests.helpers.pretended_gpu", written(tmp_path, algorithm), tmp_path / "run"]
+    job = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert job.returncode == 0, job.stderr[-2000:]
+    archive = open_archive(tmp_path / "run" / "archive.h5")
+    assert archive.history["generation"].tolist() == list(range(4))
+    assert np.isfinite(archive.elites["fitness"]).all()
+
+
+@pytest.mark.mpi
+def test_nor_what_ranks_tell_each_other(tmp_path: Path) -> None:
+    job = mpirun(2, ["-m", "tests.helpers.pretended_gpu", written(tmp_path, "dcrl"), tmp_path / "run"], timeout=180)
+    assert job.returncode == 0, job.stderr[-2000:]
+    assert open_archive(tmp_path / "run" / "archive.h5").history["generation"].tolist() == list(range(4))

@@ -1,0 +1,169 @@
+"""What users' environments and descriptor functions do wrong, each in one episode of three: the others never notice."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qdrl.archives.hdf5 import content_digest
+from qdrl.errors import UserError
+from qdrl.evaluation import Evaluation
+from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.registry import make_task
+from tests.helpers.mpi import mpirun
+from tests.tasks.builders import candidates, first_genomes
+from tests.tasks.environments.misbehaving import DESCRIPTOR, ODD_BUT_FINE, RESET, STEP
+
+RUN = """
+[task]
+name = "gym:tests.tasks.environments.misbehaving:Misbehaving-v0"
+descriptor = "tests.tasks.environments.misbehaving:described"
+axes = [{ name = "u", lower = -1.0, upper = 1.0 }, { name = "v", lower = -1.0, upper = 1.0 }]
+episode_length = 6
+kwargs = { harm = "by seed" }
+[policy]
+hidden_sizes = [4]
+[archive]
+kind = "grid"
+shape = [4, 4]
+[algorithm]
+batch_size = 12
+[run]
+generations = 3
+[compute]
+worlds = 4
+isolate = true
+episode_seconds = 3.0
+"""
+ROWS = 15
+DOOMED = [row % 3 == 1 for row in range(ROWS)]
+
+
+def task_of(harm: str = "", *, worlds: int = 4, pids: str = "", **limits: Any) -> EpisodicTask:
+    made = make_task(
+        "gym:tests.tasks.environments.misbehaving:Misbehaving-v0",
+        policy={"hidden_sizes": (4,)},
+        worlds=worlds,
+        descriptor="tests.tasks.environments.misbehaving:described",
+        axes=[{"name": name, "lower": -1.0, "upper": 1.0} for name in "uv"],
+        episode_length=6,
+        kwargs={"harm": harm, "pids": pids},
+        **limits,
+    )
+    assert isinstance(made, EpisodicTask)
+    return made
+
+
+def evaluate(task: EpisodicTask) -> Evaluation:
+    return task.evaluate(candidates(first_genomes(task, ROWS)))
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Evaluation:
+    evaluation = evaluate(task_of())
+    assert not evaluation.failed.any()
+    return evaluation
+
+
+def assert_failed_alone(evaluation: Evaluation, healthy: Evaluation) -> None:
+    doomed = torch.tensor(DOOMED)
+    assert torch.equal(evaluation.failed, doomed)
+    assert evaluation.fitness[doomed].isnan().all()
+    assert evaluation.descriptor[doomed].isnan().all()
+    assert torch.equal(evaluation.fitness[~doomed], healthy.fitness[~doomed])
+    assert torch.equal(evaluation.descriptor[~doomed], healthy.descriptor[~doomed])
+
+
+@pytest.mark.parametrize("harm", [*RESET, *STEP, *DESCRIPTOR])
+def test_a_misbehaviour_fails_its_evaluation_alone_and_is_reported_once(
+    harm: str, healthy: Evaluation, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = task_of(harm)
+    assert_failed_alone(evaluate(task), healthy)
+    assert len(caplog.records) == 1
+    assert "Misbehaving-v0: the evaluation with seed " in caplog.text
+    assert task.first_failure is not None
+    assert task.first_failure.count("\n") == 0
+    assert task.first_failure in caplog.text
+    assert ("Traceback" in caplog.text) == ("raises" in harm)
+
+
+@pytest.mark.parametrize("harm", ODD_BUT_FINE)
+def test_unusual_but_usable_answers_give_the_same_bits(harm: str, healthy: Evaluation) -> None:
+    evaluation = evaluate(task_of(harm))
+    assert torch.equal(evaluation.fitness, healthy.fitness)
+    assert torch.equal(evaluation.descriptor, healthy.descriptor)
+
+
+def test_a_ctrl_c_is_no_failed_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STEP, "ctrl-c", lambda answer: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(task_of("ctrl-c"))
+
+
+def test_a_hanging_step_fails_after_its_time_and_the_rest_gives_the_same_bits(
+    healthy: Evaluation, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation = evaluate(task_of("hang", episode_seconds=0.7))
+    assert_failed_alone(evaluation, healthy)
+    assert len(caplog.records) == sum(DOOMED)
+    for seed in (1, 4):
+        line = f"seed {seed} failed after 2 steps: the episode exceeded compute.episode_seconds = 0.7 in 'step'"
+        assert line in caplog.text
+
+
+def test_what_ends_a_worker_process_fails_its_evaluation_alone(
+    healthy: Evaluation, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    task = task_of("by seed", pids=str(tmp_path), isolate=True, episode_seconds=3.0)
+    assert_failed_alone(evaluate(task), healthy)
+    ends = ("exit code 3", "SIGABRT", "SIGSEGV", "compute.episode_seconds = 3 in 'step'", "exit code 3")
+    for seed, end in zip(range(1, ROWS, 3), ends, strict=True):
+        assert [end in line for line in caplog.text.splitlines() if f"seed {seed} " in line] == [True]
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) > 4  # worlds whose process ended got another one
+    assert os.getpid() not in pids
+    task.close()
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_descriptor_function_that_exits_fails_its_evaluation_alone(
+    healthy: Evaluation, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = task_of("descriptor exits", isolate=True)
+    assert_failed_alone(evaluate(task), healthy)
+    assert "exit code 5 in 'describe'" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_workers_that_are_started_after_mpi_give_the_same_archive_on_any_number_of_ranks(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(RUN)
+    digests = set()
+    for name, ranks, options in (("alone", 1, []), ("two", 2, []), ("survivors", 3, ["--with-ft", "ulfm"])):
+        job = mpirun(ranks, ["-m", "qdrl", "evolve", config, "--output", tmp_path / name], 200, options)
+        assert job.returncode == 0, job.stderr
+        assert "SIGSEGV" in job.stderr
+        assert "exceeded compute.episode_seconds" in job.stderr
+        digests.add(content_digest(tmp_path / name / "archive.h5"))
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("limit", [{"isolate": True}, {"episode_seconds": 1.0}])
+def test_limits_of_users_code_are_refused_where_there_is_none(limit: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"compute.{next(iter(limit))}: only tasks behind 'gym:'.*'arm'"):
+        make_task("arm", **limit)
+
+
+def test_an_environment_that_no_worker_can_make_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"compute.isolate: .*entry_point='module:Class'"):
+        make_task(
+            "gym:CartPole-v1",
+            descriptor="tests.tasks.environments.misbehaving:described",
+            axes=[{"name": "u", "lower": 0.0, "upper": 1.0}],
+            kwargs={"render_mode": lambda: None},
+            isolate=True,
+        )
