@@ -21,8 +21,7 @@ from qdrl.archives.seals import is_hdf5
 from qdrl.archives.strict_json import from_json, to_json
 from qdrl.errors import UserError
 from qdrl.naming import nearest, run_name, search_also, suggest
-from qdrl.policies.base import PolicySettings, policy_settings
-from qdrl.policies.mlp import MlpSettings
+from qdrl.policies.settings import MlpSettings, PolicySettings, policy_settings
 from qdrl.provenance.software import as_unicode
 from qdrl.settings import check, check_whole, dotted_keys, fitting, unknown_key
 from qdrl.tasks.registry import settings_class

@@ -16,9 +16,10 @@ from qdrl.errors import UserError
 from qdrl.genomes.ancestry import Ancestry, Lineage
 from qdrl.genomes.decoding import Decoder, Initial, Offspring
 from qdrl.genomes.noise import KeyedNoise, TableNoise, source_for
-from qdrl.policies.base import make_policy, policy_settings
-from qdrl.policies.conv import Conv, ConvSettings
+from qdrl.policies.base import make_policy
+from qdrl.policies.conv import Conv
 from qdrl.policies.mlp import Mlp
+from qdrl.policies.settings import ConvSettings, policy_settings
 from qdrl.tasks.base import Task
 from qdrl.tasks.registry import make_task
 

@@ -1,1 +1,1 @@
-"""Policies: what a genome means. A whole population's networks at once, and the observation normaliser."""
+"""Policies: networks of a whole population at once, and the observation normaliser."""

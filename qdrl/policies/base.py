@@ -1,6 +1,6 @@
-"""What a policy is to tasks and rollouts, whatever its network."""
+"""The interface between policies and rollouts, independent of the kind of network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,39 +8,24 @@ from torch import Tensor
 
 from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.errors import UserError
-from qdrl.naming import suggest
-from qdrl.policies.conv import Conv, ConvSettings
-from qdrl.policies.mlp import Mlp, MlpSettings
-
-PolicySettings = MlpSettings | ConvSettings
+from qdrl.policies.conv import Conv
+from qdrl.policies.mlp import Mlp
+from qdrl.policies.settings import MlpSettings, PolicySettings
 
 
-def policy_settings(table: Mapping[str, Any] | None) -> type[MlpSettings | ConvSettings]:
-    """The settings that a `[policy]` table is of.
-
-    Raises:
-        UserError: there is no such kind.
-    """
-    kinds: dict[str, type[MlpSettings | ConvSettings]] = {"mlp": MlpSettings, "conv": ConvSettings}
-    kind = str((table or {}).get("kind", "mlp"))
-    if kind not in kinds:
-        raise UserError(f"policy.kind: no policy '{kind}'{suggest(kind, kinds)}")
-    return kinds[kind]
-
-
-class Players(Protocol):
-    """Networks of a fixed number of slots; slot i computes the genome last loaded into it."""
+class Population(Protocol):
+    """Networks in a fixed number of slots; slot i computes the genome last loaded into it."""
 
     def load(self, slots: Sequence[int], genomes: Tensor) -> None:
-        """Put genomes `(len(slots), parameters)` into slots."""
+        """Copy genomes `(len(slots), parameters)` into slots."""
         ...
 
     def move(self, source: int, target: int) -> None:
-        """Let slot `target` compute what slot `source` computes."""
+        """Copy the network of slot `source` into slot `target`."""
         ...
 
     def act(self, observations: Tensor) -> Tensor:
-        """Actions `(n, action_size)` of the first slots, which the next call overwrites."""
+        """Return the actions `(n, action_size)` of the first n slots; the next call overwrites them."""
         ...
 
 
@@ -48,9 +33,9 @@ class Policy(Protocol):
     """The shape of one network.
 
     Attributes:
-        parameters: length of a genome.
-        observation_size: inputs.
-        action_size: outputs.
+        parameters: Length of a genome.
+        observation_size: Number of inputs.
+        action_size: Number of outputs.
     """
 
     parameters: int
@@ -58,18 +43,20 @@ class Policy(Protocol):
     action_size: int
 
     @property
-    def settings(self) -> PolicySettings: ...
+    def settings(self) -> PolicySettings:
+        """Layers and squashing."""
+        ...
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
-        """A random genome, `(parameters,)` float32."""
+        """Return a random genome, `(parameters,)` float32."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What a stored file says about its genomes."""
+        """Return the description of the genomes that files store."""
         ...
 
-    def population(self, slots: int) -> Players:
-        """Networks that act side by side."""
+    def population(self, slots: int) -> Population:
+        """Return networks in `slots` slots."""
         ...
 
 
@@ -80,17 +67,17 @@ def make_policy(
     image: tuple[int, int, int] | None = None,
     arithmetic: Arithmetic = PORTABLE,
 ) -> Mlp | Conv:
-    """The policy that settings describe.
+    """Return the policy that settings describe.
 
     Args:
-        settings: its layers.
-        observation_size: numbers in an observation.
-        action_size: numbers in an action.
-        image: channels, height and width, where an observation is one.
-        arithmetic: how the network's numbers are computed.
+        settings: Layers and squashing.
+        observation_size: Length of an observation.
+        action_size: Length of an action.
+        image: Channels, height and width of an observation that is an image; otherwise None.
+        arithmetic: How the network is computed.
 
     Raises:
-        UserError: convolutions over what is no image, or larger than it.
+        UserError: The policy is convolutional and observations are not images, or a kernel is larger than its input.
     """
     if isinstance(settings, MlpSettings):
         return Mlp(observation_size, action_size, settings, arithmetic)

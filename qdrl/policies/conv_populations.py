@@ -1,61 +1,60 @@
-"""Convolutional networks of a whole population, each with weights of its own.
+"""Convolutional networks of a whole population, each with its own weights.
 
-Every slot computes alone, so a row never depends on its neighbours. `PortableConvPopulation` uses the kernels of
-`qdrl.compute.portable`; `LibraryConvPopulation` torch's operations, whose bits depend on the processor. One step of the
-4-million-parameter network of Such et al. 2017 reads 16 MB of weights, nearly all of them of its first dense layer.
-Memory sets the pace: the kernels were measured to take 2.3 ms a step, torch's operations 2.2 ms.
+Slots are computed separately, so a row never depends on the other rows. `PortableConvPopulation` uses the kernels of
+`qdrl.compute.portable`; `LibraryConvPopulation` uses torch, whose bits depend on the processor. One step of the
+4-million-parameter network of Such et al. 2017 reads 16 MB of weights, nearly all of its first dense layer, and is
+bound by memory bandwidth: the kernels were measured to take 2.3 ms a step, torch 2.2 ms.
 """
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from qdrl.policies.conv import Conv
+from qdrl.policies.conv_shape import ConvShape
 
 _VBN_FLOOR = 1e-3
 
 
 class ConvSlots:
-    """Slots, their genomes, and what virtual batch normalisation refers to.
+    """Slots, their genomes, and the statistics of virtual batch normalisation.
 
     Args:
-        shape: of the networks.
-        slots: how many.
+        shape: Layers of the networks.
+        slots: Number of slots.
     """
 
-    def __init__(self, shape: "Conv", slots: int) -> None:
+    def __init__(self, shape: ConvShape, slots: int) -> None:
         self._shape = shape
         self.genomes = torch.zeros(slots, shape.parameters)
         self._actions = torch.zeros(slots, shape.action_size)
         self._reference: Tensor | None = None
-        self._normalisation: list[list[Any]] = [[] for _ in range(slots)]
+        self._statistics: list[list[Any]] = [[] for _ in range(slots)]
 
-    def refer_to(self, observations: Tensor) -> None:
-        """Set the observations `(n, observation_size)` of virtual batch normalisation; before the first `load`."""
+    def set_reference(self, observations: Tensor) -> None:
+        """Set the reference observations `(n, observation_size)` of virtual batch normalisation; call before `load`."""
         self._reference = observations.view(-1, *self._shape.image)
 
     def load(self, slots: Sequence[int], genomes: Tensor) -> None:
-        """Put genomes `(len(slots), parameters)` into slots."""
+        """Copy genomes `(len(slots), parameters)` into slots."""
         for slot, genome in zip(slots, genomes, strict=True):
             self.genomes[slot] = genome
-            self._loaded(slot)
-            self._normalisation[slot] = []
+            self._prepare_weights(slot)
+            self._statistics[slot] = []
             if self._shape.settings.virtual_batch_norm:
                 if self._reference is None:
                     raise RuntimeError("virtual batch normalisation needs its reference observations first")
-                self._forward(slot, self._reference, learning=True)
+                self._forward(slot, self._reference, fitting=True)
 
     def move(self, source: int, target: int) -> None:
-        """Let slot `target` compute what slot `source` computes."""
+        """Copy the network of slot `source` into slot `target`."""
         self.genomes[target] = self.genomes[source]
-        self._loaded(target)
-        self._normalisation[target] = self._normalisation[source]
+        self._prepare_weights(target)
+        self._statistics[target] = self._statistics[source]
 
     def act(self, observations: Tensor) -> Tensor:
         """Return the actions of the first slots; see `qdrl.policies.populations.LibraryPopulation.act`."""
@@ -63,18 +62,18 @@ class ConvSlots:
             self._actions[slot] = self._forward(slot, observation.view(1, *self._shape.image))[0]
         return self._actions[: len(observations)]
 
-    def _loaded(self, slot: int) -> None:
+    def _prepare_weights(self, slot: int) -> None:
         """Prepare the weights of a slot whose genome changed."""
 
-    def _forward(self, slot: int, values: Tensor, *, learning: bool = False) -> Tensor:
-        """Return the outputs `(n, actions)` of one slot; when learning, keep the normalisation of each layer."""
+    def _forward(self, slot: int, values: Tensor, *, fitting: bool = False) -> Tensor:
+        """Return the outputs `(n, actions)` of one slot; when fitting, store the statistics of each layer."""
         raise NotImplementedError
 
 
 class PortableConvPopulation(ConvSlots):
     """Networks computed by the kernels of `qdrl.compute.portable`. See `ConvSlots` for the arguments."""
 
-    def __init__(self, shape: "Conv", slots: int) -> None:
+    def __init__(self, shape: ConvShape, slots: int) -> None:
         from qdrl.compute.portable import kernels
 
         super().__init__(shape, slots)
@@ -85,8 +84,8 @@ class PortableConvPopulation(ConvSlots):
         self._patches = [np.zeros(prod(kernel[1:]), np.float32) for kernel in convolutions]
         self._sums = [np.zeros(kernel[0], np.float32) for kernel in convolutions]
 
-    def _loaded(self, slot: int) -> None:
-        """Bring each layer's weights into the order of the kernels; those of dense layers have it in the genome."""
+    def _prepare_weights(self, slot: int) -> None:
+        """Reorder each convolution's weights for the kernels; dense layers have the right order in the genome."""
         genome, layers, start = self.genomes[slot].numpy(), [], 0
         for kernel, units, *normal in self._shape.shapes():
             size, (outputs,) = prod(kernel), units
@@ -97,15 +96,15 @@ class PortableConvPopulation(ConvSlots):
             start += size + outputs + sum(prod(part) for part in normal)
         self._weights[slot] = layers
 
-    def _forward(self, slot: int, values: Tensor, *, learning: bool = False) -> Tensor:
+    def _forward(self, slot: int, values: Tensor, *, fitting: bool = False) -> Tensor:
         settings, kernels, shapes = self._shape.settings, self._kernels, self._shape.shapes()
         current = np.ascontiguousarray(values.numpy())
         for index, (kernel, _, *normal) in enumerate(shapes):
             current = self._layer(current, slot, index, kernel)
             if normal:
-                if learning:
-                    self._normalisation[slot].append(self._normaliser(current, slot, index))
-                kernels.scale(current.reshape(*current.shape[:2], -1), *self._normalisation[slot][index])
+                if fitting:
+                    self._statistics[slot].append(self._normaliser(current, slot, index))
+                kernels.scale(current.reshape(*current.shape[:2], -1), *self._statistics[slot][index])
             activation = settings.activation if index < len(shapes) - 1 else settings.output
             kernels.activate(current.reshape(-1), kernels.ACTIVATIONS[activation])
         return torch.from_numpy(current)
@@ -124,7 +123,7 @@ class PortableConvPopulation(ConvSlots):
         return images
 
     def _normaliser(self, values: np.ndarray, slot: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return float32 factors and offsets that give the channels of these values a layer's scale and offset."""
+        """Return the float32 factors and summands that give the channels of these values a layer's scale and offset."""
         scale, offset = (part[slot].numpy() for part in self._shape.split(self.genomes)[index][2:])
         mean, variance = np.empty(len(scale)), np.empty(len(scale))
         self._kernels.moments(values.reshape(*values.shape[:2], -1), mean, variance)
@@ -135,12 +134,12 @@ class PortableConvPopulation(ConvSlots):
 class LibraryConvPopulation(ConvSlots):
     """Networks computed by torch. See `ConvSlots` for the arguments."""
 
-    def __init__(self, shape: "Conv", slots: int) -> None:
+    def __init__(self, shape: ConvShape, slots: int) -> None:
         super().__init__(shape, slots)
         self._layers = [[part[slot] for part in layer] for slot in range(slots) for layer in shape.split(self.genomes)]
         self._per_slot = len(shape.shapes())
 
-    def _forward(self, slot: int, values: Tensor, *, learning: bool = False) -> Tensor:
+    def _forward(self, slot: int, values: Tensor, *, fitting: bool = False) -> Tensor:
         settings, layers = self._shape.settings, self._layers[slot * self._per_slot : (slot + 1) * self._per_slot]
         for index, (kernel, bias, *normal) in enumerate(layers):
             if kernel.ndim == 4:
@@ -148,9 +147,9 @@ class LibraryConvPopulation(ConvSlots):
             else:
                 values = torch.addmm(bias, values.flatten(1), kernel)
             if normal:
-                if learning:
-                    self._normalisation[slot].append(_normaliser(values, *normal))
-                scale, offset = self._normalisation[slot][index]
+                if fitting:
+                    self._statistics[slot].append(_normaliser(values, *normal))
+                scale, offset = self._statistics[slot][index]
                 values = values * scale + offset
             if index < len(layers) - 1:
                 values = values.relu_() if settings.activation == "relu" else values.tanh_()
@@ -170,7 +169,7 @@ class LibraryConvPopulation(ConvSlots):
 
 
 def _normaliser(values: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what gives these values' channels the scale and offset: values * first + second."""
+    """Return the factor and summand that give the channels of these values a scale and offset."""
     axes, shape = [0, *range(2, values.ndim)], (1, -1, *([1] * (values.ndim - 2)))
     mean, variance = values.mean(axes), values.var(axes, unbiased=False)
     factor = scale / (variance + _VBN_FLOOR).sqrt()

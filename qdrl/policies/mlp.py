@@ -1,47 +1,27 @@
-"""Multi-layer perceptrons for a whole population at once, straight from flat genome rows.
+"""Multi-layer perceptrons for a whole population at once, computed from flat genome rows.
 
-Order of the flat row: for each layer its kernel, `(inputs, outputs)` row-major, then its bias `(outputs,)`.
+A flat row holds, for each layer, its kernel `(inputs, outputs)` row-major, then its bias `(outputs,)`.
 """
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from qdrl.compute.portable import PORTABLE, Arithmetic
-from qdrl.policies.populations import LibraryPopulation, PortablePopulation
-
-
-class MlpSettings(BaseModel):
-    """Shape of every policy in a run.
-
-    Attributes:
-        kind: "mlp".
-        hidden_sizes: units of each hidden layer; empty for a linear policy.
-        activation: of the hidden layers.
-        output: squashes the last layer into [-1, 1]: "tanh" smoothly, "clip" by cutting; "linear" leaves it.
-        normalize_observations: subtract the running mean and divide by the running deviation of what policies see.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["mlp"] = "mlp"
-    hidden_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (128, 128)
-    activation: Literal["relu", "tanh"] = "relu"
-    output: Literal["tanh", "clip", "linear"] = "tanh"
-    normalize_observations: bool = False
+from qdrl.policies.populations import LibraryPopulation, PortablePopulation, count_parameters, split_layers
+from qdrl.policies.settings import MlpSettings
 
 
 class Mlp:
-    """The shape of one network: how a flat row is cut into layers, and how a first row is drawn.
+    """The shape of one perceptron; see `qdrl.policies.base.Policy`.
 
     Args:
-        observation_size: inputs.
-        action_size: outputs.
-        settings: layers and squashing.
-        arithmetic: how the network's numbers are computed.
+        observation_size: Number of inputs.
+        action_size: Number of outputs.
+        settings: Layers and squashing.
+        arithmetic: How the network is computed.
     """
 
     def __init__(
@@ -51,44 +31,40 @@ class Mlp:
         self.arithmetic: Arithmetic = arithmetic
         self.sizes = (observation_size, *settings.hidden_sizes, action_size)
         self.observation_size, self.action_size = observation_size, action_size
-        self.parameters = sum(inputs * outputs + outputs for inputs, outputs in pairwise(self.sizes))
+        self.parameters = count_parameters(self.sizes)
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
-        """A random genome, `(parameters,)` float32.
+        """Return a random genome, `(parameters,)` float32.
 
         Kernels are uniform in +-sqrt(3 / inputs), so that their variance is 1 / inputs (LeCun et al. 1998,
-        "Efficient BackProp", section 4.6), biases zero: the initialisation of the QDax family of papers.
+        "Efficient BackProp", section 4.6); biases are zero. The QDax family of papers initialises this way.
         """
         row = np.zeros(self.parameters, np.float32)
-        for kernel, _ in self.split(row[None]):
-            bound = np.sqrt(3.0 / kernel.shape[1])
-            kernel[0] = generator.uniform(-bound, bound, kernel.shape[1:])
+        for (inputs, outputs), (kernel, _) in zip(pairwise(self.sizes), self.split(row[None]), strict=True):
+            bound = np.sqrt(3.0 / inputs)
+            kernel[0] = generator.uniform(-bound, bound, (inputs, outputs))
         return row
 
     def split(self, genomes: Any) -> list[tuple[Any, Any]]:
-        """Views of flat rows as layers.
+        """Return views of flat rows as layers.
 
         Args:
             genomes: `(rows, parameters)`, torch or numpy.
 
         Returns:
-            for each layer, kernels `(rows, inputs, outputs)` and biases `(rows, outputs)`.
+            For each layer, kernels `(rows, inputs, outputs)` and biases `(rows, outputs)`.
         """
-        layers, start = [], 0
-        for inputs, outputs in pairwise(self.sizes):
-            middle, end = start + inputs * outputs, start + inputs * outputs + outputs
-            layers.append((genomes[:, start:middle].reshape(-1, inputs, outputs), genomes[:, middle:end]))
-            start = end
-        return layers
+        return split_layers(genomes, self.sizes)
 
     def population(self, slots: int, device: str | torch.device = "cpu") -> PortablePopulation | LibraryPopulation:
-        """Return networks that act side by side."""
+        """Return networks in `slots` slots on a device."""
+        functions = self.settings.activation, self.settings.output
         if self.arithmetic == PORTABLE and torch.device(device).type == "cpu":
-            return PortablePopulation(self, slots)
-        return LibraryPopulation(self, slots, device)
+            return PortablePopulation(self.sizes, *functions, slots)
+        return LibraryPopulation(self.sizes, *functions, slots, device)
 
     def describe(self) -> dict[str, Any]:
-        """What a stored file says about its genomes."""
+        """Return the description of the genomes that files store."""
         return {
             "kind": "mlp",
             "arithmetic": self.arithmetic,

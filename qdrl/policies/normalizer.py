@@ -1,9 +1,9 @@
-"""Running normalisation of observations, the same on every rank, kept with every elite.
+"""Running normalisation of observations, identical on every rank and stored with every elite.
 
-During a generation the statistics stand still, so a row's result does not depend on its neighbours. After it they
-absorb the moments of all rows, combined in row order (Chan, Golub and LeVeque 1983), so that they are the same bits
-for any number of ranks. An elite is bound to the statistics it was evaluated with: `snapshots` keeps those of every
-generation, and a file stores the ones its elites need.
+Statistics are constant during a generation, so a row's result does not depend on the other rows. After a generation
+the moments of all rows are merged in row order (Chan, Golub and LeVeque 1983), so that the statistics have the same
+bits for any number of ranks. An elite needs the statistics of its evaluation: `snapshots` holds those of every
+generation, and a file stores the ones that its elites need.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,12 +19,12 @@ FLOOR = 1e-2
 
 
 class ObservationNormalizer:
-    """(observation - mean) / deviation, clipped to +-10.
+    """Running mean and variance of observations; normalised ones are clipped to +-10.
 
-    Deviations below 0.01 count as 0.01, so that a constant observation is not blown up.
+    Deviations below 0.01 count as 0.01, so that a constant observation is not amplified.
 
     Args:
-        size: numbers in an observation.
+        size: Length of an observation.
     """
 
     def __init__(self, size: int) -> None:
@@ -35,19 +35,19 @@ class ObservationNormalizer:
 
     @property
     def var(self) -> np.ndarray:
-        """`(size,)` variance; ones before anything was seen."""
+        """Return the variance `(size,)`; ones before the first update."""
         return self._deviation / self.count if self.count else np.ones_like(self._deviation)
 
     def snapshot(self, generation: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance in force during a generation, remembered from its first use."""
+        """Return mean and variance of a generation; the first call for a generation stores the current ones."""
         return self.snapshots.setdefault(generation, (self.mean.copy(), self.var.copy()))
 
     def update(self, moments: ObservationMoments, valid: Tensor) -> None:
-        """Absorb the moments of all rows of a generation, in row order.
+        """Merge the moments of all rows of a generation, in row order.
 
         Args:
-            moments: of all rows.
-            valid: `(rows,)` bool; the other rows are left out, for what a broken world shows may be huge or NaN.
+            moments: Moments of all rows.
+            valid: `(rows,)` bool; other rows are ignored, because a broken world may show huge or NaN values.
         """
         columns = (moments.count * valid, moments.mean, moments.deviation)
         for count, mean, deviation in zip(*(column.cpu().numpy() for column in columns), strict=True):
@@ -60,7 +60,7 @@ class ObservationNormalizer:
             self.count = total
 
     def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray]:
-        """Current statistics, and those in force during the given generations.
+        """Return the current statistics and those of the given generations.
 
         Returns:
             mean, var, deviation `(size,)`, count; `at.generation` `(s,)`, `at.mean`, `at.var` `(s, size)`.
@@ -81,7 +81,7 @@ class ObservationNormalizer:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: the statistics are of other observations, or not finite; these are then as they were.
+            ValueError: The statistics have another shape or are not finite; the current ones are then unchanged.
         """
         generations, size = np.asarray(state["at.generation"], np.int64), self.mean.shape
         shapes = {"mean": size, "deviation": size}
@@ -103,5 +103,5 @@ def normalize_(observations: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def deviation_of(var: np.ndarray) -> Tensor:
-    """What observations are divided by, `(size,)` float32."""
+    """Return the divisor of observations, `(size,)` float32."""
     return torch.from_numpy(np.maximum(np.sqrt(var), FLOOR).astype(np.float32))

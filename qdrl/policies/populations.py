@@ -1,12 +1,13 @@
-"""Perceptrons of a whole population side by side: portable kernels on the CPU, or the products of BLAS and torch.
+"""Perceptrons of a whole population, computed by portable kernels on the CPU or by BLAS and torch.
 
-A row's actions never depend on its neighbours or on how many there are. `PortablePopulation` computes a slot at a
-time. `LibraryPopulation` calls numpy's product a row at a time on the CPU, because torch's batched product was measured
-to change the last bits of 128 -> 6 and 128 -> 17 layers with the batch; on other devices it calls torch's.
+A row's actions never depend on the other rows or on their number. `PortablePopulation` computes one slot at a time.
+`LibraryPopulation` calls numpy's product one row at a time on the CPU, because torch's batched product was measured
+to change the last bits of 128 -> 6 and 128 -> 17 layers with the batch size; on other devices it calls torch's product.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,27 +15,39 @@ from torch import Tensor
 
 from qdrl.compute.arrays import native
 
-if TYPE_CHECKING:
-    from qdrl.policies.mlp import Mlp
-
 _ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_}
 _SQUASHES = {"tanh": torch.tanh_, "clip": lambda values: values.clamp_(-1.0, 1.0), "linear": lambda values: values}
+
+
+def count_parameters(sizes: Sequence[int]) -> int:
+    """Return the length of a flat row of a perceptron with these layer sizes, inputs first."""
+    return sum(inputs * outputs + outputs for inputs, outputs in pairwise(sizes))
+
+
+def split_layers(genomes: Any, sizes: Sequence[int]) -> list[tuple[Any, Any]]:
+    """Return views of flat rows `(rows, parameters)` as layers; see `qdrl.policies.mlp.Mlp.split`."""
+    layers, start = [], 0
+    for inputs, outputs in pairwise(sizes):
+        middle, end = start + inputs * outputs, start + inputs * outputs + outputs
+        layers.append((genomes[:, start:middle].reshape(-1, inputs, outputs), genomes[:, middle:end]))
+        start = end
+    return layers
 
 
 class Slots:
     """Genomes of a fixed number of slots.
 
     Args:
-        slots: how many.
-        parameters: length of a genome.
-        device: where they lie.
+        slots: Number of slots.
+        parameters: Length of a genome.
+        device: Device that holds the genomes.
     """
 
     def __init__(self, slots: int, parameters: int, device: str | torch.device = "cpu") -> None:
         self.genomes = torch.zeros(slots, parameters, device=device)
 
     def load(self, slots: Sequence[int], genomes: Tensor) -> None:
-        """Put genomes `(len(slots), parameters)` into slots."""
+        """Copy genomes `(len(slots), parameters)` into slots."""
         if isinstance(slots, range) and slots.step == 1:
             self.genomes[slots.start : slots.stop] = genomes
             return
@@ -42,7 +55,7 @@ class Slots:
             self.genomes[slot] = genome
 
     def move(self, source: int, target: int) -> None:
-        """Let slot `target` compute what slot `source` computes."""
+        """Copy the network of slot `source` into slot `target`."""
         self.genomes[target] = self.genomes[source]
 
 
@@ -50,25 +63,27 @@ class PortablePopulation(Slots):
     """Networks computed by `qdrl.compute.portable.kernels.forward`, all slots in one call.
 
     Args:
-        mlp: the shape of the networks.
-        slots: how many.
+        sizes: Units of each layer, inputs and outputs included.
+        activation: Activation of the hidden layers, a key of `kernels.ACTIVATIONS`.
+        output: Function of the last layer, a key of `kernels.ACTIVATIONS`.
+        slots: Number of slots.
     """
 
-    def __init__(self, mlp: "Mlp", slots: int) -> None:
+    def __init__(self, sizes: Sequence[int], activation: str, output: str, slots: int) -> None:
         from qdrl.compute.portable.kernels import ACTIVATIONS, forward
 
-        super().__init__(slots, mlp.parameters)
+        super().__init__(slots, count_parameters(sizes))
         self._forward = forward
-        self._sizes = np.array(mlp.sizes, np.int64)
-        self._codes = ACTIVATIONS[mlp.settings.activation], ACTIVATIONS[mlp.settings.output]
-        self._scratch = np.zeros((2, max(mlp.sizes)), np.float32)
-        self._actions = torch.zeros(slots, mlp.action_size)
+        self._sizes = np.array(sizes, np.int64)
+        self._codes = ACTIVATIONS[activation], ACTIVATIONS[output]
+        self._scratch = np.zeros((2, max(sizes)), np.float32)
+        self._actions = torch.zeros(slots, sizes[-1])
         self._weights, self._results = self.genomes.numpy(), self._actions.numpy()
 
     def act(self, observations: Tensor) -> Tensor:
         """Return the actions of the first slots; see `LibraryPopulation.act`."""
-        seen = np.ascontiguousarray(observations.numpy(), np.float32)
-        self._forward(self._weights, seen, self._sizes, *self._codes, self._scratch, self._results)
+        inputs = np.ascontiguousarray(observations.numpy(), np.float32)
+        self._forward(self._weights, inputs, self._sizes, *self._codes, self._scratch, self._results)
         return self._actions[: len(observations)]
 
 
@@ -76,17 +91,20 @@ class LibraryPopulation(Slots):
     """Networks computed by the products of BLAS or torch.
 
     Args:
-        mlp: the shape of the networks.
-        slots: how many.
-        device: where they compute.
+        sizes: Units of each layer, inputs and outputs included.
+        activation: Activation of the hidden layers: "relu" or "tanh".
+        output: Function of the last layer: "tanh", "clip" or "linear".
+        slots: Number of slots.
+        device: Device that computes them.
     """
 
-    def __init__(self, mlp: "Mlp", slots: int, device: str | torch.device = "cpu") -> None:
-        super().__init__(slots, mlp.parameters, device)
-        hidden = [_ACTIVATIONS[mlp.settings.activation]] * len(mlp.settings.hidden_sizes)
-        self._activations = [*hidden, _SQUASHES[mlp.settings.output]]
-        self._layers = mlp.split(self.genomes)
-        self._outputs = [torch.zeros(slots, size, device=device) for size in mlp.sizes[1:]]
+    def __init__(
+        self, sizes: Sequence[int], activation: str, output: str, slots: int, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__(slots, count_parameters(sizes), device)
+        self._activations = [*[_ACTIVATIONS[activation]] * (len(sizes) - 2), _SQUASHES[output]]
+        self._layers = split_layers(self.genomes, sizes)
+        self._outputs = [torch.zeros(slots, size, device=device) for size in sizes[1:]]
         self._make_affine = _numpy_affine if isinstance(native(self.genomes), np.ndarray) else _torch_affine
         self._count, self._steps = -1, []
 
@@ -108,7 +126,7 @@ class LibraryPopulation(Slots):
         return values
 
     def _prepare(self, count: int) -> None:
-        """Cut views for this many slots; making them at every call took longer than the products of a few slots."""
+        """Build views for `count` slots; building them at every call took longer than the products of a few slots."""
         self._count = count
         layers = zip(self._layers, self._activations, self._outputs, strict=True)
         self._steps = [
@@ -118,7 +136,7 @@ class LibraryPopulation(Slots):
 
 
 def _numpy_affine(kernels: Tensor, biases: Tensor, output: Tensor) -> Callable[[Tensor], None]:
-    """A function from values to `values @ kernels + biases` in `output`, a row at a time: no row depends on another."""
+    """Return a function that writes `values @ kernels + biases` into `output` one independent row at a time."""
     weights, offset, result = kernels.numpy(), biases.numpy(), output.numpy()
     rows, matmul, add = result[:, None, :], np.matmul, np.add
 
@@ -130,6 +148,7 @@ def _numpy_affine(kernels: Tensor, biases: Tensor, output: Tensor) -> Callable[[
 
 
 def _torch_affine(kernels: Tensor, biases: Tensor, output: Tensor) -> Callable[[Tensor], None]:
+    """Return a function that writes `values @ kernels + biases` into `output` with one batched product."""
     rows, offset = output[:, None, :], biases[:, None, :]
 
     def affine(values: Tensor) -> None:

@@ -19,7 +19,7 @@ from qdrl.archives.axes import Axis
 from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.policies.base import PolicySettings
+from qdrl.policies.settings import PolicySettings
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask

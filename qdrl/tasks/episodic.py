@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from qdrl.evaluation import Candidates, Evaluation, evaluated
-from qdrl.policies.base import PolicySettings, make_policy
+from qdrl.policies.base import make_policy
 from qdrl.policies.conv import Conv
 from qdrl.policies.normalizer import ObservationNormalizer
+from qdrl.policies.settings import PolicySettings
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.environments.failures import FailureLog
 from qdrl.tasks.episodes.rollout import EpisodeWorlds, Rollout, RunsEpisodes
@@ -107,7 +108,7 @@ class EpisodicTask:
         """A rollout of this task's policies and episodes in worlds of the caller's."""
         rollout = Rollout(worlds, self.policy, len(self.spec.axes), self.spec.episode_length)
         if isinstance(self.policy, Conv) and self.policy.settings.virtual_batch_norm:
-            rollout.refer_to(self.reference())
+            rollout.set_reference(self.reference())
         return rollout
 
     def reference(self) -> Tensor:

@@ -21,7 +21,7 @@ from qdrl.archives.axes import Axis
 from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
-from qdrl.policies.base import PolicySettings
+from qdrl.policies.settings import PolicySettings
 from qdrl.provenance.source_code import definition_of, is_users
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.environments.episode import EnvironmentFacts, EpisodePlan

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.compute.portable import PORTABLE, Arithmetic
-from qdrl.policies.base import PolicySettings
+from qdrl.policies.settings import PolicySettings
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.maze import MAZES, RADIUS, Maze, MazeWorlds, maze_spec, walls
 

@@ -32,7 +32,7 @@ from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.compute.portable.functions import sines_in
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.policies.base import PolicySettings
+from qdrl.policies.settings import PolicySettings
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 

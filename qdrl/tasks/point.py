@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qdrl.archives.axes import Axis
 from qdrl.compute.portable import PORTABLE, Arithmetic
-from qdrl.policies.base import PolicySettings
+from qdrl.policies.settings import PolicySettings
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask

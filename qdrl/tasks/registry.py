@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.policies.base import PolicySettings, policy_settings
+from qdrl.policies.settings import PolicySettings, policy_settings
 from qdrl.tasks.base import Task
 
 _FUNCTION_NAMES = ("arm", "sphere", "rastrigin")

@@ -9,7 +9,8 @@ from qdrl.compute.portable import BLAS, PORTABLE, Arithmetic
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.policies.base import make_policy
-from qdrl.policies.conv import Conv, Convolution, ConvSettings
+from qdrl.policies.conv import Conv
+from qdrl.policies.settings import Convolution, ConvSettings
 from qdrl.run.start import build
 
 SMALL = ConvSettings(
@@ -91,7 +92,7 @@ def test_a_row_is_the_same_bits_whoever_stands_beside_it(normalised: int) -> Non
     genomes, seen = rows(shape, 5), images(shape, 5)
     many, one = shape.population(5), shape.population(1)
     for population in (many, one):
-        population.refer_to(images(shape, 30, seed=9))
+        population.set_reference(images(shape, 30, seed=9))
     many.load(range(5), genomes)
     found = many.act(seen).clone()
     for row in range(5):
@@ -107,7 +108,7 @@ def test_both_arithmetics_compute_the_same_network(padding: str, normalised: int
     for arithmetic in (PORTABLE, BLAS):
         shape = Conv(IMAGE, 3, changed, arithmetic)
         population = shape.population(2)
-        population.refer_to(images(shape, 12, seed=9))
+        population.set_reference(images(shape, 12, seed=9))
         population.load([0, 1], rows(shape, 2))
         found.append(population.act(images(shape, 2)).clone())
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
@@ -119,7 +120,7 @@ def test_virtual_batch_norm_is_batch_norm_over_the_reference() -> None:
     population = shape.population(1)
     with pytest.raises(RuntimeError, match="needs its reference observations first"):
         population.load([0], genome)
-    population.refer_to(reference)
+    population.set_reference(reference)
     population.load([0], genome)
     values = reference.view(-1, *IMAGE)
     parts = [[part[0] for part in layer] for layer in shape.split(genome)]

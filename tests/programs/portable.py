@@ -17,8 +17,9 @@ from qdrl.analysis.rerun import replay
 from qdrl.archives.hdf5 import open_archive
 from qdrl.compute.portable.functions import portable_sines
 from qdrl.evaluation import Candidates
-from qdrl.policies.base import make_policy, policy_settings
+from qdrl.policies.base import make_policy
 from qdrl.policies.conv_populations import ConvSlots
+from qdrl.policies.settings import policy_settings
 from qdrl.streams import Streams
 from qdrl.tasks.registry import make_task
 
@@ -58,7 +59,7 @@ def convolutions() -> str:
     policy = make_policy(policy_settings(CONV)(**CONV), IMAGE[0] * IMAGE[1] * IMAGE[2], 3, IMAGE)
     population = policy.population(3)
     assert isinstance(population, ConvSlots)
-    population.refer_to(uniform(20, policy.observation_size, seed=2))
+    population.set_reference(uniform(20, policy.observation_size, seed=2))
     population.load(range(3), uniform(3, policy.parameters, scale=0.2))
     return digest(population.act(uniform(3, policy.observation_size, seed=1)).numpy())
 

@@ -131,10 +131,10 @@ class Rollout:
         if isinstance(self._worlds, Closable):
             self._worlds.close()
 
-    def refer_to(self, observations: Tensor) -> None:
+    def set_reference(self, observations: Tensor) -> None:
         """Observations `(n, observation_size)` that convolutional policies are normalised over."""
         if isinstance(self._population, ConvSlots):
-            self._population.refer_to(observations)
+            self._population.set_reference(observations)
 
     def run(
         self,

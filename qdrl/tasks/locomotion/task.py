@@ -21,8 +21,8 @@ from qdrl.compute.portable import PORTABLE, TORCH, Arithmetic
 from qdrl.physics import Worlds
 from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.physics.library import mujoco
-from qdrl.policies.base import PolicySettings
 from qdrl.policies.mlp import Mlp
+from qdrl.policies.settings import PolicySettings
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
