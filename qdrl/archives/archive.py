@@ -11,7 +11,7 @@ stated relative to the archive as it was before the batch, as pyribs does.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from torch import Tensor
 
 from qdrl.archives.base import FIELDS, Geometry, Insertion, Numbers, width_of
 from qdrl.archives.batches import cells_of, copy_rows, drawn_from, read_batch, room, taken, tensor_of
+from qdrl.archives.described import Described
 from qdrl.archives.statistics import Statistics, statistics
-
-if TYPE_CHECKING:
-    from qdrl.archives.snapshot import Described
 
 
 class Archive:
@@ -170,7 +168,7 @@ class Archive:
     def save(
         self,
         path: str | Path,
-        task: "Described",
+        task: Described,
         *,
         seed: int | None = None,
         emitters: Sequence[str] | None = None,

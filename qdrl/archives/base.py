@@ -4,17 +4,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from qdrl.archives.described import Described
 from qdrl.archives.statistics import Statistics
-
-if TYPE_CHECKING:
-    from qdrl.archives.snapshot import Described
 
 Numbers = Tensor | ArrayLike
 """What archives accept where they take arrays: a tensor, a numpy array, or numbers in nested sequences."""
@@ -136,7 +134,7 @@ class AnyArchive(Protocol):
     def save(
         self,
         path: str | Path,
-        task: "Described",
+        task: Described,
         *,
         seed: int | None = None,
         emitters: Sequence[str] | None = None,

@@ -19,6 +19,22 @@ from qdrl.errors import UserError
 _DAMAGE = (OSError, RuntimeError, MemoryError)
 
 
+def archive_file(path: str | Path) -> Path:
+    """Return the file that a path to an archive means: the file itself, or the archive.h5 of a run folder.
+
+    Raises:
+        UserError: there is no such file, or the folder holds no archive.h5.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "archive.h5").is_file():
+            raise UserError(f"{path}: this folder holds no archive.h5; give an archive file or a run folder")
+        return path / "archive.h5"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or run folder")
+    return path
+
+
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets.

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from qdrl.archives.axes import Axis
-from qdrl.archives.files import StoredArray, open_hdf5, write_hdf5
+from qdrl.archives.files import StoredArray, archive_file, open_hdf5, write_hdf5
 from qdrl.archives.inspection import can_start_processes, check, inspect
 from qdrl.archives.layout import CHECKPOINT_FORMAT, COLUMNS, FORMAT, FORMAT_VERSION, META_JSON, find_problems
 from qdrl.archives.lineages import StoredLineages
@@ -43,8 +43,7 @@ def open_archive(path: str | Path) -> StoredArchive:
         UserError: there is no such file, or it is not a whole archive of a known version; the first problem
             is named (`validate` lists all).
     """
-    path = Path(path)
-    path = path / "archive.h5" if path.is_dir() else path
+    path = archive_file(path)
     with _examined(path) as file:
         return _read(file, path)
 

@@ -7,7 +7,7 @@ An entry's cell is its number: the first entry's is 0, the next one's 1, whateve
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from torch import Tensor
 from qdrl.archives.admission import All, Rule
 from qdrl.archives.base import FIELDS, Insertion, Numbers, width_of
 from qdrl.archives.batches import cells_of, copy_rows, drawn_from, read_batch, room, taken, tensor_of
+from qdrl.archives.described import Described
 from qdrl.archives.grid import bounds_in_words, check_bounds
 from qdrl.archives.statistics import Statistics, statistics
-
-if TYPE_CHECKING:
-    from qdrl.archives.snapshot import Described
 
 _FIRST_ROOM = 64  # entries; doubled whenever it is full
 
@@ -212,7 +210,7 @@ class NoveltyArchive:
     def save(
         self,
         path: str | Path,
-        task: "Described",
+        task: Described,
         *,
         seed: int | None = None,
         emitters: Sequence[str] | None = None,

@@ -1,38 +1,23 @@
 """A live archive as a stored one: to save it, plot it, and read it like an archive file. Needs no torch by itself."""
 
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qdrl.archives.axes import Axis
+from qdrl.archives.described import Described
 from qdrl.archives.hdf5 import write_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
-from qdrl.provenance.software import as_unicode, git_commit, packages
+from qdrl.provenance.software import git_commit, origin
 
 if TYPE_CHECKING:
     from qdrl.archives.base import AnyArchive
-
-
-class Described(Protocol):
-    """What an archive file says about a task; every `qdrl.tasks.base.Task` is one."""
-
-    spec: Any
-    parameters: int
-
-    @property
-    def mjcf(self) -> str | None: ...
-
-    def describe_policy(self) -> dict[str, Any] | None: ...
-
-    def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None: ...
 
 
 def save(
@@ -47,20 +32,13 @@ def save(
 ) -> Path:
     """Write a live archive to a file; see `qdrl.Archive.save`."""
     stored = snapshot(archive, task)
-    attributes = {
-        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "qdrl_version": version("qdrl"),
-        "git_commit": git_commit(),
-        "seed": seed,
-        "license": license,
-    }
-    command = {"arguments": [Path(sys.argv[0]).name, *map(as_unicode, sys.argv[1:])], "ranks": None}
-    origin = {"config": None if config is None else dict(config), "command": command, "packages": packages()}
+    created_utc = datetime.now(UTC).isoformat(timespec="seconds")
+    attributes, meta = origin(seed, created_utc, ranks=None, commit=git_commit(), license=license)
     whole = replace(
         stored,
         emitters=stored.emitters if emitters is None else tuple(emitters),
-        attributes={name: value for name, value in attributes.items() if value is not None},
-        meta=stored.meta | origin,
+        attributes=attributes,
+        meta=stored.meta | meta | {"config": None if config is None else dict(config)},
         genomes=_genomes(archive),
     )
     try:
@@ -86,17 +64,32 @@ def snapshot(archive: "AnyArchive", task: Described | None = None) -> StoredArch
     Raises:
         ValueError: the task has another number of axes or parameters than the archive.
     """
+    if task is not None:
+        _check(archive, task)
+    return without_genomes(archive, task)
+
+
+def without_genomes(
+    archive: "AnyArchive", task: Described | None, generations: Sequence[int] | np.ndarray = ()
+) -> StoredArchive:
+    """Return the part of a stored archive that follows from a live archive and its task: all but genomes and origin.
+
+    Args:
+        archive: an `Archive` or a `NoveltyArchive`, of weights or of lineages.
+        task: names the axes and the fitness; generic names are used when left out.
+        generations: whose observation statistics are needed besides those of the elites.
+    """
     geometry, columns = archive.geometry, archive.columns()
     axes = _axes(geometry.lower, geometry.upper)
     meta: dict[str, Any] = {}
     normalizer = None
     if task is not None:
-        _check(archive, task)
         axes = tuple(
             replace(named, lower=a.lower, upper=a.upper) for named, a in zip(task.spec.axes, axes, strict=True)
         )
         meta = {"task": task.spec.describe(), "policy": task.describe_policy(), "mjcf": task.mjcf}
-        normalizer = task.state_dict(np.unique(columns["generation"]).tolist())
+        needed = np.concatenate([columns["generation"], generations]).astype(np.int64)
+        normalizer = task.state_dict(np.unique(needed).tolist())
     if normalizer is not None:
         normalizer = {name: values for name, values in normalizer.items() if name != "deviation"}  # derived from var
     return StoredArchive(

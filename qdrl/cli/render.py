@@ -25,12 +25,11 @@ def command(archive: Path, output: Path, cell: int | None, width: int, height: i
       MUJOCO_GL=egl qdrl render archives/reference/walker2d_uni.h5 --cell 12 walker.mp4
     """
     from qdrl.archives.hdf5 import open_archive
-    from qdrl.cli.archive.paths import archive_file
     from qdrl.errors import UserError
     from qdrl.report.video import check_video_path, film, require_rendering
 
     check_video_path(output)
-    stored = open_archive(archive_file(archive))
+    stored = open_archive(archive)
     chosen = stored.best_cell if cell is None else cell
     stored.row_of(chosen)  # a wrong cell is refused before anything slow begins
     require_rendering()

@@ -19,31 +19,31 @@ _PATIENCE = 20.0  # seconds; a file system that is slower names no commit
 
 
 def origin(
-    seed: int,
+    seed: int | None,
     created_utc: str,
     *,
-    ranks: int,
+    ranks: int | None,
     commit: str,
     license: str | None = None,  # noqa: A002 - its name
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the root attributes and the `meta` entries of a file.
+    """Return the root attributes and the `meta` entries of a file; attributes that are None are absent.
 
     Args:
         seed: the run's seed.
         created_utc: when the run began.
-        ranks: number of ranks that run it.
+        ranks: number of ranks of the run; None for an archive that no experiment file made.
         commit: of the source that runs, see `git_commit`.
-        license: licence of the file as the user stated it; the attribute is absent where there is none.
+        license: licence of the file as the user stated it.
     """
-    attributes = {
+    stated = {
         "created_utc": created_utc,
         "qdrl_version": version("qdrl"),
         "git_commit": commit,
         "seed": seed,
+        "license": license,
     }
-    if license is not None:
-        attributes["license"] = license
     command = {"arguments": [Path(sys.argv[0]).name, *map(as_unicode, sys.argv[1:])], "ranks": ranks}
+    attributes = {name: value for name, value in stated.items() if value is not None}
     return attributes, {"command": command, "packages": packages()}
 
 

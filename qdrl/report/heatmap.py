@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qdrl.archives.axes import Axis
-from qdrl.archives.snapshot import Described, stored_view
+from qdrl.archives.described import Described
+from qdrl.archives.snapshot import stored_view
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.report.figures import EMPTY, FAINT, INK, name_of, new_figure, quiet, summary_of

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from qdrl.algorithms.base import Algorithm, lineages_of
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.files import clear_leftovers, reason_of
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
+from qdrl.archives.snapshot import without_genomes
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.trees import check_storable
 from qdrl.config import Experiment
@@ -190,17 +191,12 @@ class Recorder:
             LOGGER.warning(message)
 
     def stored(self) -> StoredArchive:
-        """The run's archive as it stands, ready to be written."""
+        """Return the run's archive as it stands, ready to be written."""
         parts = self._parts
-        elites = parts.archive.state_dict()
-        genomes = elites.pop("genome")
+        genomes = parts.archive.genomes_of(parts.archive.occupied_cells).cpu().numpy()
         lineages = lineages_of(parts.algorithm, genomes)
-        elites.pop("rule", None)  # only resuming needs it
-        spec, geometry = parts.task.spec, parts.archive.geometry
         champion = getattr(parts.algorithm, "champion", None)
-        normalizer = parts.task.state_dict(_generations(elites, champion))
-        if normalizer is not None:
-            normalizer.pop("deviation")  # only resuming needs it
+        stored = without_genomes(parts.archive, parts.task, () if champion is None else champion["generation"])
         attributes, meta = origin(
             parts.experiment.seed,
             self._past.created_utc,
@@ -213,31 +209,16 @@ class Recorder:
         now = {"git_commit": attributes["git_commit"], "packages": meta["packages"]}
         if earlier := without_repeats(self._past.earlier, now):
             meta["command"]["earlier"] = earlier
-        return StoredArchive(
-            axes=spec.axes,
-            kind=geometry.kind,
-            shape=geometry.shape,
-            centroids=geometry.centroids,
-            fitness_name=spec.fitness_name,
-            qd_offset=spec.qd_offset,
+        return replace(
+            stored,
             emitters=parts.algorithm.emitters,
-            elites=elites,
             genomes=None if lineages else genomes,
             lineages=lineages,
             champion=champion,
             history=self.history.arrays(),
             attributes=attributes,
-            meta={
-                **meta,
-                "config": parts.experiment.resolved(),
-                "task": spec.describe(),
-                "policy": parts.task.describe_policy(),
-                "mjcf": parts.task.mjcf,
-                "code": parts.code,
-            },
-            normalizer=normalizer,
+            meta=stored.meta | meta | {"config": parts.experiment.resolved(), "code": parts.code},
             actor=getattr(parts.algorithm, "actor", None),
-            neighbours=getattr(geometry, "neighbours", None),
         )
 
     def _measure(self, algorithm: Algorithm, evaluation: Evaluation) -> dict[str, float]:
