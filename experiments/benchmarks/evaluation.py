@@ -37,7 +37,7 @@ from measure import line, median_ratio, take_turns
 from torch import Tensor
 
 from qdrl.algorithms.base import Algorithm
-from qdrl.compute.portable import BLAS, PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import BLAS, PORTABLE, Arithmetic
 from qdrl.config import Experiment, parse_experiment
 from qdrl.engine import evolve
 from qdrl.evaluation import Candidates, Evaluation

@@ -32,9 +32,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import ACTIONS, DIMENSIONS, OBSERVATIONS, POLICY, Size, critic_flops, pg_flops
 
-from qdrl.critics.chunks import new_chunk
+from qdrl.critics.chunks import allocate_chunk
 from qdrl.critics.injection import conditioned
-from qdrl.critics.minibatches import Step
+from qdrl.critics.minibatches import Minibatch
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
 from qdrl.parallel.learners import OneLearner
@@ -119,7 +119,9 @@ def critic_kernels() -> float:
         return torch.zeros(steps, settings.batch_size, width, device="meta")
 
     steps, seen = 100 * settings.actor_delay, OBSERVATIONS + DIMENSIONS
-    chunk = new_chunk([Step(*map(column, (ACTIONS + seen, seen, ACTIONS, 1, 1, 1)))], steps // settings.actor_delay)
+    chunk = allocate_chunk(
+        [Minibatch(*map(column, (ACTIONS + seen, seen, ACTIONS, 1, 1, 1)))], steps // settings.actor_delay
+    )
     with TorchKernels() as kernels:
         td3._take(chunk, 0, OneLearner())
     return kernels.count / steps

@@ -31,7 +31,7 @@ from measure import compare, line, median_ratio, seconds, take_turns
 from torch import Tensor, nn
 
 from qdrl.critics.injection import conditioned
-from qdrl.critics.replay import LabelledTransitions, Replay
+from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
@@ -88,7 +88,7 @@ def main() -> None:
     line("dcrl_paper.matmul_gflops_per_second", statistics.median(found["matmul"]) / 1e9, "GFLOP/s")
 
 
-def filled_replay(count: int) -> Replay:
+def filled_replay(count: int) -> ReplayBuffer:
     """A replay of random transitions, nowhere near 1 in any number."""
     draw = np.random.default_rng(0)
 
@@ -96,7 +96,7 @@ def filled_replay(count: int) -> Replay:
         return torch.from_numpy(draw.standard_normal((count, *shape), np.float32))
 
     flags = torch.from_numpy(draw.random((2, count)) < 0.01)
-    replay = Replay(count, OBSERVATIONS, ACTIONS, DIMENSIONS)
+    replay = ReplayBuffer(count, OBSERVATIONS, ACTIONS, DIMENSIONS)
     replay.add(
         LabelledTransitions(
             observation=normal(OBSERVATIONS),

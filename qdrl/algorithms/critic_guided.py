@@ -31,7 +31,7 @@ from qdrl.archives.batches import copy_rows
 from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import inject
 from qdrl.critics.learner import Learner
-from qdrl.critics.replay import LabelledTransitions
+from qdrl.critics.replay_buffer import LabelledTransitions
 from qdrl.critics.settings import LearningSettings
 from qdrl.critics.variation import PolicyGradient
 from qdrl.errors import UserError

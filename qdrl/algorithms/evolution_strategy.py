@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.stats import rankdata
 from torch import Tensor
 
+from qdrl.compute.arrays import load_array
 from qdrl.compute.optimizers import Adam, Momentum
-from qdrl.compute.states import load_array
 from qdrl.evaluation import Evaluation
 from qdrl.genomes.noise import KeyedNoise, Noise, NoiseSource
 from qdrl.streams import Streams

@@ -11,7 +11,7 @@ from torch import Tensor
 from qdrl.analysis.permissions import Permission
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.stored import StoredArchive
-from qdrl.compute.portable import BLAS, Arithmetic
+from qdrl.compute.arithmetic import BLAS, Arithmetic
 from qdrl.errors import UserError
 from qdrl.genomes.ancestry import Ancestry, Lineage
 from qdrl.genomes.decoding import Decoder, Initial, Offspring

@@ -4,7 +4,7 @@ from typing import Any
 
 from qdrl.analysis.decode import arithmetic_of
 from qdrl.archives.stored import StoredArchive
-from qdrl.compute.portable import BLAS
+from qdrl.compute.arithmetic import BLAS
 from qdrl.provenance.software import packages
 
 _PORTABLE_TRAINING = ("map_elites", "deep_ga")  # element-wise operations and comparisons only

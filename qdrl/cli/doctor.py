@@ -73,14 +73,14 @@ def _python() -> str:
 
 
 def _memory() -> str:
-    from qdrl.compute.machine import memory_limit
+    from qdrl.compute.resource_limits import memory_limit
 
     limit, whole = memory_limit(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"{whole / 2**30:.1f} GiB" + (f", limited to {limit / 2**30:.1f} GiB for this process" * (limit < whole))
 
 
 def _cores(cores: set[int]) -> str:
-    from qdrl.compute.machine import core_quota
+    from qdrl.compute.resource_limits import core_quota
 
     quota = core_quota()
     limited = f", the time of {quota:g} of them" if quota is not None and quota < len(cores) else ""

@@ -1,1 +1,1 @@
-"""Computation: arrays and devices, random numbers, optimisers, CUDA graphs, portable arithmetic."""
+"""Numerical building blocks: arrays, devices, random numbers, optimisers, CUDA graphs and portable arithmetic."""

@@ -1,7 +1,7 @@
-"""Work on a GPU that is launched as a whole.
+"""CUDA graphs: launch a fixed sequence of GPU kernels with one call.
 
-Launching a kernel takes the host some microseconds, which is longer than a small kernel runs. A CUDA graph launches
-hundreds of them at once.
+Launching a kernel takes the host several microseconds, which is longer than a small kernel runs. A CUDA graph launches
+hundreds of kernels at once.
 """
 
 import gc
@@ -11,22 +11,22 @@ from functools import partial
 
 import torch
 
-# Graphs captured on one stream, as torch does, share cuBLAS's workspace, and the first that is destroyed takes it away
-# from the others (pytorch issue 193402): none is.
-_FOR_EVER: list[torch.cuda.CUDAGraph] = []
+# Graphs that torch captures on one stream share cuBLAS's workspace. Destroying the first of them frees that workspace
+# while the others still use it (pytorch issue 193402), so graphs are kept until the process ends.
+_captured_graphs: list[torch.cuda.CUDAGraph] = []
 
 
-class Replayed:
-    """Work without arguments that is done again and again: on a GPU a CUDA graph from the second time on.
+class GraphedCall:
+    """A function without arguments that runs as a CUDA graph from its second call on.
 
-    The first time it runs as it is, so that libraries load and kernels compile; the second time it is captured. It must
-    do the same each time to tensors that stay where they are, without asking the device for an answer. Elsewhere it
-    always runs as it is.
+    The first call runs the function directly, so that libraries load and kernels compile; the second call captures it.
+    The function must do the same work at each call, on tensors that keep their memory, and must not read a value back
+    from the device. On other devices every call runs the function directly.
 
     Args:
-        work: what is done.
-        device: where.
-        capture: makes a graph of the work and gives what launches it; torch's way where left out.
+        work: the function.
+        device: where it runs.
+        capture: captures `work` and returns a function that launches the graph; torch's capture by default.
     """
 
     def __init__(
@@ -36,62 +36,66 @@ class Replayed:
         capture: Callable[[], Callable[[], object]] | None = None,
     ) -> None:
         self._work, self._on_gpu = work, device.type == "cuda"
-        self._capture = capture or partial(_captured, work, device)
+        self._capture = capture or partial(_capture_graph, work, device)
         self._launch: Callable[[], object] | None = None
         self._is_warm = False
 
     def __call__(self) -> None:
+        """Run the function, or launch its graph."""
         if self._launch is None and not (self._on_gpu and self._is_warm):
             self._work()
             self._is_warm = True
             return
         if self._launch is None:
-            with _without_garbage():
+            with _garbage_collection_disabled():
                 self._launch = self._capture()
         self._launch()
 
 
-class Aside:
-    """Work that a GPU may do while it does what comes next, `with aside: ...`, until `aside.join()`.
+class SideStream:
+    """A second stream: work inside `with side_stream: ...` overlaps with what follows, until `side_stream.join()`.
 
-    Small kernels leave most of a GPU idle, and in a graph each waits for the one before unless it is told not to. What
-    is done aside and what is done meanwhile must not touch what the other writes. Elsewhere it is done at once.
+    Small kernels leave most of a GPU idle, and kernels of one stream run one after the other. Work on the side stream
+    and work issued before `join` must not touch memory that the other writes. On other devices nothing overlaps.
 
     Args:
-        device: where.
+        device: the device of both streams.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._inside, self._is_out = ExitStack(), False
+        self._context, self._is_pending = ExitStack(), False
 
     def __enter__(self) -> None:
-        self._is_out = True
+        self._is_pending = True
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-            self._inside.enter_context(torch.cuda.stream(self._stream))
+            self._context.enter_context(torch.cuda.stream(self._stream))
 
     def __exit__(self, *_: object) -> None:
-        self._inside.close()
+        self._context.close()
 
     def join(self) -> None:
-        """What comes next waits for it, if there is anything; a capture must not wait for a stream outside of it."""
-        is_out, self._is_out = self._is_out, False
-        if is_out and self._stream is not None:
+        """Make the current stream wait for the side stream; do nothing when no work is pending.
+
+        A capture must not wait for a stream that is not part of it.
+        """
+        is_pending, self._is_pending = self._is_pending, False
+        if is_pending and self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
 
-def _captured(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+def _capture_graph(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device), torch.cuda.graph(graph):
         work()
-    _FOR_EVER.append(graph)
+    _captured_graphs.append(graph)
     return graph.replay
 
 
 @contextmanager
-def _without_garbage() -> Iterator[None]:
-    """Nothing is collected meanwhile: what a collected object gives back to the device would disturb a capture."""
+def _garbage_collection_disabled() -> Iterator[None]:
+    """Collect garbage now and not during the capture: freeing device memory would invalidate the capture."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Which device a process computes on, and whether what it wants fits there."""
+"""The device of a process, and checks that large allocations fit into its memory."""
 
 import os
 
@@ -9,15 +9,16 @@ from qdrl.parallel.ranks import local_rank, local_size
 
 
 def device_of(name: str) -> torch.device:
-    """The device that `compute.device` stands for in this process: of a node's GPUs each rank takes the next.
+    """Return this process's device for a value of `compute.device`.
 
-    A GPU becomes torch's current one: events and streams that name none are then its own.
+    The GPUs of a node are assigned to its ranks in turn. The GPU also becomes torch's current device, so that events
+    and streams created without a device belong to it.
 
     Args:
         name: "cuda" or "warp-cpu".
 
     Raises:
-        UserError: there is no GPU.
+        UserError: torch finds no GPU.
     """
     if name == "warp-cpu":
         return torch.device("cpu")
@@ -29,10 +30,15 @@ def device_of(name: str) -> torch.device:
 
 
 def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
-    """Compare what so many worlds take with `free_memory` of their device.
+    """Check that a number of worlds fits into the `free_memory` of a device.
+
+    Args:
+        worlds: number of worlds.
+        bytes_each: bytes of one world.
+        device: where they would be allocated.
 
     Raises:
-        UserError: it is too much; the line names how many fit.
+        UserError: they do not fit; the message says how many do.
     """
     free = free_memory(device)
     if worlds * bytes_each > free:
@@ -43,10 +49,15 @@ def check_memory(worlds: int, bytes_each: int, device: torch.device) -> None:
 
 
 def check_archive(cells: int, parameters: int, device: torch.device) -> None:
-    """Compare the genomes of a full archive with `free_memory` of their device.
+    """Check that the genomes of a full archive fit into the `free_memory` of a device.
+
+    Args:
+        cells: cells of the archive.
+        parameters: float32 numbers of a genome.
+        device: where they would be allocated.
 
     Raises:
-        UserError: they are too many.
+        UserError: they do not fit.
     """
     needed, free = 4 * cells * parameters, free_memory(device)
     if needed > free:
@@ -57,15 +68,18 @@ def check_archive(cells: int, parameters: int, device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """This rank's share of the bytes of a device that nobody has taken, and what torch holds back for it."""
+    """Return the bytes of free device memory available to this rank, torch's cached blocks included.
+
+    Ranks that share a device share its free memory equally.
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)  # what Warp has freed comes back then
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] // _processes_on(device) + held
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _processes_on(device)
+        torch.cuda.synchronize(device)  # Warp's freed memory returns to the device here
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] // _ranks_per_device(device) + cached
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _ranks_per_device(device)
 
 
-def _processes_on(device: torch.device) -> int:
-    """How many ranks of this node share the device, at most."""
+def _ranks_per_device(device: torch.device) -> int:
+    """Return the largest number of ranks of this node that share the device."""
     devices = torch.cuda.device_count() if device.type == "cuda" else 1
     return -(-local_size() // devices)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from qdrl.compute.cuda_graphs import Replayed
-from qdrl.critics.minibatches import Step
+from qdrl.compute.cuda_graphs import GraphedCall
+from qdrl.critics.minibatches import Minibatch
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Chunk:
         values: `(shards, actor steps)`, takes the means of Q_1 of the actor's actions.
     """
 
-    minibatches: Sequence[Step]
+    minibatches: Sequence[Minibatch]
     errors: torch.Tensor
     values: torch.Tensor
 
-    def steps(self) -> list[tuple[Step, ...]]:
+    def steps(self) -> list[tuple[Minibatch, ...]]:
         """What each step learns from, shard by shard."""
         return list(zip(*(minibatch.unbind() for minibatch in self.minibatches), strict=True))
 
 
-def new_chunk(minibatches: Sequence[Step], actor_steps: int) -> Chunk:
+def allocate_chunk(minibatches: Sequence[Minibatch], actor_steps: int) -> Chunk:
     """Room for what comes of these."""
     reward = minibatches[0].reward
     steps, batch, _ = reward.shape
@@ -39,7 +39,7 @@ def new_chunk(minibatches: Sequence[Step], actor_steps: int) -> Chunk:
     )
 
 
-Maker = Callable[[Sequence[Step]], tuple[Chunk, Replayed]]
+Maker = Callable[[Sequence[Minibatch]], tuple[Chunk, GraphedCall]]
 """Makes a chunk of minibatches that it may keep, and what takes it."""
 
 
@@ -52,9 +52,9 @@ class ChunkGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._known: dict[tuple[int, ...], tuple[Chunk, Replayed]] = {}
+        self._known: dict[tuple[int, ...], tuple[Chunk, GraphedCall]] = {}
 
-    def take(self, key: tuple[int, ...], minibatches: Sequence[Step], make: Maker) -> Chunk:
+    def take(self, key: tuple[int, ...], minibatches: Sequence[Minibatch], make: Maker) -> Chunk:
         """The chunk of these minibatches, taken; valid until the next of the same key.
 
         Args:
@@ -63,7 +63,7 @@ class ChunkGraphs:
             make: called when the first of a key come.
         """
         if key not in self._known:
-            kept = [Step(**{name: column.clone() for name, column in vars(one).items()}) for one in minibatches]
+            kept = [Minibatch(**{name: column.clone() for name, column in vars(one).items()}) for one in minibatches]
             self._known[key] = make(kept)
         chunk, work = self._known[key]
         for mine, given in zip(chunk.minibatches, minibatches, strict=True):
@@ -73,4 +73,4 @@ class ChunkGraphs:
         return chunk
 
 
-_COLUMNS = tuple(field.name for field in fields(Step))
+_COLUMNS = tuple(field.name for field in fields(Minibatch))

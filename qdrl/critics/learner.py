@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from qdrl.critics.injection import conditioned
-from qdrl.critics.replay import LabelledTransitions, Replay
+from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import LearningSettings
 from qdrl.critics.td3 import Td3
 from qdrl.errors import UserError
@@ -58,7 +58,7 @@ class Learner:
         capacity = settings.replay_capacity // settings.learners
         sizes = policy.sizes[0], policy.sizes[-1], dimensions
         try:  # memory that no learner here fills costs nothing
-            self.shards = [Replay(capacity, *sizes, device) for _ in range(self._count)]
+            self.shards = [ReplayBuffer(capacity, *sizes, device) for _ in range(self._count)]
         except (RuntimeError, MemoryError) as error:
             raise UserError(
                 f"algorithm.replay_capacity: {settings.replay_capacity} transitions do not fit into memory"
@@ -178,7 +178,7 @@ class Learner:
             **{name: np.array(float(value)) for name, value in report.items()},
         }
 
-    def _suffices(self, held: Sequence[Replay]) -> bool:
+    def _suffices(self, held: Sequence[ReplayBuffer]) -> bool:
         """Collective over the learners. Whether every shard can give its share of a minibatch."""
         least = max(self._settings.critic.batch_size, self._settings.gradient.batch_size) // self._count
         enough = torch.tensor([len(replay) >= least for replay in held], dtype=torch.int64)

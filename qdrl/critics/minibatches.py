@@ -9,14 +9,14 @@ from torch import Tensor
 
 from qdrl.compute.random import normal
 from qdrl.critics.descriptors import similarity
-from qdrl.critics.replay import LabelledTransitions, Replay
+from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import Td3Settings
 
 _CHUNK = 100  # steps whose minibatches are gathered at once: 3 MB on an ant, which stay in the cache
 
 
 @dataclass(frozen=True)
-class Step:
+class Minibatch:
     """What one critic step learns from, `(batch, ...)` float32 each, or several, `(steps, batch, ...)`.
 
     Attributes:
@@ -35,12 +35,14 @@ class Step:
     discount: Tensor
     weight: Tensor
 
-    def unbind(self) -> list["Step"]:
+    def unbind(self) -> list["Minibatch"]:
         """One by one."""
-        return [Step(*tensors) for tensors in zip(*(column.unbind() for column in vars(self).values()), strict=True)]
+        return [
+            Minibatch(*tensors) for tensors in zip(*(column.unbind() for column in vars(self).values()), strict=True)
+        ]
 
 
-class Minibatches:
+class MinibatchSampler:
     """Draws minibatches from a replay.
 
     Args:
@@ -52,7 +54,7 @@ class Minibatches:
     def __init__(self, settings: Td3Settings, size: int, actions: int) -> None:
         self._settings, self._size, self._actions = settings, size, actions
 
-    def chunks(self, replay: Replay, generator: np.random.Generator, steps: int) -> Iterator[Step]:
+    def chunks(self, replay: ReplayBuffer, generator: np.random.Generator, steps: int) -> Iterator[Minibatch]:
         """All steps of a phase, some at a time; every random number is drawn before the first."""
         settings, ages = self._settings, replay.draw(generator, (steps, self._size))
         noise = normal(generator, (*ages.shape, self._actions), ages.device)
@@ -61,12 +63,12 @@ class Minibatches:
             part = slice(start, start + _CHUNK)
             yield self._prepare(replay.take(ages[part]), noise[part])
 
-    def _prepare(self, transitions: LabelledTransitions, noise: Tensor) -> Step:
+    def _prepare(self, transitions: LabelledTransitions, noise: Tensor) -> Minibatch:
         settings, target = self._settings, transitions.target_descriptor
         scale = settings.reward_scale * similarity(transitions.descriptor, target, settings.length_scale)
         going_on = 1 - transitions.terminated
         masked = transitions.truncated * going_on if settings.truncation == "mask" else torch.zeros_like(going_on)
-        return Step(
+        return Minibatch(
             inputs=torch.cat([transitions.action, transitions.observation, target], -1),
             next_states=torch.cat([transitions.next_observation, target], -1),
             noise=noise,

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.compute.cuda_graphs import Aside, Replayed
+from qdrl.compute.arrays import load_array
+from qdrl.compute.cuda_graphs import GraphedCall, SideStream
 from qdrl.compute.optimizers import Adam
-from qdrl.compute.states import load_array
-from qdrl.critics.chunks import Chunk, ChunkGraphs, new_chunk
+from qdrl.critics.chunks import Chunk, ChunkGraphs, allocate_chunk
 from qdrl.critics.fast.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.fast.sums import SummedGradient
-from qdrl.critics.minibatches import Minibatches, Step
-from qdrl.critics.replay import Replay
+from qdrl.critics.minibatches import Minibatch, MinibatchSampler
+from qdrl.critics.replay_buffer import ReplayBuffer
 from qdrl.critics.settings import Td3Settings
 from qdrl.parallel.learners import Learners, OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
@@ -78,7 +78,7 @@ class Td3:
             raise ValueError(f"a minibatch of {settings.batch_size} cannot be shared equally by {shards} shards")
         self.settings, self.steps, self.dimensions = settings, 0, dimensions
         self._shards, self._share = shards, settings.batch_size // shards
-        self._minibatches = Minibatches(settings, self._share, actor.sizes[-1])
+        self._minibatches = MinibatchSampler(settings, self._share, actor.sizes[-1])
         self.actor_mlp, self.critic_mlp = actor, critic_mlp(actor, settings.hidden_sizes)
         first = np.stack([self.critic_mlp.initial(generator) for _ in range(2)])
         # Copied into torch's memory, whose alignment is always the same: MKL's last bits depend on it.
@@ -93,16 +93,16 @@ class Td3:
         self._actor_adam = Adam(self.actor, self._actor_sum.total, settings.actor_learning_rate)
         self._build_critics(self._critic_sum.part)
         self._build_actor(self._actor_sum.part)
-        self._beside_critics, self._beside_targets = Aside(self.critic.device), Aside(self.critic.device)
+        self._beside_critics, self._beside_targets = SideStream(self.critic.device), SideStream(self.critic.device)
         self._graphs = ChunkGraphs(self.critic.device) if self.critic.device.type == "cuda" else None
 
-    def train(self, replay: Replay, generator: np.random.Generator, steps: int | None = None) -> dict[str, float]:
+    def train(self, replay: ReplayBuffer, generator: np.random.Generator, steps: int | None = None) -> dict[str, float]:
         """`train_on` for a replay of one shard."""
         return self.train_on([replay], [generator], OneLearner(), steps)
 
     def train_on(
         self,
-        replays: Sequence[Replay],
+        replays: Sequence[ReplayBuffer],
         generators: Sequence[np.random.Generator],
         learners: Learners,
         steps: int | None = None,
@@ -190,7 +190,7 @@ class Td3:
         self._judge_gradient = Gradient(self._judge, inputs=self._actor_gradient.outputs)
         self._judge_gradient.outputs.fill_(-1 / self.settings.batch_size)
 
-    def _run(self, chunks: Iterator[tuple[Step, ...]], learners: Learners) -> tuple[float, Tensor]:
+    def _run(self, chunks: Iterator[tuple[Minibatch, ...]], learners: Learners) -> tuple[float, Tensor]:
         """Take all steps; the sum of losses, and `Chunk.values` of all. A GPU is asked when it has been told all."""
         losses, values, first = [], [], self.steps
         with np.errstate(over="ignore", invalid="ignore"):
@@ -202,18 +202,18 @@ class Td3:
             of_chunks = self._over_shards(torch.stack(losses, dim=1), learners)
         return sum((of_chunks.double() / self.settings.batch_size).tolist()), torch.cat(values, dim=1)
 
-    def _taken(self, minibatches: Sequence[Step], first: int, learners: Learners) -> Chunk:
+    def _taken(self, minibatches: Sequence[Minibatch], first: int, learners: Learners) -> Chunk:
         """These steps of each held shard, taken; `first` were taken before."""
         turn, steps = first % self.settings.actor_delay, len(minibatches[0].reward)
         acts = sum(self._acts(turn + step) for step in range(steps))
         if self._graphs is not None and len(learners.shards) == learners.count:
 
-            def make(kept: Sequence[Step]) -> tuple[Chunk, Replayed]:
-                chunk = new_chunk(kept, acts)
-                return chunk, Replayed(partial(self._take, chunk, turn, learners), self.critic.device)
+            def make(kept: Sequence[Minibatch]) -> tuple[Chunk, GraphedCall]:
+                chunk = allocate_chunk(kept, acts)
+                return chunk, GraphedCall(partial(self._take, chunk, turn, learners), self.critic.device)
 
             return self._graphs.take((steps, turn, len(minibatches)), minibatches, make)
-        chunk = new_chunk(minibatches, acts)
+        chunk = allocate_chunk(minibatches, acts)
         self._take(chunk, turn, learners)
         return chunk
 
@@ -234,7 +234,7 @@ class Td3:
         learners.sum(parts.cpu(), total)
         return total
 
-    def _check(self, replays: Sequence[Replay], learners: Learners, steps: int | None) -> None:
+    def _check(self, replays: Sequence[ReplayBuffer], learners: Learners, steps: int | None) -> None:
         for replay in replays:
             if replay.dimensions != self.dimensions:
                 raise ValueError(f"the replay has {replay.dimensions} descriptor dimensions, critics {self.dimensions}")
@@ -265,7 +265,7 @@ class Td3:
                 self.actor_target.lerp_(self.actor, self.settings.target_rate)
                 acted += 1
 
-    def _differentiate_critics(self, steps: Sequence[Step], errors: Tensor, learners: Learners) -> None:
+    def _differentiate_critics(self, steps: Sequence[Minibatch], errors: Tensor, learners: Learners) -> None:
         """The gradient of L_Q; `errors` takes w * (Q - y), `(shards held, 2, batch, 1)`."""
         for index, (step, error) in enumerate(zip(steps, errors.unbind(), strict=True)):
             with self._beside_targets:
@@ -283,7 +283,7 @@ class Td3:
             self._critic_sum.keep(index)
         self._critic_sum.add_up(learners)
 
-    def _improve_actor(self, steps: Sequence[Step], values: Tensor, learners: Learners) -> None:
+    def _improve_actor(self, steps: Sequence[Minibatch], values: Tensor, learners: Learners) -> None:
         """One step of Adam on L_pi; `values` `(shards held,)` takes the mean of Q_1 before it."""
         for index, step in enumerate(steps):
             self._seen_by_judge.copy_(step.inputs)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.compute.cuda_graphs import Replayed
+from qdrl.compute.cuda_graphs import GraphedCall
 from qdrl.compute.optimizers import Adam
 from qdrl.critics.fast.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.fast.products import product
@@ -130,7 +130,7 @@ class _Climb:
         self._policy_gradient = Gradient(self._policy, parameters=matrices(policy, gradient))
         self._build_critic(critic, weights)
         self._states = self._known = torch.zeros(0, device=device)
-        self._all_steps = Replayed(self._take_steps, device)
+        self._all_steps = GraphedCall(self._take_steps, device)
 
     def prepare(self, states: Tensor, descriptors: Tensor) -> Tensor:
         """Have these states climbed on; what the critic's first layer makes of each row's descriptor, `(rows, units)`.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdrl.compute.cuda_graphs import Replayed
+from qdrl.compute.cuda_graphs import GraphedCall
 from qdrl.errors import UserError
 from qdrl.physics.budget import ContactBudget
 from qdrl.physics.library import mujoco
@@ -141,9 +141,9 @@ class WarpWorlds:
         if self._contact_forces:
             self._mjw.rne_postconstraint(self._model, self._data)
 
-    def _launched(self, work: Callable[[], None]) -> Replayed:
+    def _launched(self, work: Callable[[], None]) -> GraphedCall:
         """Warp's work, which Warp captures itself: each library's capture has its own way with memory."""
-        return Replayed(partial(self._run, work), self.device, partial(self._captured, work))
+        return GraphedCall(partial(self._run, work), self.device, partial(self._captured, work))
 
     def _run(self, work: Callable[[], None]) -> None:
         """On torch's device and stream."""

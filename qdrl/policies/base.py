@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.policies.conv import Conv
 from qdrl.policies.mlp import Mlp

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.policies.conv_populations import LibraryConvPopulation, PortableConvPopulation
 from qdrl.policies.conv_shape import ConvShape
 from qdrl.policies.settings import ConvSettings

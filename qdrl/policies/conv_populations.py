@@ -1,7 +1,7 @@
 """Convolutional networks of a whole population, each with its own weights.
 
 Slots are computed separately, so a row never depends on the other rows. `PortableConvPopulation` uses the kernels of
-`qdrl.compute.portable`; `LibraryConvPopulation` uses torch, whose bits depend on the processor. One step of the
+`qdrl.compute.arithmetic`; `LibraryConvPopulation` uses torch, whose bits depend on the processor. One step of the
 4-million-parameter network of Such et al. 2017 reads 16 MB of weights, nearly all of its first dense layer, and is
 bound by memory bandwidth: the kernels were measured to take 2.3 ms a step, torch 2.2 ms.
 """
@@ -71,10 +71,10 @@ class ConvSlots:
 
 
 class PortableConvPopulation(ConvSlots):
-    """Networks computed by the kernels of `qdrl.compute.portable`. See `ConvSlots` for the arguments."""
+    """Networks computed by the kernels of `qdrl.compute.arithmetic`. See `ConvSlots` for the arguments."""
 
     def __init__(self, shape: ConvShape, slots: int) -> None:
-        from qdrl.compute.portable import kernels
+        from qdrl.compute.arithmetic import kernels
 
         super().__init__(shape, slots)
         self._kernels = kernels

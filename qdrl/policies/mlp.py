@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.policies.populations import LibraryPopulation, PortablePopulation, count_parameters, split_layers
 from qdrl.policies.settings import MlpSettings
 

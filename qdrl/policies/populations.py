@@ -60,7 +60,7 @@ class Slots:
 
 
 class PortablePopulation(Slots):
-    """Networks computed by `qdrl.compute.portable.kernels.forward`, all slots in one call.
+    """Networks computed by `qdrl.compute.arithmetic.kernels.forward`, all slots in one call.
 
     Args:
         sizes: Units of each layer, inputs and outputs included.
@@ -70,7 +70,7 @@ class PortablePopulation(Slots):
     """
 
     def __init__(self, sizes: Sequence[int], activation: str, output: str, slots: int) -> None:
-        from qdrl.compute.portable.kernels import ACTIVATIONS, forward
+        from qdrl.compute.arithmetic.kernels import ACTIVATIONS, forward
 
         super().__init__(slots, count_parameters(sizes))
         self._forward = forward

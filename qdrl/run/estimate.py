@@ -15,7 +15,7 @@ from typing import Any, Literal
 from qdrl.algorithms.base import is_of_lineages
 from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.base import FIELDS
-from qdrl.compute.machine import allowed_cores, core_quota, memory_limit
+from qdrl.compute.resource_limits import allowed_cores, core_quota, memory_limit
 from qdrl.config import CvtSettings, Experiment, GridSettings
 from qdrl.critics.settings import LearningSettings
 from qdrl.errors import UserError

@@ -11,7 +11,7 @@ import torch
 
 from qdrl.config import RunSettings
 from qdrl.critics.injection import conditioned
-from qdrl.critics.replay import LabelledTransitions, Replay
+from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import LearningSettings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
@@ -141,7 +141,7 @@ def _learn(settings: LearningSettings, parts: Parts) -> tuple[float, float]:
     critic = settings.critic.model_copy(update={"batch_size": share})
     generator = np.random.default_rng(0)
     td3 = Td3(conditioned(policy, dimensions), dimensions, critic, generator, device=device)
-    replay = Replay(4 * share, policy.sizes[0], policy.sizes[-1], dimensions, device)
+    replay = ReplayBuffer(4 * share, policy.sizes[0], policy.sizes[-1], dimensions, device)
     replay.add(_noise(4 * share, policy, dimensions))
     seconds = _seconds_of(lambda steps: td3.train(replay, generator, steps), _CRITIC_STEPS)
     return settings.critic.steps * seconds, settings.gradient.steps * _climb(settings, policy, td3, device)

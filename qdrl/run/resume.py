@@ -16,7 +16,7 @@ from qdrl.archives.hdf5 import open_archive, read_checkpoint
 from qdrl.archives.seals import Identity, check_seal, identity
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.strict_json import from_json, to_json
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.config import Experiment
 from qdrl.errors import UserError
 from qdrl.provenance.source_code import changed_sources

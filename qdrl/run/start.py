@@ -29,8 +29,8 @@ from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.archives.seals import identity
 from qdrl.archives.strict_json import to_json
 from qdrl.archives.trees import check_storable
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.compute.devices import check_archive, device_of
-from qdrl.compute.portable import PORTABLE, Arithmetic
 from qdrl.config import (
     CvtSettings,
     Experiment,

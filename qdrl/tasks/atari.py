@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.settings import PolicySettings

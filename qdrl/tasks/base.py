@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.evaluation import Candidates, Evaluation
 
 

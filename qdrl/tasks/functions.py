@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.portable import PORTABLE, Arithmetic
-from qdrl.compute.portable.functions import portable_sines
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic.trigonometry import portable_sines
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.tasks.base import TaskSpec
 

@@ -18,7 +18,7 @@ from gymnasium.spaces import Box, Discrete
 from pydantic import BaseModel, ConfigDict, Field
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
 from qdrl.policies.settings import PolicySettings

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.policies.settings import PolicySettings
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec

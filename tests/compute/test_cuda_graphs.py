@@ -1,4 +1,4 @@
-"""Work that is replayed is the work that is done step by step, in whole generations on Warp's CPU device."""
+"""CUDA graphs compute what direct calls do: whole generations with recorded graphs on Warp's CPU device."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +13,13 @@ from qdrl.config import load_experiment
 from qdrl.critics import td3
 from qdrl.critics.chunks import ChunkGraphs
 from qdrl.critics.injection import conditioned
-from qdrl.critics.replay import Replay
+from qdrl.critics.replay_buffer import ReplayBuffer
 from qdrl.critics.settings import Td3Settings
 from qdrl.parallel.learners import OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
 from qdrl.run.start import build
 from tests.critics.builders import transitions
-from tests.helpers.recorded import RecordedWork, WatchedAside, record, without_numpy
+from tests.helpers.recorded import RecordedCall, WatchedSideStream, record, without_numpy
 
 CONFIG = """
 name = "graphs"
@@ -49,8 +49,8 @@ worlds = 4
 """
 
 
-def outcome(config: Path, generations: int) -> dict[str, Any]:
-    """What is known after so many generations, as a GPU would take them."""
+def state_after(config: Path, generations: int) -> dict[str, Any]:
+    """Return archive and critics after some generations, computed in chunks and batches as on a GPU."""
     parts = build(load_experiment(config))
     algorithm: Any = parts.algorithm
     algorithm.learner.td3._graphs = ChunkGraphs(torch.device("cpu"))
@@ -66,22 +66,22 @@ def outcome(config: Path, generations: int) -> dict[str, Any]:
     ("task", "algorithm", "normalize"),
     [("walker2d_uni", "dcrl_map_elites", True), ("ant_omni", "pga_map_elites", False)],
 )
-def test_a_run_whose_steps_are_replayed(
+def test_graphed_calls_leave_a_run_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, algorithm: str, normalize: bool
 ) -> None:
     config = tmp_path / "config.toml"
     rows = 3 if algorithm == "dcrl_map_elites" else 1
     config.write_text(CONFIG.format(rows=rows, task=task, algorithm=algorithm, normalize=str(normalize).lower()))
     without_numpy(monkeypatch)
-    expected = outcome(config, 4)
+    expected = state_after(config, 4)
     record(monkeypatch)
-    found = outcome(config, 4)
-    assert RecordedWork.captures > 4
+    found = state_after(config, 4)
+    assert RecordedCall.captures > 4
     assert_equal(found, expected)
 
 
-def test_a_recording_does_what_a_graph_would() -> None:
-    """And nothing else: a name that Python binds anew, or a number that it works out, stays that of the capture."""
+def test_a_recording_behaves_like_a_graph() -> None:
+    """Python variables and numbers keep the values that they had at the capture."""
     state, kept, count = torch.zeros(2), torch.zeros(2), 0
 
     def work() -> None:
@@ -90,48 +90,48 @@ def test_a_recording_does_what_a_graph_would() -> None:
         state.add_(1)
         kept.copy_(state * 10 + count)
 
-    replayed = RecordedWork(work, torch.device("cpu"))
+    graphed = RecordedCall(work, torch.device("cpu"))
     seen = []
     for _ in range(4):
-        replayed()
+        graphed()
         seen.append(kept.tolist()[0])
     assert seen == [11, 22, 32, 42]
 
 
 @pytest.mark.parametrize("ask", [torch.Tensor.item, torch.nonzero, lambda flag: flag[flag > 0]])
-def test_a_recording_refuses_what_waits_for_the_device(ask: Callable[[torch.Tensor], object]) -> None:
+def test_a_recording_rejects_synchronisation_with_the_device(ask: Callable[[torch.Tensor], object]) -> None:
     flag = torch.ones(())
-    replayed = RecordedWork(lambda: ask(flag), torch.device("cpu"))
-    replayed()
-    with pytest.raises(RuntimeError, match="waits for its device"):
-        replayed()
+    graphed = RecordedCall(lambda: ask(flag), torch.device("cpu"))
+    graphed()
+    with pytest.raises(RuntimeError, match="synchronises with its device"):
+        graphed()
 
 
 @pytest.mark.parametrize("order", ["code", "paper"])
 @pytest.mark.parametrize("shards", [1, 2])
-def test_what_critics_do_side_by_side_does_not_meet(monkeypatch: pytest.MonkeyPatch, order: Any, shards: int) -> None:
+def test_side_streams_share_no_written_memory(monkeypatch: pytest.MonkeyPatch, order: Any, shards: int) -> None:
     without_numpy(monkeypatch)
-    monkeypatch.setattr(td3, "Aside", WatchedAside)
-    monkeypatch.setattr(WatchedAside, "joins", 0)
+    monkeypatch.setattr(td3, "SideStream", WatchedSideStream)
+    monkeypatch.setattr(WatchedSideStream, "joins", 0)
     settings = Td3Settings(batch_size=20, hidden_sizes=(24, 24), order=order)
     trained = td3.Td3(
         conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16,))), 2), 2, settings, np.random.default_rng(0), shards=shards
     )
-    replays = [Replay(60, 7, 3, 2) for _ in range(shards)]
+    replays = [ReplayBuffer(60, 7, 3, 2) for _ in range(shards)]
     for replay in replays:
         replay.add(transitions(50, 7, 3, 2))
     trained.train_on(replays, [np.random.default_rng(1) for _ in replays], OneLearner(shards), 8)
-    assert WatchedAside.joins == 8 * shards + (4 if order == "code" else 0)
+    assert WatchedSideStream.joins == 8 * shards + (4 if order == "code" else 0)
 
 
-def test_work_aside_that_meets_what_is_done_meanwhile_is_seen() -> None:
-    aside, one, other = WatchedAside(torch.device("cpu")), torch.zeros(3), torch.zeros(3)
-    with aside:
+def test_overlapping_writes_of_a_side_stream_are_detected() -> None:
+    side_stream, one, other = WatchedSideStream(torch.device("cpu")), torch.zeros(3), torch.zeros(3)
+    with side_stream:
         one.add_(other)
     other[:1].add_(1)
     with pytest.raises(AssertionError):
-        aside.join()
-    with aside:
+        side_stream.join()
+    with side_stream:
         one.add_(1)
     other.add_(1)
-    aside.join()
+    side_stream.join()

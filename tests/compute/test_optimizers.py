@@ -8,7 +8,7 @@ from qdrl.compute.optimizers import Adam
 from tests.critics.builders import normal
 
 
-def test_steps_are_those_of_torchs_adam() -> None:
+def test_steps_equal_those_of_torchs_adam() -> None:
     parameters, gradient = normal(2, 300), torch.zeros(2, 300)
     theirs = torch.nn.Parameter(parameters.double().clone())
     ours, torchs = Adam(parameters, gradient, 0.01), torch.optim.Adam([theirs], lr=0.01)
@@ -27,7 +27,7 @@ def test_the_first_step_is_the_learning_rate_against_the_gradients_sign() -> Non
     assert parameters.tolist() == pytest.approx([-0.25, 0.25, 0.0], rel=1e-4)
 
 
-def test_after_a_reset_it_steps_as_if_new() -> None:
+def test_after_a_reset_it_steps_like_a_new_one() -> None:
     used, new = torch.zeros(4), torch.zeros(4)
     gradient = normal(4)
     adam = Adam(used, gradient, 0.1)
@@ -40,7 +40,7 @@ def test_after_a_reset_it_steps_as_if_new() -> None:
     assert torch.equal(used, new)
 
 
-def test_from_its_state_it_goes_on_with_the_same_bits() -> None:
+def test_a_restored_optimiser_continues_with_the_same_bits() -> None:
     one, gradient = normal(5), normal(5, seed=1)
     adam = Adam(one, gradient, 0.1)
     adam.step()

@@ -1,4 +1,4 @@
-"""Numbers in bulk: on the CPU the stream's own; on a device of their own chance they are the stream's all the same."""
+"""Random numbers in bulk: drawn by numpy on the CPU; on a GPU determined by a seed from numpy."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ def stream(seed: int = 3) -> np.random.Generator:
 
 
 @pytest.fixture(params=["cpu", CUDA])
-def apart(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A device that draws its own numbers: a GPU, or the CPU taken for one."""
-    monkeypatch.setattr(draws, "_draws_itself", lambda _: True)
+def drawing_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device that draws its own numbers: a GPU, or the CPU treated as one."""
+    monkeypatch.setattr(draws, "_draws_on_device", lambda _: True)
     return request.param
 
 
-def test_on_the_cpu_they_are_the_streams_own() -> None:
+def test_on_the_cpu_numpy_draws_them() -> None:
     assert torch.equal(normal(stream(), (3, 4)), torch.from_numpy(stream().standard_normal((3, 4), np.float32)))
     assert torch.equal(integers(stream(), 9, (50,)), torch.from_numpy(stream().integers(9, size=50)))
     found = normal_like(stream(), np.zeros((2, 5), np.float32))
@@ -30,24 +30,24 @@ def test_on_the_cpu_they_are_the_streams_own() -> None:
 
 
 @pytest.mark.parametrize("draw", [lambda g, d: normal(g, (40,), d), lambda g, d: integers(g, 10**6, (40,), d)])
-def test_a_device_draws_by_the_stream_alone(apart: str, draw: Any) -> None:
+def test_a_devices_numbers_depend_on_the_generator_alone(drawing_device: str, draw: Any) -> None:
     torch.manual_seed(1)
-    first = draw(stream(), apart)
+    first = draw(stream(), drawing_device)
     torch.manual_seed(2)
-    assert torch.equal(first, draw(stream(), apart))
-    assert not torch.equal(first, draw(stream(4), apart))
+    assert torch.equal(first, draw(stream(), drawing_device))
+    assert not torch.equal(first, draw(stream(4), drawing_device))
     one = stream()
-    assert not torch.equal(draw(one, apart), draw(one, apart))  # a stream goes on
-    assert first.device.type == apart
+    assert not torch.equal(draw(one, drawing_device), draw(one, drawing_device))  # the generator advances
+    assert first.device.type == drawing_device
 
 
-def test_a_device_draws_from_the_same_distributions(apart: str) -> None:
-    numbers = normal_like(stream(), torch.zeros(300, 400, device=apart))
+def test_a_device_draws_from_the_same_distributions(drawing_device: str) -> None:
+    numbers = normal_like(stream(), torch.zeros(300, 400, device=drawing_device))
     assert numbers.dtype == torch.float32
     assert float(numbers.mean()) == pytest.approx(0, abs=0.01)
     assert float(numbers.std()) == pytest.approx(1, rel=0.01)
     assert float((numbers**4).mean()) == pytest.approx(3, rel=0.05)
-    counts = torch.bincount(integers(stream(), 7, (70_000,), apart).cpu(), minlength=7)
+    counts = torch.bincount(integers(stream(), 7, (70_000,), drawing_device).cpu(), minlength=7)
     assert len(counts) == 7
     assert counts.min() > 9_500
     assert counts.max() < 10_500

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qdrl.critics.replay import LabelledTransitions, Replay
+from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
 from qdrl.policies.mlp import Mlp
 
 MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "clip": lambda: nn.Hardtanh(-1, 1), "linear": nn.Identity}
@@ -30,8 +30,8 @@ def transitions(count: int, observations: int, actions: int, dimensions: int, se
     )
 
 
-def replay_of(held: LabelledTransitions, capacity: int | None = None) -> Replay:
-    replay = Replay(
+def replay_of(held: LabelledTransitions, capacity: int | None = None) -> ReplayBuffer:
+    replay = ReplayBuffer(
         capacity or len(held.reward), held.observation.shape[1], held.action.shape[1], held.descriptor.shape[1]
     )
     replay.add(held)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qdrl.critics.replay import Replay
+from qdrl.critics.replay_buffer import ReplayBuffer
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
 from tests.critics.builders import row_of, sequential
@@ -24,7 +24,7 @@ class SlowTd3:
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=self.settings.actor_learning_rate)
         self.actions, self.steps, self.losses, self.values = td3.actor_mlp.sizes[-1], 0, [], []
 
-    def train(self, replay: Replay, generator: np.random.Generator) -> None:
+    def train(self, replay: ReplayBuffer, generator: np.random.Generator) -> None:
         settings = self.settings
         ages = replay.draw(generator, (settings.steps, settings.batch_size))
         noise = generator.standard_normal((*ages.shape, self.actions), np.float32)

@@ -8,11 +8,11 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from qdrl.compute import random as draws
-from qdrl.compute.cuda_graphs import Replayed
-from qdrl.critics.chunks import Chunk, ChunkGraphs, new_chunk
+from qdrl.compute.cuda_graphs import GraphedCall
+from qdrl.critics.chunks import Chunk, ChunkGraphs, allocate_chunk
 from qdrl.critics.injection import conditioned
-from qdrl.critics.minibatches import Step
-from qdrl.critics.replay import NAMES, Replay
+from qdrl.critics.minibatches import Minibatch
+from qdrl.critics.replay_buffer import COLUMNS, ReplayBuffer
 from qdrl.critics.settings import PolicyGradientSettings, Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
@@ -34,14 +34,14 @@ def td3_on(device: str, order: Literal["code", "paper"] = "code", shards: int = 
     return Td3(shape, 2, settings, np.random.default_rng(0), shards=shards, conditioned_actor=aims, device=device)
 
 
-def replays_on(device: str, shards: int = 1) -> list[Replay]:
-    replays = [Replay(60, 7, 3, 2, device) for _ in range(shards)]
+def replays_on(device: str, shards: int = 1) -> list[ReplayBuffer]:
+    replays = [ReplayBuffer(60, 7, 3, 2, device) for _ in range(shards)]
     for shard, replay in enumerate(replays):
         replay.add(transitions(50 + shard, 7, 3, 2, seed=100 * shard))
     return replays
 
 
-def train(td3: Td3, replays: list[Replay], steps: int, seed: int = 0) -> dict[str, float]:
+def train(td3: Td3, replays: list[ReplayBuffer], steps: int, seed: int = 0) -> dict[str, float]:
     draws = [np.random.default_rng([seed, shard]) for shard in range(len(replays))]
     return td3.train_on(replays, draws, OneLearner(len(replays)), steps)
 
@@ -53,11 +53,11 @@ def climb_on(device: str, at_once: int | None = None, rows: int = 7) -> tuple[Po
     return PolicyGradient(POLICY, critic, CLIMB, device, at_once=at_once), [tensor.to(device) for tensor in given]
 
 
-def steps_on(device: str, batch: int = 20) -> Step:
+def steps_on(device: str, batch: int = 20) -> Minibatch:
     def column(width: int) -> torch.Tensor:
         return torch.zeros(4, batch, width, device=device)
 
-    return Step(column(3 + 7 + 2), column(7 + 2), column(3), column(1), column(1), column(1))
+    return Minibatch(column(3 + 7 + 2), column(7 + 2), column(3), column(1), column(1), column(1))
 
 
 @pytest.mark.parametrize("order", ["code", "paper"])
@@ -67,7 +67,7 @@ def test_critic_steps_leave_their_device_alone(order: Literal["code", "paper"], 
     """A graph cannot hold what asks the device for numbers; tensors without numbers refuse just that."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         td3 = td3_on("meta", order, shards, aims=aims)
-        chunk = new_chunk([steps_on("meta", 20 // shards) for _ in range(shards)], 2)
+        chunk = allocate_chunk([steps_on("meta", 20 // shards) for _ in range(shards)], 2)
         for gradient in (td3._critic_sum, td3._actor_sum):
             gradient.hold(shards)
         td3._take(chunk, 0, OneLearner(shards))
@@ -97,10 +97,10 @@ def test_steps_whose_minibatches_come_to_them_are_the_same_bits(order: Literal["
 def test_chunks_are_kept_by_what_their_steps_do() -> None:
     graphs, made = ChunkGraphs(torch.device("cpu")), []
 
-    def make(kept: Any) -> tuple[Chunk, Replayed]:
-        chunk = new_chunk(kept, 1)
+    def make(kept: Any) -> tuple[Chunk, GraphedCall]:
+        chunk = allocate_chunk(kept, 1)
         made.append(chunk)
-        return chunk, Replayed(lambda: chunk.values.add_(chunk.minibatches[0].reward.sum()), torch.device("cpu"))
+        return chunk, GraphedCall(lambda: chunk.values.add_(chunk.minibatches[0].reward.sum()), torch.device("cpu"))
 
     step = steps_on("cpu")
     step.reward.fill_(1)
@@ -126,12 +126,12 @@ def test_a_replay_that_a_gpu_has_no_room_for_is_refused_before_anything_is_taken
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     width = 7 + 3 + 1 + 7 + 2 + 2 + 2
-    monkeypatch.setattr("qdrl.critics.replay.free_memory", lambda _: 400 * 4 * width)
-    Replay(400, 7, 3, 2, "cuda")
+    monkeypatch.setattr("qdrl.critics.replay_buffer.free_memory", lambda _: 400 * 4 * width)
+    ReplayBuffer(400, 7, 3, 2, "cuda")
     with pytest.raises(
         UserError, match=r"algorithm.replay_capacity: 401 .* of cuda, .* GB are free for this rank: at most 400$"
     ):
-        Replay(401, 7, 3, 2, "cuda")
+        ReplayBuffer(401, 7, 3, 2, "cuda")
 
 
 @pytest.mark.parametrize("device", [CUDA])
@@ -139,7 +139,7 @@ def test_a_replay_that_a_gpu_has_no_room_for_is_refused_before_anything_is_taken
 def test_a_gpu_trains_as_the_cpu_does(
     order: Literal["code", "paper"], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draws, "_draws_itself", lambda _: False)
+    monkeypatch.setattr(draws, "_draws_on_device", lambda _: False)
     ours, theirs = td3_on(device, order), td3_on("cpu", order)
     for seed in range(4):  # as it is, captured, and twice replayed
         report = train(ours, replays_on(device), 8, seed)
@@ -159,10 +159,10 @@ def test_a_gpu_varies_as_the_cpu_does(device: str) -> None:
 
 @pytest.mark.parametrize("device", [CUDA])
 def test_a_replay_on_a_gpu_gives_what_one_on_the_host_does(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "_draws_itself", lambda _: False)
+    monkeypatch.setattr(draws, "_draws_on_device", lambda _: False)
     (ours,), (theirs,) = replays_on(device), replays_on("cpu")
     for replay in (ours, theirs):
         replay.add(transitions(37, 7, 3, 2, seed=5))
     one, other = (replay.sample(np.random.default_rng(1), (3, 20)) for replay in (ours, theirs))
-    for name in NAMES:
+    for name in COLUMNS:
         assert torch.equal(getattr(one, name).cpu(), getattr(other, name))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from qdrl.critics.fast.networks import matrices
 from qdrl.critics.injection import conditioned
-from qdrl.critics.replay import NAMES, LabelledTransitions, Replay
+from qdrl.critics.replay_buffer import COLUMNS, LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.parallel.learners import OneLearner
@@ -213,7 +213,7 @@ def test_a_phase_that_leaves_adam_without_a_finite_moment_is_undone() -> None:
 
 
 def test_training_needs_a_minibatch() -> None:
-    replay = Replay(100, 7, 3, 2)
+    replay = ReplayBuffer(100, 7, 3, 2)
     replay.add(transitions(19, 7, 3, 2))
     with pytest.raises(RuntimeError, match="holds 19 transitions, a minibatch takes 20"):
         small().train(replay, np.random.default_rng(0))
@@ -280,7 +280,7 @@ def test_a_conditioned_critic_learns_to_tell_descriptors_apart() -> None:
 class Joined:
     """What a single learner would see: minibatches that are made of each shard's share."""
 
-    def __init__(self, shards: list[Replay], generators: list[np.random.Generator]) -> None:
+    def __init__(self, shards: list[ReplayBuffer], generators: list[np.random.Generator]) -> None:
         self.dimensions, self._shards, self._generators = shards[0].dimensions, shards, generators
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, int]) -> torch.Tensor:
@@ -290,7 +290,7 @@ class Joined:
 
     def take(self, ages: torch.Tensor) -> LabelledTransitions:
         parts = [shard.take(part) for shard, part in zip(self._shards, ages.chunk(len(self._shards), 1), strict=True)]
-        return LabelledTransitions(**{name: torch.cat([vars(part)[name] for part in parts], 1) for name in NAMES})
+        return LabelledTransitions(**{name: torch.cat([vars(part)[name] for part in parts], 1) for name in COLUMNS})
 
 
 @pytest.mark.parametrize("shards", [2, 4, 5])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdrl.critics.replay import LabelledTransitions
+from qdrl.critics.replay_buffer import LabelledTransitions
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.policies.mlp import Mlp, MlpSettings

@@ -1,7 +1,7 @@
-"""A CUDA graph's stand-in on the CPU: torch's calls are noted in a capture, and done again on the same tensors.
+"""CUDA graphs simulated on the CPU: torch's calls are recorded in a capture and repeated on the same tensors.
 
-What a graph does not do again is not done again here either: numbers that Python worked out stay those of the capture,
-Python's names keep what they were bound to, and calls into numpy are gone.
+What a graph does not repeat is not repeated here either: numbers computed by Python keep their values of the capture,
+Python names keep their bindings, and calls into numpy are dropped.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from qdrl.compute import random as draws
 from qdrl.critics import td3, variation
 from qdrl.tasks.episodes import device_episodes
 
-_ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
+_SYNCHRONISING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
 
 
 class _Recording(TorchDispatchMode):
-    """Notes calls that make or change a tensor, as what does them again."""
+    """Record the calls that create or change a tensor, as functions that repeat them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class _Recording(TorchDispatchMode):
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
         masks = name.startswith("index") and any(leaf.dtype == torch.bool for leaf in _tensors(args[1:2]))
-        if masks or name in _ASKING:
-            raise RuntimeError(f"a capture that waits for its device: {function}")
+        if masks or name in _SYNCHRONISING:
+            raise RuntimeError(f"a capture synchronises with its device: {function}")
         result = function(*args, **kwargs)
         aliases = [argument.alias_info for argument in function._schema.arguments]
         if any(alias is not None and alias.is_write for alias in aliases):
@@ -45,7 +45,7 @@ class _Recording(TorchDispatchMode):
 
 
 def _again(function: Any, args: Sequence[Any], kwargs: Any, made: Any) -> None:
-    """The same call, its results where those of the capture are."""
+    """Repeat a call and write its results to the tensors of the capture."""
     for old, new in zip(_tensors(made), _tensors(function(*args, **kwargs)), strict=True):
         old.copy_(new)
 
@@ -55,7 +55,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _recorded(work: Callable[[], object]) -> Callable[[], object]:
-    """In place of torch's capture. The work is done meanwhile, which a graph does at its first launch."""
+    """Record some work while running it; a graph would run it at its first launch."""
     recording = _Recording()
     with recording:
         work()
@@ -71,8 +71,8 @@ def _recorded(work: Callable[[], object]) -> Callable[[], object]:
     return launch
 
 
-class RecordedWork(graphs.Replayed):
-    """`Replayed` as on a GPU, with recordings for torch's graphs; Warp's work is done as it is."""
+class RecordedCall(graphs.GraphedCall):
+    """`GraphedCall` as on a GPU, with recordings in place of torch's graphs; Warp's work runs directly."""
 
     captures = 0
 
@@ -86,7 +86,7 @@ class RecordedWork(graphs.Replayed):
 
 
 class _Uses(TorchDispatchMode):
-    """Which memory calls read and write."""
+    """Record which memory torch's calls read and write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,45 +104,45 @@ class _Uses(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-class WatchedAside:
-    """`Aside`, which sees to it that neither side touches what the other writes."""
+class WatchedSideStream:
+    """`SideStream` that asserts that neither stream touches memory that the other writes."""
 
     joins = 0
 
     def __init__(self, _: torch.device) -> None:
-        self._aside: _Uses | None = None
+        self._beside: _Uses | None = None
         self._meanwhile = _Uses()
 
     def __enter__(self) -> None:
-        assert self._aside is None, "what was done aside was not waited for"
-        self._aside = _Uses()
-        self._aside.__enter__()
+        assert self._beside is None, "the side stream was not joined"
+        self._beside = _Uses()
+        self._beside.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        assert self._aside is not None
-        self._aside.__exit__(*error)
+        assert self._beside is not None
+        self._beside.__exit__(*error)
         self._meanwhile = _Uses()
         self._meanwhile.__enter__()
 
     def join(self) -> None:
-        if self._aside is None:
+        if self._beside is None:
             return
         self._meanwhile.__exit__(None, None, None)
-        aside, meanwhile = self._aside, self._meanwhile
-        self._aside = None
-        assert aside.written.isdisjoint(meanwhile.read | meanwhile.written)
-        assert aside.read.isdisjoint(meanwhile.written)
-        type(self).joins += bool(aside.written and meanwhile.written)
+        beside, meanwhile = self._beside, self._meanwhile
+        self._beside = None
+        assert beside.written.isdisjoint(meanwhile.read | meanwhile.written)
+        assert beside.read.isdisjoint(meanwhile.written)
+        type(self).joins += bool(beside.written and meanwhile.written)
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all that torch does in graphs on a GPU done in recordings."""
+    """Replace the CUDA graphs of torch by recordings."""
     for module in (td3, variation, device_episodes):
-        monkeypatch.setattr(module, "Replayed", RecordedWork)
-    monkeypatch.setattr(RecordedWork, "captures", 0)
+        monkeypatch.setattr(module, "GraphedCall", RecordedCall)
+    monkeypatch.setattr(RecordedCall, "captures", 0)
 
 
 def without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have torch do what numpy does on the CPU, chance by the million too, as on a GPU."""
+    """Use torch where the CPU uses numpy, and draw random numbers as a GPU does."""
     monkeypatch.setattr(arrays, "_shares_numpy", lambda _: False)
-    monkeypatch.setattr(draws, "_draws_itself", lambda _: True)
+    monkeypatch.setattr(draws, "_draws_on_device", lambda _: True)

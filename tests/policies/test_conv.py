@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from qdrl.compute.portable import BLAS, PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import BLAS, PORTABLE, Arithmetic
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.policies.base import make_policy

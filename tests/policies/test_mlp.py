@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from qdrl.compute.portable import BLAS
+from qdrl.compute.arithmetic import BLAS
 from qdrl.policies.mlp import Mlp, MlpSettings
 from qdrl.streams import Streams
 

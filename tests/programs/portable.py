@@ -15,7 +15,7 @@ import torch
 
 from qdrl.analysis.rerun import replay
 from qdrl.archives.hdf5 import open_archive
-from qdrl.compute.portable.functions import portable_sines
+from qdrl.compute.arithmetic.trigonometry import portable_sines
 from qdrl.evaluation import Candidates
 from qdrl.policies.base import make_policy
 from qdrl.policies.conv_populations import ConvSlots

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.compute.cuda_graphs import Replayed
+from qdrl.compute.cuda_graphs import GraphedCall
 from qdrl.policies.mlp import Mlp
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.episodes.device_transitions import Record
@@ -91,7 +91,7 @@ class DeviceEpisodes:
         if self._normalizes:
             self.mean, self.deviation = zeros(count, size), zeros(count, size)
             self._shift = zeros(2, size, dtype=torch.float32)
-        self._decides, self._counts = Replayed(self._decide, device), Replayed(self._count, device)
+        self._decides, self._counts = GraphedCall(self._decide, device), GraphedCall(self._count, device)
 
     def begin(self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None) -> None:
         """Begin an episode of each genome `(rows, parameters)`; worlds that are left over have none."""

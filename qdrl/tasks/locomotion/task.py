@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
+from qdrl.compute.arithmetic import PORTABLE, TORCH, Arithmetic
 from qdrl.compute.arrays import Array, native
-from qdrl.compute.portable import PORTABLE, TORCH, Arithmetic
 from qdrl.physics import Worlds
 from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.physics.library import mujoco

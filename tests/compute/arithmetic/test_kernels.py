@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numba.core.caching import FunctionCache
 
-from qdrl.compute.portable import kernels
-from qdrl.compute.portable.compiling import kernel
-from qdrl.compute.portable.functions import portable_sines
+from qdrl.compute.arithmetic import kernels
+from qdrl.compute.arithmetic.compiling import kernel
+from qdrl.compute.arithmetic.trigonometry import portable_sines
 
 
 def activated(values: Any, name: str) -> np.ndarray:

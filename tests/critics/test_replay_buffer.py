@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdrl.critics.replay import NAMES, LabelledTransitions, Replay
+from qdrl.critics.replay_buffer import COLUMNS, LabelledTransitions, ReplayBuffer
 from tests.critics.builders import replay_of, transitions
 
 
@@ -29,21 +29,21 @@ def numbered(first: int, count: int) -> LabelledTransitions:
 
 
 def part(whole: LabelledTransitions, start: int, end: int) -> LabelledTransitions:
-    return LabelledTransitions(**{name: getattr(whole, name)[start:end] for name in NAMES})
+    return LabelledTransitions(**{name: getattr(whole, name)[start:end] for name in COLUMNS})
 
 
-def oldest_first(replay: Replay) -> LabelledTransitions:
+def oldest_first(replay: ReplayBuffer) -> LabelledTransitions:
     return replay.take(torch.arange(len(replay)))
 
 
 def assert_same(ours: LabelledTransitions, theirs: LabelledTransitions) -> None:
-    for name in NAMES:
+    for name in COLUMNS:
         assert torch.equal(getattr(ours, name), getattr(theirs, name).float()), name
 
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 25), max_size=8))
 def test_it_holds_the_newest_transitions_in_order(capacity: int, inserts: list[int]) -> None:
-    replay, expected, first = Replay(capacity, 3, 2, 1), deque(maxlen=capacity), 0
+    replay, expected, first = ReplayBuffer(capacity, 3, 2, 1), deque(maxlen=capacity), 0
     for count in inserts:
         replay.add(numbered(first, count))
         expected.extend(range(first, first + count))
@@ -55,7 +55,7 @@ def test_it_holds_the_newest_transitions_in_order(capacity: int, inserts: list[i
 @given(st.integers(1, 9), st.integers(0, 30), st.data())
 def test_it_matters_not_how_an_insert_is_split(capacity: int, count: int, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, count))
-    whole, halves = Replay(capacity, 3, 2, 1), Replay(capacity, 3, 2, 1)
+    whole, halves = ReplayBuffer(capacity, 3, 2, 1), ReplayBuffer(capacity, 3, 2, 1)
     whole.add(numbered(0, count))
     halves.add(part(numbered(0, count), 0, cut))
     halves.add(part(numbered(0, count), cut, count))
@@ -64,7 +64,7 @@ def test_it_matters_not_how_an_insert_is_split(capacity: int, count: int, data: 
 
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 12))
 def test_from_its_state_it_goes_on_with_the_same_samples(capacity: int, count: int, more: int) -> None:
-    replay, again = Replay(capacity, 3, 2, 1), Replay(capacity, 3, 2, 1)
+    replay, again = ReplayBuffer(capacity, 3, 2, 1), ReplayBuffer(capacity, 3, 2, 1)
     replay.add(numbered(0, count))
     state = replay.state_dict()
     assert all(isinstance(values, np.ndarray) and values.dtype == np.float32 for values in state.values())
@@ -87,14 +87,14 @@ def test_a_state_is_not_changed_by_what_comes_after_it() -> None:
 
 def test_a_state_fits_a_larger_replay_and_no_smaller_one() -> None:
     state = replay_of(numbered(0, 5)).state_dict()
-    larger = Replay(7, 3, 2, 1)
+    larger = ReplayBuffer(7, 3, 2, 1)
     larger.load_state_dict(state)
     larger.add(numbered(5, 4))
     assert oldest_first(larger).reward.tolist() == [2, 3, 4, 5, 6, 7, 8]
     with pytest.raises(ValueError, match="holds 5 transitions, this one at most 4"):
-        Replay(4, 3, 2, 1).load_state_dict(state)
+        ReplayBuffer(4, 3, 2, 1).load_state_dict(state)
     with pytest.raises(ValueError, match="replay's descriptor is stored as"):
-        Replay(7, 3, 2, 2).load_state_dict(state)
+        ReplayBuffer(7, 3, 2, 2).load_state_dict(state)
 
 
 def test_samples_are_whole_transitions_drawn_from_the_generator_alone() -> None:
@@ -155,4 +155,4 @@ def test_unconditioned_critics_learn_from_negative_rewards() -> None:
 
 def test_a_replay_of_no_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        Replay(0, 3, 2)
+        ReplayBuffer(0, 3, 2)

@@ -1,8 +1,11 @@
-"""The kernels. They share one module because numba's cache of a kernel does not notice changes in other modules."""
+"""The compiled kernels of portable arithmetic.
+
+They share one module because numba's cache of a kernel does not notice changes in other modules.
+"""
 
 import numpy as np
 
-from qdrl.compute.portable.compiling import kernel
+from qdrl.compute.arithmetic.compiling import kernel
 
 RELU, TANH, CLIP, LINEAR = 0, 1, 2, 3
 ACTIVATIONS = {"relu": RELU, "tanh": TANH, "clip": CLIP, "linear": LINEAR}
@@ -12,20 +15,20 @@ ACTIVATIONS = {"relu": RELU, "tanh": TANH, "clip": CLIP, "linear": LINEAR}
 _HALF_PI = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
 _TWO_OVER_PI = 0.6366197723675814
 _ROUNDER = 6755399441055744.0  # 1.5 * 2**52: adding and subtracting it rounds to an integer
-_LARGEST = 1e6
-_SATURATED = 9.1  # tanh of anything larger rounds to 1 in float32
+_LARGEST_ANGLE = 1e6  # rad
+_TANH_SATURATION = 9.1  # tanh of anything larger rounds to 1 in float32
 
 
 @kernel
 def _tanh(x):
-    """Tanh of a float64 to 3e-10 relative, so that rounding to float32 is off by at most 0.51 units in the last place.
+    """Return tanh of a float64 to 3e-10 relative: float32 results are within 0.51 units in the last place.
 
     -m / (m + 2) with m = exp(-2|x|) - 1. The Taylor series of exp(u) - 1 at u = -2|x| / 64 is squared up six times:
     exp(2u) - 1 = m (m + 2), which keeps the relative error of m.
     """
     size = abs(x)
-    if size > _SATURATED:
-        size = _SATURATED
+    if size > _TANH_SATURATION:
+        size = _TANH_SATURATION
     u = size * -0.03125
     m = 1.0 / 40320.0
     m = m * u + 1.0 / 5040.0
@@ -58,7 +61,7 @@ def _affine(values, weights, outputs):
     for o in range(count):
         outputs[o] = bias[o]
     last = inputs - inputs % 8
-    for i in range(0, last, 8):  # eight inputs a pass save loads and stores of the sums; their order stays
+    for i in range(0, last, 8):  # eight inputs a pass save loads and stores of the sums without changing their order
         a, b, c, d = values[i], values[i + 1], values[i + 2], values[i + 3]
         e, f, g, h = values[i + 4], values[i + 5], values[i + 6], values[i + 7]
         for o in range(count):
@@ -95,7 +98,7 @@ def _activate(values, activation):
 
 @kernel
 def forward(genomes, observations, sizes, hidden, output, scratch, actions):
-    """Compute the networks of the first slots, a slot at a time.
+    """Compute the actions of the first slots' networks, one slot at a time.
 
     Args:
         genomes: `(slots, parameters)` float32 rows.
@@ -127,7 +130,7 @@ def dense(values, weights, outputs):
 
 @kernel
 def convolve(images, weights, size, stride, margin, patch, sums, outputs):
-    """Slide a layer over images: a dense layer of every patch, whose numbers are ordered channel, row, column.
+    """Apply a convolution: a dense layer on every patch, whose numbers are ordered channel, row, column.
 
     Args:
         images: `(n, channels, height, width)` float32.
@@ -197,7 +200,7 @@ def sines(angles, sine, cosine):
     """
     for i in range(len(angles)):
         angle = angles[i]
-        if not abs(angle) <= _LARGEST:
+        if not abs(angle) <= _LARGEST_ANGLE:
             sine[i] = cosine[i] = np.nan
             continue
         turns = (angle * _TWO_OVER_PI + _ROUNDER) - _ROUNDER
@@ -215,7 +218,7 @@ def sines(angles, sine, cosine):
 
 @kernel
 def _sine(x):
-    """Taylor series up to x**17; its next term is 1e-19 at pi/4."""
+    """Return the Taylor series of the sine up to x**17; the next term is 1e-19 at pi/4."""
     square = x * x
     s = 1.0 / 355687428096000.0
     s = s * square - 1.0 / 1307674368000.0
@@ -230,7 +233,7 @@ def _sine(x):
 
 @kernel
 def _cosine(x):
-    """Taylor series up to x**16; its next term is 2e-18 at pi/4."""
+    """Return the Taylor series of the cosine up to x**16; the next term is 2e-18 at pi/4."""
     square = x * x
     c = 1.0 / 20922789888000.0
     c = c * square - 1.0 / 87178291200.0

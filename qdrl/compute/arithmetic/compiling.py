@@ -1,4 +1,4 @@
-"""How kernels are compiled: one thread, no fast math, no fused multiply-add, the machine code cached on disk."""
+"""Compilation of kernels: one thread, no fast math, no fused multiply-add, machine code cached on disk."""
 
 import os
 from collections.abc import Callable
@@ -15,20 +15,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
-    """Compile a function at its first call.
+    """Return the function, compiled at its first call.
 
     Machine code is cached beside the source or, where that folder is read-only, in the user's cache folder or in
-    `NUMBA_CACHE_DIR`. The cache is keyed by processor. Where nothing can be cached every process compiles anew.
+    `NUMBA_CACHE_DIR`. The cache is keyed by processor. Where no folder can be written, every process compiles again.
     """
     # Without fast math LLVM neither reorders sums nor contracts a product and a sum into one operation.
     compiled: Any = numba.njit(fastmath=False, error_model="numpy", nogil=True)(function)
-    with suppress(RuntimeError):  # no folder can be written
-        compiled._cache = _Cache(function)  # `cache=True` would end the run where the disk is full
+    with suppress(RuntimeError):  # no folder is writable
+        compiled._cache = _Cache(function)  # `cache=True` would raise when the disk is full
     return compiled
 
 
 class _Cache(FunctionCache):
-    """Numba's cache, whose failures cost a compilation and nothing else."""
+    """Numba's cache with failures ignored: they only cost a compilation."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the stored machine code; None where there is none or it cannot be read."""
@@ -38,6 +38,6 @@ class _Cache(FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Store machine code where the disk has room."""
+        """Store machine code; do nothing when the disk is full."""
         with suppress(OSError):
             super().save_overload(sig, data)

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores and memory, limits of containers and batch systems included."""
+"""Cores and memory that this process may use, with the limits of containers and batch systems."""
 
 import os
 import resource
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_NO_LIMIT = 2**60  # cgroup v1 writes a number near 2**63 for "no limit"
+_UNLIMITED_BYTES = 2**60  # cgroup v1 writes a number near 2**63 for "no limit"
 
 
 def allowed_cores() -> frozenset[int]:
-    """Return the cores that this process may run on."""
+    """Return the numbers of the cores that this process may run on."""
     return frozenset(os.sched_getaffinity(0))
 
 
 def core_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Return how many cores' worth of time this process's control groups grant; None without a limit.
+    """Return the CPU time quota of this process's control groups, in cores; None without a quota.
 
     Args:
-        root: where control groups are mounted.
-        membership: the file that names this process's groups.
+        root: the folder where control groups are mounted.
+        membership: the file that lists this process's groups.
     """
     shares = []
     for text in _read_all("cpu.max", root, membership):
@@ -30,11 +30,11 @@ def core_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup
 
 
 def memory_limit(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Return the bytes of memory that this process may have: the machine's, or the lowest limit set on it.
+    """Return the bytes of memory that this process may use: the machine's memory or the lowest limit.
 
     Args:
-        root: where control groups are mounted.
-        membership: the file that names this process's groups.
+        root: the folder where control groups are mounted.
+        membership: the file that lists this process's groups.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory.limit_in_bytes"):
@@ -42,11 +42,11 @@ def memory_limit(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgro
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space)
-    return min(limit for limit in limits if limit < _NO_LIMIT)
+    return min(limit for limit in limits if limit < _UNLIMITED_BYTES)
 
 
 def _read_all(name: str, root: Path, membership: Path) -> Iterator[str]:
-    """What a file of this process's control groups and of those around them says; version 1 and 2."""
+    """Yield the contents of a file in this process's control groups and their parents (cgroup versions 1 and 2)."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -62,5 +62,5 @@ def _read_all(name: str, root: Path, membership: Path) -> Iterator[str]:
                 break
             try:
                 yield (folder / name).read_text(encoding="utf-8").strip()
-            except OSError:  # the root has no limits, and a container does not see what is around it
+            except OSError:  # the root group has no limits, and a container does not see its parents
                 continue

@@ -1,11 +1,11 @@
-"""Limits that containers and batch systems set."""
+"""Resource limits set by containers and batch systems."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from qdrl.compute.machine import allowed_cores, core_quota, memory_limit
+from qdrl.compute.resource_limits import allowed_cores, core_quota, memory_limit
 
 WHOLE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -30,17 +30,17 @@ def _groups(folder: Path, membership: str, files: dict[str, str]) -> tuple[Path,
         ("0::/gone", {}, WHOLE),
     ],
 )
-def test_the_lowest_memory_limit_on_the_way_up_counts(
+def test_the_lowest_memory_limit_of_a_group_and_its_parents_counts(
     tmp_path: Path, membership: str, files: dict[str, str], limit: int
 ) -> None:
     assert memory_limit(*_groups(tmp_path, membership, files)) == limit
 
 
-def test_a_quota_of_time_is_counted_in_cores(tmp_path: Path) -> None:
+def test_a_cpu_quota_is_returned_in_cores(tmp_path: Path) -> None:
     assert core_quota(*_groups(tmp_path / "a", "0::/job", {"job/cpu.max": "150000 100000"})) == 1.5
     assert core_quota(*_groups(tmp_path / "b", "0::/job", {"job/cpu.max": "max 100000"})) is None
     assert core_quota(tmp_path, tmp_path / "no such file") is None
 
 
-def test_the_cores_are_those_this_process_may_run_on() -> None:
+def test_there_is_at_least_one_allowed_core() -> None:
     assert len(allowed_cores()) >= 1

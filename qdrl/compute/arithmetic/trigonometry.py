@@ -1,23 +1,23 @@
-"""Sine and cosine in the arithmetic that a file names."""
+"""Sine and cosine in a named arithmetic."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from qdrl.compute.portable import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 
 Sines = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""From angles in rad, float64 of any shape, to their sines and cosines."""
+"""A function that returns the sines and cosines of angles in rad, float64 of any shape."""
 
 
 def sines_in(arithmetic: Arithmetic) -> Sines:
-    """Return the function that computes sines and cosines in an arithmetic; "blas" takes numpy's."""
+    """Return the function that computes sines and cosines in an arithmetic: numpy's unless it is portable."""
     return portable_sines if arithmetic == PORTABLE else _library_sines
 
 
 def portable_sines(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return sines and cosines of `angles` in rad, float64 of any shape; NaN beyond 1e6 rad."""
-    from qdrl.compute.portable.kernels import sines
+    from qdrl.compute.arithmetic.kernels import sines
 
     flat = np.ascontiguousarray(angles, np.float64).reshape(-1)
     sine, cosine = np.empty_like(flat), np.empty_like(flat)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.compute.arrays import load_array
 from qdrl.compute.devices import free_memory
 from qdrl.compute.random import integers
-from qdrl.compute.states import load_array
 from qdrl.errors import UserError
 
 
@@ -40,10 +40,10 @@ class LabelledTransitions:
     target_descriptor: Tensor
 
 
-NAMES = tuple(field.name for field in fields(LabelledTransitions))
+COLUMNS = tuple(field.name for field in fields(LabelledTransitions))
 
 
-class Replay:
+class ReplayBuffer:
     """The last `capacity` transitions, in memory taken once: on a GPU when the first come.
 
     A transition is one row of one table, so that sampling it touches one place in memory.
@@ -70,10 +70,10 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"capacity of a replay must be at least 1, got {capacity}")
         self.capacity, self.dimensions = capacity, dimensions
-        widths = dict.fromkeys(NAMES, 1) | {"observation": observation_size, "next_observation": observation_size}
+        widths = dict.fromkeys(COLUMNS, 1) | {"observation": observation_size, "next_observation": observation_size}
         widths |= {"action": action_size, "descriptor": dimensions, "target_descriptor": dimensions}
-        ends = accumulate((widths[name] for name in NAMES), initial=0)
-        self._columns = dict(zip(NAMES, pairwise(ends), strict=True))
+        ends = accumulate((widths[name] for name in COLUMNS), initial=0)
+        self._columns = dict(zip(COLUMNS, pairwise(ends), strict=True))
         self._width, self._device = sum(widths.values()), torch.device(device)
         self._taken: Tensor | None = None
         if self._device.type == "cpu":
@@ -99,7 +99,7 @@ class Replay:
         start = (self._next + rows - kept) % self.capacity
         first = min(kept, self.capacity - start)
         source = rows - kept
-        for name in NAMES:
+        for name in COLUMNS:
             values = getattr(transitions, name)[source:].reshape(kept, self._width_of(name))
             column = self._column(name)
             column[start : start + first] = values[:first]
@@ -137,7 +137,7 @@ class Replay:
         """Arrays `(n, ...)` by name, oldest transition first."""
         oldest, rows = self._next if self._size == self.capacity else 0, self._table[: self._size].cpu()
         held = self._cut(torch.cat([rows[oldest:], rows[:oldest]]))
-        return {name: getattr(held, name).numpy().copy() for name in NAMES}
+        return {name: getattr(held, name).numpy().copy() for name in COLUMNS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave, in place of whatever is held.
@@ -148,7 +148,7 @@ class Replay:
         self.check_state(state)
         count = len(state["reward"])
         views = self._cut(self._table[:count])
-        for name in NAMES:
+        for name in COLUMNS:
             load_array(getattr(views, name), state[name], f"the replay's {name}")
         self._size, self._next = count, count % self.capacity
 
@@ -161,7 +161,7 @@ class Replay:
         if (count := len(state["reward"])) > self.capacity:
             raise ValueError(f"the stored replay holds {count} transitions, this one at most {self.capacity}")
         views = self._cut(torch.empty(count, self._width, device="meta"))
-        for name in NAMES:
+        for name in COLUMNS:
             stored, expected = tuple(np.shape(state[name])), tuple(getattr(views, name).shape)
             if stored != expected:
                 raise ValueError(f"the replay's {name} is stored as {stored}, expected {expected}")
@@ -175,7 +175,7 @@ class Replay:
 
     def _checked(self, transitions: LabelledTransitions) -> int:
         rows = len(transitions.reward)
-        for name in NAMES:
+        for name in COLUMNS:
             values, width = getattr(transitions, name), self._width_of(name)
             expected = (rows,) if self._is_number(name) else (rows, width)
             if tuple(values.shape) != expected:
@@ -191,7 +191,7 @@ class Replay:
 
     def _cut(self, rows: Tensor) -> LabelledTransitions:
         """Views of rows of the table `(..., width)` as fields."""
-        parts = {name: rows[..., slice(*self._columns[name])] for name in NAMES}
+        parts = {name: rows[..., slice(*self._columns[name])] for name in COLUMNS}
         return LabelledTransitions(
             **{name: part[..., 0] if self._is_number(name) else part for name, part in parts.items()}
         )
