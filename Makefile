@@ -10,7 +10,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all test-lowest check format benchmarks reference clean
+.PHONY: help env demo test test-all test-lowest check format docs benchmarks reference clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ env: .venv/installed ## make .venv with the tested versions, MPI included
 .venv/installed: pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("qdrl needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mpi,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mpi,dev,docs]'
 	@touch $@
 
 demo: env ## evolve Walker2d gaits on 2 ranks (at most 3 minutes) and draw the archive
@@ -47,6 +47,9 @@ check: env ## lint, format, types, arrows between rooms
 format: env ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: env ## the documentation site, into build/docs; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 
 benchmarks: env ## print `name value unit` lines; takes half an hour, use an idle machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

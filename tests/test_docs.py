@@ -42,9 +42,9 @@ def test_the_examples_of_novelty_archives_run(capsys: pytest.CaptureFixture[str]
 
     from qdrl.config import parse_experiment
 
-    ((table,), (example,)) = (_blocks("docs/novelty.md", language) for language in ("toml", "python"))
+    ((table,), (example,)) = (_blocks("docs/concepts/novelty.md", language) for language in ("toml", "python"))
     parse_experiment({"name": "x", "task": {"name": "arm"}, "run": {"generations": 1}} | tomllib.loads(table))
-    exec(compile(example, "docs/novelty.md", "exec"), {})
+    exec(compile(example, "docs/concepts/novelty.md", "exec"), {})
     entries, novelty = capsys.readouterr().out.split()
     assert int(entries) > 1
     assert 0 < float(novelty) < 100
@@ -55,7 +55,7 @@ def test_the_experiment_of_evolution_strategies_is_valid() -> None:
 
     from qdrl.config import parse_experiment
 
-    (example,) = _blocks("docs/evolution_strategies.md", "toml")
+    (example,) = _blocks("docs/concepts/evolution-strategies.md", "toml")
     rest = {"name": "es", "task": {"name": "walker2d_uni"}, "run": {"generations": 1}}
     settings = parse_experiment(rest | tomllib.loads(example)).algorithm.model_dump()
     assert settings["searcher"]["optimizer"]["max_speed"] == 0.015
@@ -68,9 +68,9 @@ def test_the_reading_example_of_the_format_needs_only_h5py() -> None:
 
 
 def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> None:
-    algorithm, descriptor = _blocks("docs/algorithms.md", "python")
+    algorithm, descriptor = _blocks("docs/how-to/algorithm.md", "python")
     (tmp_path / "mine.py").write_text(algorithm + descriptor)
-    algorithm_table, task_table = _blocks("docs/algorithms.md", "toml")
+    algorithm_table, task_table = _blocks("docs/how-to/algorithm.md", "toml")
     small = 'episode_length = 10\n[archive]\nkind = "grid"\nshape = [5, 5]\n[run]\ngenerations = 2\n'
     (tmp_path / "mine.toml").write_text(task_table + small + algorithm_table.replace("128", "8"))
     command = [sys.executable, "-m", "qdrl", "evolve", "mine.toml", "--output", "run"]
@@ -79,7 +79,7 @@ def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> 
 
 
 def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(tmp_path: Path) -> None:
-    (script,) = _blocks("docs/runs.md", "bash")
+    (script,) = _blocks("docs/concepts/runs.md", "bash")
     count = 'mkdir -p runs/gaits/study; printf "%s\\n" "$*" >> calls'
     mpirun = f'#!/bin/bash\n{count}\n[ "$(wc -l < calls)" -gt 1 ] || exit 75\n'
     for name, text in (("mpirun", mpirun), ("scontrol", '#!/bin/bash\necho "$@" >> calls; exec bash script\n')):
@@ -97,12 +97,12 @@ def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(t
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "archives/README.md", "CONTRIBUTING.md", "docs/novelty.md", "docs/runs.md", "docs/exporting.md"],
+    ["README.md", "archives/README.md", "CONTRIBUTING.md", "docs/concepts/novelty.md", "docs/concepts/runs.md", "docs/how-to/export.md"],
 )
 def test_every_link_into_the_repository_leads_somewhere(document: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
-    assert links or document in ("CONTRIBUTING.md", "docs/novelty.md")
+    assert links or document in ("CONTRIBUTING.md", "docs/concepts/novelty.md")
     missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
     assert missing == []
 

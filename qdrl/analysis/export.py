@@ -1,6 +1,6 @@
 """One genome of an archive as plain arrays, with what it takes to use them without qdrl.
 
-`docs/exporting.md` lists the arrays.
+`docs/how-to/export.md` lists the arrays.
 """
 
 import json
@@ -37,7 +37,7 @@ def weights_of(
         code_from: a folder that is searched first for it; implies `allow_code`.
 
     Returns:
-        a phrase that names the genome; arrays by name, as `docs/exporting.md` lists them.
+        a phrase that names the genome; arrays by name, as `docs/how-to/export.md` lists them.
 
     Raises:
         UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here, or the reference batch

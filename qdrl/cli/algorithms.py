@@ -24,7 +24,7 @@ def command(name: str | None) -> None:
     if name is None:
         for each in algorithm_names():
             click.echo(f"{each:<16}{_module_of(algorithm_class(each)).splitlines()[0]}")
-        click.echo("package.module:Class names an algorithm of your own; see docs/algorithms.md")
+        click.echo("package.module:Class names an algorithm of your own; see docs/how-to/algorithm.md")
         return
     kind = algorithm_class(name)
     click.echo(f"{_module_of(kind).strip()}\n\nsettings of [algorithm]:")

@@ -20,7 +20,7 @@ def command(archive: Path, output: Path, cell: int | None, allow_code: bool) -> 
     `bias_<i>` of each layer, `layers`, `activation`, `output`, `order`; where observations are normalised `mean`,
     `deviation` and `observation_clip`; where layers are, `scale_<i>`, `offset_<i>` and the `reference` batch. It also
     says what they are for: `task`, `fitness`, `descriptor` with names, units and bounds. numpy reads it without qdrl;
-    docs/exporting.md has every array and a complete example.
+    docs/how-to/export.md has every array and a complete example.
 
     \b
     Example:

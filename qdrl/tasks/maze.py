@@ -2,7 +2,7 @@
 
 The deceptive mazes of Lehman and Stanley 2011, "Abandoning Objectives: Evolution through the Search for Novelty Alone",
 with the robot of the code that Uber published with Such et al. 2017, whose policies set velocities, not accelerations.
-Published programs differ; docs/decisions.md tells in what. This is the convention here:
+Published programs differ; docs/decisions/0010-mazes.md lists the differences. This is the convention here:
 
 - Lengths are in units of the maze, angles in degrees from +x towards +y. The papers' figures draw y downwards, and then
   positive angles are to the robot's right.

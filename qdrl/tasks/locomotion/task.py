@@ -28,7 +28,7 @@ from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion.robots import ROBOTS, Robot, build_model
 
-# Episode lengths and omni bounds of Faldor et al. 2023 and 2024; see docs/decisions.md for what differs.
+# Episode lengths and omni bounds of Faldor et al. 2023 and 2024; differences: docs/decisions/0009-omni-observations.md.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "walker2d_uni": {"robot": "walker2d", "length": 1000},
     "halfcheetah_uni": {"robot": "halfcheetah", "length": 1000},
