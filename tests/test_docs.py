@@ -97,7 +97,14 @@ def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(t
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "archives/README.md", "CONTRIBUTING.md", "docs/concepts/novelty.md", "docs/concepts/runs.md", "docs/how-to/export.md"],
+    [
+        "README.md",
+        "archives/README.md",
+        "CONTRIBUTING.md",
+        "docs/concepts/novelty.md",
+        "docs/concepts/runs.md",
+        "docs/how-to/export.md",
+    ],
 )
 def test_every_link_into_the_repository_leads_somewhere(document: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL)
