@@ -44,7 +44,7 @@ from qdrl.evaluation import Candidates, Evaluation
 from qdrl.parallel.ranks import Ranks, connect
 from qdrl.physics import Worlds
 from qdrl.policies.mlp import Mlp
-from qdrl.run.start import build
+from qdrl.run.build import build
 from qdrl.streams import Streams
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion.task import LocomotionWorlds

@@ -17,7 +17,7 @@ from training import Size, critic_flops, pg_flops
 
 from qdrl.compute.devices import device_of
 from qdrl.config import load_experiment
-from qdrl.run.start import build
+from qdrl.run.build import build
 
 CONFIG = Path(__file__).parents[1] / "ant_omni" / "dcrl_map_elites.toml"
 WARM = 3

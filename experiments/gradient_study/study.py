@@ -25,7 +25,7 @@ from qdrl.analysis.reevaluate import reevaluate_actor, reevaluate_elites
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.report.heatmap import plot_heatmap
-from qdrl.run.start import load
+from qdrl.run.resume import load
 
 HERE = Path(__file__).parent
 LABELS = {"map_elites": "ME", "pga_map_elites": "PGA", "dcg_map_elites": "DCG", "dcrl_map_elites": "DCRL"}

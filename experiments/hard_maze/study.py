@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qdrl.archives.hdf5 import open_archive
-from qdrl.run.start import load
+from qdrl.run.resume import load
 from qdrl.tasks.maze import MAZES, SUCCESS, walls
 
 HERE = Path(__file__).parent

@@ -30,7 +30,8 @@ from small_runs import EXPERIMENTS, GENERATIONS, settings
 from qdrl.cli import qdrl as command_line
 from qdrl.config import parse_experiment
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.start import resume, start
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 
 RESULTS = Path(__file__).parent / "results" / "kills.csv"
 RANKS = 3

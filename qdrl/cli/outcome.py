@@ -8,7 +8,7 @@ from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.optional import missing_package
 from qdrl.parallel.ranks import Ranks, repeat_after_losses
-from qdrl.run.start import Outcome
+from qdrl.run.job import Outcome
 
 STOPPED = os.EX_TEMPFAIL  # 75: a job that may be started again
 

@@ -4,10 +4,9 @@ import click
 
 from qdrl.config import Experiment, RunSettings
 from qdrl.parallel.ranks import Ranks
+from qdrl.run.build import Parts, build
 from qdrl.run.estimate import estimate
 from qdrl.run.forecast import Forecast, Pace, duration, forecast, measure
-from qdrl.run.recorder import Parts
-from qdrl.run.start import build
 
 
 def print_plan(experiment: Experiment, ranks: Ranks) -> None:

@@ -49,7 +49,7 @@ def command(
     ranks = join()
 
     from qdrl.cli.outcome import end
-    from qdrl.run.start import resume
+    from qdrl.run.resume import resume
 
     outcome = resume(
         folder,

@@ -16,7 +16,7 @@ from qdrl.critics.settings import LearningSettings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
 from qdrl.policies.mlp import Mlp
-from qdrl.run.recorder import Parts
+from qdrl.run.build import Parts
 from qdrl.tasks.episodic import EpisodicTask
 
 _SECONDS = 2.0  # of evaluation

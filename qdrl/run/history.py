@@ -1,7 +1,9 @@
-"""The metrics of a run: one value a generation under each name, whatever an algorithm reports."""
+"""The history of a run: one value a generation of each metric, and what earlier jobs left to this one."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from numbers import Real
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from qdrl.errors import UserError
 
-_LARGEST = 2**63  # what HDF5 stores as an integer
+_INTEGER_LIMIT = 2**63  # HDF5 stores smaller integers
 
 
 class History:
@@ -27,7 +29,7 @@ class History:
         return len(next(iter(self.columns.values()), ()))
 
     def append(self, row: Mapping[str, float]) -> bool:
-        """Add a generation; returns whether it brought a name that no earlier generation had."""
+        """Add a generation and return whether it has a metric that no earlier generation had."""
         before, has_new = len(self), False
         for name in row:
             if name not in self.columns:
@@ -48,6 +50,27 @@ class History:
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the columns as `StoredArchive.history` keeps them."""
         return {name: np.array(values) for name, values in self.columns.items()}
+
+
+@dataclass(frozen=True)
+class Past:
+    """The run before this job; by default a run that begins now.
+
+    Attributes:
+        history: the metrics so far; the job appends to it.
+        created_utc: when the run began.
+        inexact_from: generations from which the run continued without a checkpoint.
+        code_changed_from: generations from which the user's own code differed.
+        earlier: packages and commits of earlier jobs of the run, see `/meta/command` in archives/README.md.
+        is_saved: whether the files hold the run as it is before the first generation of this job.
+    """
+
+    history: History = field(default_factory=History)
+    created_utc: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    inexact_from: tuple[int, ...] = ()
+    code_changed_from: tuple[int, ...] = ()
+    earlier: tuple[dict[str, Any], ...] = ()
+    is_saved: bool = False
 
 
 def checked_counts(counts: Mapping[str, Any], taken: Mapping[str, Any], algorithm: str) -> dict[str, float]:
@@ -78,7 +101,7 @@ def _checked_name(name: Any, taken: Mapping[str, Any], algorithm: str) -> str:
 def _number(value: Any, name: str, algorithm: str) -> float:
     """Return a number of any library as Python's int or float."""
     plain = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-    if isinstance(plain, int) and abs(plain) < _LARGEST:
+    if isinstance(plain, int) and abs(plain) < _INTEGER_LIMIT:
         return int(plain)
     if not isinstance(plain, Real):
         raise UserError(

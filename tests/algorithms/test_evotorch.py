@@ -21,7 +21,7 @@ from qdrl.archives.hdf5 import read_checkpoint, write_checkpoint
 from qdrl.config import parse_experiment
 from qdrl.errors import RankLost, UserError
 from qdrl.evaluation import Evaluation
-from qdrl.run.start import build
+from qdrl.run.build import build
 from qdrl.streams import Streams
 from qdrl.tasks.registry import make_task
 from tests.archives.builders import small_archive
@@ -392,7 +392,7 @@ def test_evotorch_is_imported_only_for_its_own_algorithm_and_changes_nothing_els
 import os, sys
 from qdrl.algorithms.registry import algorithm_class, algorithm_names
 from qdrl.config import parse_experiment
-from qdrl.run.start import build
+from qdrl.run.build import build
 
 arm = {"name": "a", "task": {"name": "arm"}, "archive": {"kind": "grid", "shape": [4, 4]}, "run": {"generations": 1}}
 experiments = {name: parse_experiment(arm | {"algorithm": {"name": name}}) for name in algorithm_names()}

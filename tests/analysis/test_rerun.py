@@ -18,7 +18,8 @@ from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
 from qdrl.provenance.software import packages
-from qdrl.run.start import resume, start
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 
 
 def furthest(trajectory: Any) -> list[float]:

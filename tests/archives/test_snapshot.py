@@ -13,7 +13,8 @@ from qdrl.cli.archive.info import describe
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.start import load, start
+from qdrl.run.resume import load
+from qdrl.run.start import start
 
 SETTINGS = {
     "name": "x",

@@ -17,7 +17,7 @@ from qdrl.critics.replay_buffer import ReplayBuffer
 from qdrl.critics.settings import Td3Settings
 from qdrl.parallel.learners import OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
-from qdrl.run.start import build
+from qdrl.run.build import build
 from tests.critics.builders import transitions
 from tests.helpers.recorded import RecordedCall, WatchedSideStream, record, without_numpy
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-import qdrl.run.start
+import qdrl.run.build
 from qdrl.config import load_experiment
 from qdrl.parallel.ranks import connect
 from qdrl.physics import gpu
-from qdrl.run.start import resume, start
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 from qdrl.tasks.locomotion import device_worlds as device_locomotion
 
 PLACE = torch.device("meta")
@@ -158,7 +159,7 @@ def pretend() -> None:
     setattr(gpu.WarpWorlds, "_run", run)  # noqa: B010 - other names than its own
     torch.tensor, torch.as_tensor = _through_host(torch.tensor), _through_host(torch.as_tensor)
     torch.cuda.is_available = lambda: True
-    qdrl.run.start.device_of = device_locomotion.device_of = lambda _: PLACE
+    qdrl.run.build.device_of = device_locomotion.device_of = lambda _: PLACE
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from qdrl.errors import UserError
 from qdrl.policies.base import make_policy
 from qdrl.policies.conv import Conv
 from qdrl.policies.settings import Convolution, ConvSettings
-from qdrl.run.start import build
+from qdrl.run.build import build
 
 SMALL = ConvSettings(
     kind="conv",

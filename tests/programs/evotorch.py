@@ -13,7 +13,9 @@ from typing import Any
 
 from qdrl.config import Experiment, parse_experiment
 from qdrl.parallel.ranks import OneProcess, Ranks, abort, connect, launched_rank
-from qdrl.run.start import build, resume, start
+from qdrl.run.build import build
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 
 GENERATIONS = 5
 SEARCHERS: dict[str, dict[str, Any]] = {

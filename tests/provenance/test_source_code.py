@@ -19,7 +19,8 @@ from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
 from qdrl.provenance.source_code import changed_sources, definition_of, is_users, sources_of
-from qdrl.run.start import resume, start
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 
 CODE = """
 from functools import partial
@@ -120,7 +121,7 @@ def test_the_option_of_resume_accepts_changed_code(monkeypatch: pytest.MonkeyPat
         taken.append(accept_changed_code)
         raise UserError("far enough")
 
-    monkeypatch.setattr("qdrl.run.start.resume", refuse)
+    monkeypatch.setattr("qdrl.run.resume.resume", refuse)
     for options in ([], ["--accept-changed-code"]):
         CliRunner().invoke(command, [str(tmp_path), *options])
     assert taken == [False, True]

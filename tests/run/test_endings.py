@@ -14,7 +14,9 @@ from qdrl.cli import qdrl
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import RunFailed, UserError
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.start import Outcome, resume, start
+from qdrl.run.job import Outcome
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 from tests.helpers.mpi import mpirun
 
 ARM = {

@@ -11,10 +11,10 @@ from qdrl.cli.evolve import command as evolve
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
+from qdrl.run.build import Parts, build
 from qdrl.run.estimate import Estimate, Need, estimate, refuse_what_cannot_fit, size
 from qdrl.run.forecast import Forecast, Pace, duration, forecast
-from qdrl.run.recorder import Parts
-from qdrl.run.start import build, start
+from qdrl.run.start import start
 
 ARM = {"name": "arm", "task": {"name": "arm"}, "archive": {"shape": [8, 8]}, "run": {"generations": 3}}
 DCRL = {

@@ -14,7 +14,8 @@ from qdrl.archives.seals import write_seal
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.start import load, resume, start
+from qdrl.run.resume import load, resume
+from qdrl.run.start import start
 
 ARM = {
     "name": "arm",

@@ -18,9 +18,10 @@ from qdrl.archives.seals import write_seal
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.history import History
+from qdrl.run.history import History, Past
 from qdrl.run.recorder import Recorder
-from qdrl.run.start import load, resume, start
+from qdrl.run.resume import load, resume
+from qdrl.run.start import start
 from tests.archives.builders import damaged
 from tests.helpers.mpi import mpirun, start_mpirun
 
@@ -252,8 +253,8 @@ def test_a_rank_that_writes_in_place_of_a_lost_one_holds_the_folder_too(tmp_path
 
     start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
     ranks, parts = Second(), load(tmp_path / "run")
-    recorder = Recorder(parts, ranks, tmp_path / "run", progress=False)
-    recorder.history = History(open_archive(tmp_path / "run" / "archive.h5").history)
+    past = Past(History(open_archive(tmp_path / "run" / "archive.h5").history))
+    recorder = Recorder(parts, ranks, tmp_path / "run", past, progress=False)
     with recorder:
         with (tmp_path / "run" / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it

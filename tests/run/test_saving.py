@@ -28,7 +28,8 @@ from qdrl.parallel.ranks import OneProcess
 from qdrl.run.history import History
 from qdrl.run.log import RunLog
 from qdrl.run.metrics import MetricsFile
-from qdrl.run.start import resume, start
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 
 ARM = {
     "name": "arm",

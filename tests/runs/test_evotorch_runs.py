@@ -10,7 +10,8 @@ import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.start import load, resume, start
+from qdrl.run.resume import load, resume
+from qdrl.run.start import start
 from tests.programs.evotorch import GENERATIONS, SEARCHERS, evolve, experiment
 from tests.helpers.mpi import mpirun
 

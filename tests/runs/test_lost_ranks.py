@@ -13,7 +13,8 @@ from qdrl.cli import qdrl
 from qdrl.config import load_experiment
 from qdrl.errors import RankLost
 from qdrl.parallel.ranks import OneProcess, repeat_after_losses
-from qdrl.run.start import load, start
+from qdrl.run.resume import load
+from qdrl.run.start import start
 from tests.helpers.mpi import mpirun
 
 ULFM = ["--with-ft", "ulfm"]

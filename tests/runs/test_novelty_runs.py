@@ -14,7 +14,8 @@ from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
 from qdrl.analysis.reevaluate import reevaluate_actor
-from qdrl.run.start import resume, start
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 from tests.helpers.mpi import mpirun
 
 ARM = {

@@ -9,7 +9,8 @@ import torch
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.start import build, start
+from qdrl.run.build import build
+from qdrl.run.start import start
 from qdrl.tasks.atari import AtariSettings, AtariWorlds
 from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes

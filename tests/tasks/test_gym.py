@@ -22,7 +22,9 @@ from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
 from qdrl.parallel.ranks import OneProcess
-from qdrl.run.start import build, resume, start
+from qdrl.run.build import build
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.gym import Trajectory
 from qdrl.tasks.registry import make_task

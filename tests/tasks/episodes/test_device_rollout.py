@@ -19,7 +19,8 @@ from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, Transitions
 from qdrl.parallel.ranks import OneProcess
 from qdrl.physics import budget
-from qdrl.run.start import resume, start
+from qdrl.run.resume import resume
+from qdrl.run.start import start
 from qdrl.tasks.episodes.device_episodes import DeviceEpisodes
 from qdrl.tasks.episodes.device_transitions import Record
 from qdrl.tasks.locomotion import task as locomotion
