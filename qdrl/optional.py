@@ -10,7 +10,7 @@ _INSTALLS = {
     "evotorch": "evotorch",
     "gymnasium": "'gymnasium[mujoco]'",
     "imageio": "imageio",
-    "imageio_ffmpeg": "imageio-ffmpeg",
+    "imageio_ffmpeg": "'qdrl[video]'",
     "matplotlib": "matplotlib",
     "mpi4py": "'qdrl[mpi]'",
     "mujoco": "mujoco",

@@ -8,8 +8,10 @@ import pytest
 
 from qdrl.cli.outcome import show
 from qdrl.config import parse_experiment
+from qdrl.errors import UserError
 from qdrl.optional import missing_package, require
 from qdrl.parallel.ranks import OneProcess
+from qdrl.report.video import check_video_path
 from qdrl.run.start import start
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +57,29 @@ def test_every_verb_names_the_package_it_needs(tmp_path: Path) -> None:
     assert said["qdrl.Archive"] == "qdrl.Archive needs torch: pip install torch"
     assert said["qdrl.plot_heatmap"] == "qdrl.plot_heatmap needs matplotlib: pip install matplotlib"
     assert said["qdrl.open_archive"] == "True"
+
+
+def test_an_mp4_film_names_the_extra_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(UserError, match=r"^an \.mp4 film needs imageio_ffmpeg: pip install 'qdrl\[video\]'$"):
+        check_video_path(tmp_path / "film.mp4")
+    check_video_path(tmp_path / "film.gif")
+
+
+def test_evotorch_is_imported_by_its_own_algorithm_only() -> None:
+    program = """
+import importlib, pkgutil, sys
+sys.modules["evotorch"] = None
+import qdrl
+for module in pkgutil.walk_packages(qdrl.__path__, "qdrl."):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [name for name, missing in lines if missing == "evotorch"] == ["qdrl.algorithms.searchers"]
 
 
 def test_only_packages_of_ours_are_named() -> None:
