@@ -8,16 +8,17 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import to_jsonable_python
 
 from qdrl.algorithms.registry import algorithm_class
+from qdrl.archives.registry import ARCHIVES, DEFAULT_KIND, archive_settings
 from qdrl.archives.seals import is_hdf5
+from qdrl.archives.settings import ArchiveSettings, CvtSettings
 from qdrl.archives.strict_json import from_json, to_json
 from qdrl.errors import UserError
 from qdrl.naming import nearest, run_name, search_also, suggest
@@ -26,86 +27,9 @@ from qdrl.provenance.software import as_unicode
 from qdrl.settings import check, check_whole, dotted_keys, fitting, unknown_key
 from qdrl.tasks.registry import settings_class
 
-MOST_CELLS = 10_000_000
-
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GridSettings(_Settings):
-    """A grid archive.
-
-    Attributes:
-        kind: "grid".
-        shape: cells along each axis of the descriptor.
-    """
-
-    kind: Literal["grid"]
-    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-
-    @field_validator("shape")
-    @classmethod
-    def _fits(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if prod(shape) > MOST_CELLS:
-            raise ValueError(f"at most {MOST_CELLS} cells in all")
-        return shape
-
-
-class CvtSettings(_Settings):
-    """An archive of centroidal Voronoi cells.
-
-    Attributes:
-        kind: "cvt".
-        cells: how many.
-        centroid_seed: seed of the centroids alone, so that runs of different seeds share their cells.
-        samples: uniform samples that k-means places the centroids by.
-    """
-
-    kind: Literal["cvt"] = "cvt"
-    cells: Annotated[int, Field(ge=1, le=MOST_CELLS)] = 1024
-    centroid_seed: Annotated[int, Field(ge=0)] = 0
-    samples: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> "CvtSettings":
-        if self.samples < self.cells:
-            raise ValueError(f"archive.samples ({self.samples}) must be at least archive.cells ({self.cells})")
-        return self
-
-
-class NoveltySettings(_Settings):
-    """An archive without cells, whose entries are let in by a rule; see `qdrl.archives.admission`.
-
-    Attributes:
-        kind: "novelty".
-        k: neighbours that count for novelty: 15 (Lehman and Stanley 2011), 10 (NS-ES), 25 (GA-NS).
-        rule: who is let in: "all" valid rows, each with a "probability", or those above a "threshold" of novelty.
-        probability: the chance of each row.
-        threshold: novelty that a row must exceed, in the units of the task's axes; 6 is for a maze 200 units wide.
-        threshold_k: neighbours that count for the threshold; k when left out.
-        adaptive: whether the threshold follows what enters.
-        raise_above: more entries than this in a generation raise the threshold,
-        raise_factor: by this factor.
-        lower_after: so many generations without an entry lower it,
-        lower_factor: by this factor,
-        floor: but not below this.
-        capacity: most entries held, the oldest are dropped; without it the archive grows as long as the run.
-    """
-
-    kind: Literal["novelty"]
-    k: Annotated[int, Field(ge=1, le=1_000_000)] = 15
-    rule: Literal["all", "probability", "threshold"] = "probability"
-    probability: Annotated[float, Field(gt=0, le=1)] = 0.01
-    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
-    threshold_k: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    adaptive: bool = True
-    raise_above: Annotated[int, Field(ge=0)] = 4
-    raise_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.2
-    lower_after: Annotated[int, Field(ge=1)] = 10
-    lower_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
-    floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    capacity: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
 
 
 class RunSettings(_Settings):
@@ -173,7 +97,7 @@ class Experiment(_Settings):
         seed: the run's seed.
         task: the task's settings.
         policy: shape of the policies; unused where genomes are not policies.
-        archive: its cells, or who is let in.
+        archive: the archive's settings.
         algorithm: the algorithm's settings.
         run: budgets and intervals.
         compute: worlds and threads.
@@ -185,7 +109,7 @@ class Experiment(_Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: BaseModel
     policy: PolicySettings = MlpSettings()
-    archive: GridSettings | CvtSettings | NoveltySettings = CvtSettings()
+    archive: ArchiveSettings = CvtSettings()
     algorithm: BaseModel
     run: RunSettings
     compute: ComputeSettings = ComputeSettings()
@@ -292,7 +216,7 @@ def _parse(data: Mapping[str, Any]) -> Experiment:
     sections = {
         "task": check(settings_class(_name(task, "task")), task, "task", known),
         "policy": check(policy_settings(policy), policy, "policy", known),
-        "archive": check(_ARCHIVES[kind], {"kind": kind} | archive, "archive", known),
+        "archive": check(archive_settings(kind), {"kind": kind} | archive, "archive", known),
         "algorithm": check(algorithm_class(_name(algorithm, "algorithm")).Settings, algorithm, "algorithm", known),
         "run": check(RunSettings, _table(data, "run"), "run", known),
         "compute": check(ComputeSettings, _table(data, "compute"), "compute", known),
@@ -305,7 +229,6 @@ def _parse(data: Mapping[str, Any]) -> Experiment:
     return check_whole(Experiment, plain | sections, known)
 
 
-_ARCHIVES: dict[str, type[BaseModel]] = {"cvt": CvtSettings, "grid": GridSettings, "novelty": NoveltySettings}
 _MAIN_KEYS = {"task": "name", "algorithm": "name", "archive": "kind", "policy": "kind"}
 
 
@@ -356,20 +279,18 @@ def _name(table: Mapping[str, Any], key: str) -> str:
 
 
 def _archive_kind(table: Mapping[str, Any]) -> str:
-    """The kind stated; the one kind that has all the keys where none is."""
-    kind = str(table["kind"]) if "kind" in table else fitting(_ARCHIVES, table, "cvt")
-    if kind not in _ARCHIVES:
-        raise UserError(f"archive.kind: no archive '{kind}'{suggest(kind, _ARCHIVES)}")
-    return kind
+    """Return the stated kind; where none is stated, the one built-in kind that has all the keys."""
+    return str(table["kind"]) if "kind" in table else fitting(ARCHIVES, table, DEFAULT_KIND)
 
 
 def _refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
+    own = archive_settings(kind).model_fields
     for key in table:
-        others = [name for name, model in _ARCHIVES.items() if key in model.model_fields]
-        if others and kind not in others:
+        others = [name for name, model in ARCHIVES.items() if key in model.model_fields]
+        if others and key not in own:
             raise UserError(
                 f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}';"
-                f" without it, '{kind}' takes {', '.join(_ARCHIVES[kind].model_fields)}"
+                f" without it, '{kind}' takes {', '.join(own)}"
             )
 
 
@@ -378,7 +299,7 @@ def _all_keys(data: Mapping[str, Any]) -> list[str]:
     models: dict[str, list[type[BaseModel]]] = {
         "run": [RunSettings],
         "compute": [ComputeSettings],
-        "archive": list(_ARCHIVES.values()),
+        "archive": list(ARCHIVES.values()),
         "policy": [MlpSettings],
     }
     for key, default, find in (

@@ -1,22 +1,19 @@
 """Build the parts of a run from its settings: task, empty archive and algorithm. Nothing is written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from qdrl.algorithms.base import Algorithm, is_of_lineages
 from qdrl.algorithms.registry import algorithm_class
-from qdrl.archives.admission import Adaptation, All, Probability, Rule, Threshold
-from qdrl.archives.archive import Archive
-from qdrl.archives.base import AnyArchive, Geometry
-from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
-from qdrl.archives.grid import Grid
-from qdrl.archives.novelty_archive import NoveltyArchive
+from qdrl.archives.base import AnyArchive
+from qdrl.archives.registry import build_archive
+from qdrl.archives.settings import ArchiveRequest
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
-from qdrl.compute.devices import check_archive, device_of
-from qdrl.config import CvtSettings, Experiment, GridSettings, NoveltySettings
+from qdrl.compute.devices import device_of
+from qdrl.config import Experiment
 from qdrl.errors import UserError
 from qdrl.naming import is_reference
 from qdrl.parallel.ranks import launched_size
@@ -77,7 +74,7 @@ def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmet
     device = _HOST if on_host or is_of_lineages(kind) else _device(experiment)
     archive = _archive(experiment, task, device, lineages=is_of_lineages(kind))
     algorithm = kind(task, archive, Streams(experiment.seed), experiment.algorithm)
-    return Parts(experiment, task, archive, algorithm, code=_code_of(task, name))
+    return Parts(experiment, task, archive, algorithm, code=_code_of(task, [name, experiment.archive.kind]))
 
 
 def _name_of(experiment: Experiment) -> str:
@@ -98,10 +95,10 @@ def _with_version(experiment: Experiment, task: Task) -> Experiment:
     return experiment.model_copy(update={"task": experiment.task.model_copy(update={"name": name})})
 
 
-def _code_of(task: Task, algorithm: str) -> Sources:
-    """Return the source of the user's own code that a run executes."""
+def _code_of(task: Task, names: Sequence[str]) -> Sources:
+    """Return the source of the user's own code that a run executes; `names` are those of its algorithm and archive."""
     own = task.code if isinstance(task, EpisodicTask) else ()
-    return sources_of([*own, *([algorithm] if is_reference(algorithm) else [])])
+    return sources_of([*own, *filter(is_reference, names)])
 
 
 def _device(experiment: Experiment) -> torch.device:
@@ -112,40 +109,15 @@ def _device(experiment: Experiment) -> torch.device:
 
 def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineages: bool) -> AnyArchive:
     """Return the empty archive; an archive of lineages stores one number a genome."""
-    settings, spec = experiment.archive, task.spec
-    parameters, dtype = (1, torch.int64) if lineages else (task.parameters, torch.float32)
-    if isinstance(settings, NoveltySettings):
-        rule = _rule(settings, Streams(experiment.seed))
-        options: dict[str, Any] = {"k": settings.k, "rule": rule, "capacity": settings.capacity, "dtype": dtype}
-        return NoveltyArchive(spec.lower, spec.upper, parameters, qd_offset=spec.qd_offset, **options)
-    geometry = _geometry(settings, task)
-    if device.type == "cuda":
-        check_archive(geometry.cells, parameters, device)
-    return Archive(geometry, parameters, qd_offset=spec.qd_offset, dtype=dtype, device=device)
-
-
-def _rule(settings: NoveltySettings, streams: Streams) -> Rule:
-    if settings.rule == "all":
-        return All()
-    if settings.rule == "probability":
-        return Probability(settings.probability, streams)
-    adaptation = Adaptation(
-        settings.raise_above, settings.raise_factor, settings.lower_after, settings.lower_factor, settings.floor
+    spec = task.spec
+    request = ArchiveRequest(
+        axes=tuple(axis.name for axis in spec.axes),
+        lower=spec.lower,
+        upper=spec.upper,
+        parameters=1 if lineages else task.parameters,
+        qd_offset=spec.qd_offset,
+        dtype=torch.int64 if lineages else torch.float32,
+        device=device,
+        seed=experiment.seed,
     )
-    adaptation = adaptation if settings.adaptive else None
-    return Threshold(settings.threshold, neighbours=settings.threshold_k, adaptation=adaptation)
-
-
-def _geometry(settings: GridSettings | CvtSettings, task: Task) -> Geometry:
-    lower, upper = task.spec.lower, task.spec.upper
-    if isinstance(settings, GridSettings):
-        if len(settings.shape) != len(lower):
-            axes = ", ".join(axis.name for axis in task.spec.axes)
-            raise UserError(f"archive.shape: {list(settings.shape)} for the {len(lower)} axes ({axes})")
-        return Grid(lower, upper, settings.shape)
-    return CentroidalVoronoi(_centroids(settings, lower, upper), lower, upper)
-
-
-def _centroids(settings: CvtSettings, lower: list[float], upper: list[float]) -> np.ndarray:
-    generator = Streams(settings.centroid_seed).generator("centroids")
-    return place_centroids(generator, settings.cells, lower, upper, samples=settings.samples)
+    return build_archive(experiment.archive, request)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, inf, prod
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from qdrl.algorithms.base import is_of_lineages
 from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.base import FIELDS
 from qdrl.compute.resource_limits import allowed_cores, core_quota, memory_limit
-from qdrl.config import CvtSettings, Experiment, GridSettings
+from qdrl.config import Experiment
 from qdrl.critics.settings import LearningSettings
 from qdrl.errors import UserError
 from qdrl.genomes.noise import TableNoise
@@ -167,10 +167,7 @@ def refuse_what_cannot_fit(needs: Sequence[Need], limit: int | None = None) -> N
 
 def cells(experiment: Experiment) -> int:
     """Return the cells of an experiment's archive, or its capacity; 0 where nothing limits it."""
-    settings = experiment.archive
-    if isinstance(settings, GridSettings):
-        return prod(settings.shape)
-    return settings.cells if isinstance(settings, CvtSettings) else settings.capacity or 0
+    return experiment.archive.most_elites
 
 
 def size(count: int) -> str:
@@ -207,8 +204,8 @@ def _archive(experiment: Experiment, task: Task) -> Need:
     axes = len(task.spec.axes)
     genome = 8 if is_of_lineages(_algorithm(experiment)) else _FLOAT * task.parameters
     columns = 8 + 8 * axes + sum(8 * (axes if name == "descriptor_std" else 1) for name in FIELDS)
-    key = {"grid": "shape", "cvt": "cells", "novelty": "capacity"}[experiment.archive.kind]
-    keys = f"archive.{key} ({cells(experiment):,}) and {_of_genomes(task)} ({task.parameters:,} parameters)"
+    limit = f"archive.{experiment.archive.limited_by} ({cells(experiment):,})"
+    keys = f"{limit} and {_of_genomes(task)} ({task.parameters:,} parameters)"
     return Need("archive", keys, cells(experiment) * (genome + columns))
 
 
