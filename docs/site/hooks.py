@@ -24,6 +24,7 @@ def pages_from_elsewhere() -> dict[str, str]:
         "archives/README.md": "reference/archive-format.md",
         "CHANGELOG.md": "changelog.md",
         "CONTRIBUTING.md": "contributing.md",
+        "SECURITY.md": "security.md",
     }
     for readme in sorted(ROOT.glob("experiments/*/README.md")):
         pages[f"experiments/{readme.parent.name}/README.md"] = f"experiments/{readme.parent.name}/index.md"
