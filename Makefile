@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RANKS ?= 2
+WORKERS ?= 2
+PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal
 
 # Open MPI refuses to run as root (as in a container) unless told twice.
 ifeq ($(shell id -u),0)
@@ -10,7 +12,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all test-lowest check format docs wheel benchmarks reference clean
+.PHONY: help env demo test test-slow test-all campaign test-lowest check format docs wheel benchmarks reference clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,17 +28,22 @@ env: .venv/installed ## make .venv with the tested versions, MPI included
 demo: env ## evolve Walker2d gaits on 2 ranks (at most 3 minutes) and draw the archive
 	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/quickstart/config.toml
 
-test: env ## the test-suite
-	$(BIN)/python -m pytest -q -m 'not slow'
+test: env ## the test-suite, in WORKERS processes
+	$(BIN)/python $(PYTEST) -m 'not slow'
 
-test-all: env ## the test-suite with its slow tests
-	$(BIN)/python -m pytest -q
+test-slow: env ## the slow tests, which the test-suite leaves out
+	$(BIN)/python $(PYTEST) -m 'slow and not campaign'
+
+test-all: test test-slow ## the test-suite and its slow tests
+
+campaign: env ## the test on ten thousand hostile files; an hour
+	$(BIN)/python -m pytest -q -m campaign
 
 test-lowest: ## the test-suite with the lowest versions that pyproject.toml allows, in .venv-lowest; by hand, half an hour
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) tests/programs/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[mpi,dev]'
-	.venv-lowest/bin/python -m pytest -q -W default -m 'not slow'
+	.venv-lowest/bin/python $(PYTEST) -W default -m 'not slow'
 
 check: env ## lint, format, types, import directions
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import run_qdrl
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -73,8 +75,7 @@ def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> 
     algorithm_table, task_table = _blocks("docs/how-to/algorithm.md", "toml")
     small = 'episode_length = 10\n[archive]\nkind = "grid"\nshape = [5, 5]\n[run]\ngenerations = 2\n'
     (tmp_path / "mine.toml").write_text(task_table + small + algorithm_table.replace("128", "8"))
-    command = [sys.executable, "-m", "qdrl", "evolve", "mine.toml", "--output", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_qdrl("evolve", "mine.toml", "--output", "run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -113,7 +114,7 @@ def test_every_link_into_the_repository_leads_somewhere(document: str) -> None:
 
 def test_the_readme_names_every_verb() -> None:
     text = (ROOT / "README.md").read_text()
-    help_text = subprocess.check_output([sys.executable, "-m", "qdrl", "--help"], text=True)
+    help_text = run_qdrl("--help").stdout
     verbs = re.findall(r"^  ([a-z]+)  ", help_text.partition("Verbs:")[2], re.MULTILINE)
     assert len(verbs) == 8
     assert all(f"`qdrl {verb}" in text for verb in verbs)

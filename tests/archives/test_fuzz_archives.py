@@ -93,6 +93,12 @@ def test_any_one_dataset_may_be_a_scalar_or_text(sources: list[Source], tmp_path
             assert f"/{name}" in places or f"/{name.split('/')[0]}" in places, (source.path, name, places)
 
 
+@pytest.mark.slow  # a sample of the campaign
+def test_verbs_serve_or_refuse_two_hundred_hostile_files(sources: list[Source], tmp_path: Path) -> None:
+    assert bad(run_campaign(tmp_path, list(range(24, 224)), sources)) == []
+
+
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_verbs_serve_or_refuse_ten_thousand_hostile_files(sources: list[Source], tmp_path: Path) -> None:
     assert bad(run_campaign(tmp_path, list(range(10_000)), sources)) == []

@@ -16,6 +16,7 @@ from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
 from qdrl.run.start import start
 from tests.archives.builders import damaged, small_archive
+from tests.helpers.processes import run_qdrl
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,6 @@ def call_json(*arguments: object) -> Any:
         raise AssertionError(f"{constant} is not JSON")
 
     return json.loads(call(*arguments, "--json").out, parse_constant=refuse)
-
-
-def as_process(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`python -m qdrl archive ...` in a process of its own."""
-    words = [sys.executable, "-m", "qdrl", "archive", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -309,7 +304,7 @@ def test_validate_prints_every_problem_and_exits_with_1(path: Path) -> None:
     with damaged(path) as file:
         file["elites/genome"][3] = np.nan
         file["elites/emitter"][0] = 9
-    done = as_process("validate", path)
+    done = run_qdrl("archive", "validate", path)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         f"{path}: /elites/emitter: must lie within 0..1",
@@ -365,7 +360,7 @@ def test_every_reading_verb_refuses_a_bad_file_in_one_line(path: Path, verb: tup
 
 def test_the_entry_point_turns_a_mistake_into_one_line_and_code_2(path: Path) -> None:
     spoil(path, "cut short")
-    done = as_process("info", path)
+    done = run_qdrl("archive", "info", path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"qdrl: {path}: not a whole HDF5 file")
     assert done.stderr.count("\n") == 1

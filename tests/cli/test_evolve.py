@@ -13,21 +13,22 @@ from click.testing import CliRunner
 
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun, run_qdrl
 
 ROOT = Path(__file__).parents[2]
 DOCTOR = ("python", "torch", "devices", "MuJoCo", "HDF5", "memory", "OpenGL", "MPI", "cores", "threads")
 ARM = '[task]\nname = "arm"\n[archive]\nkind = "grid"\nshape = [12, 12]\n[run]\ngenerations = 4\n'
 
 
-def qdrl(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def fresh_qdrl(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m qdrl` in an interpreter of its own."""
     command = [sys.executable, "-m", "qdrl", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
 def test_evolve_prints_what_it_made_and_draws_it(tmp_path: Path) -> None:
     (tmp_path / "arm.toml").write_text(ARM)
-    done = qdrl("evolve", "arm.toml", "--seed", "3", folder=tmp_path)
+    done = fresh_qdrl("evolve", "arm.toml", "--seed", "3", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs" / "arm").iterdir()
     assert folder.name.endswith("_seed3")
@@ -63,7 +64,7 @@ def test_a_mistake_is_one_line_exit_code_two_and_nothing_written(
     tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     (tmp_path / "arm.toml").write_text(ARM)
-    done = qdrl("evolve", "arm.toml", *arguments, folder=tmp_path)
+    done = run_qdrl("evolve", "arm.toml", *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -72,10 +73,10 @@ def test_a_mistake_is_one_line_exit_code_two_and_nothing_written(
 
 
 def test_an_unknown_verb_or_option_names_the_nearest(tmp_path: Path) -> None:
-    wrong_verb = qdrl("evolv", folder=tmp_path)
+    wrong_verb = run_qdrl("evolv", folder=tmp_path)
     assert wrong_verb.returncode == 2
     assert "did you mean 'evolve'" in wrong_verb.stderr
-    wrong_option = qdrl("evolve", "arm.toml", "--sed", "3", folder=tmp_path)
+    wrong_option = run_qdrl("evolve", "arm.toml", "--sed", "3", folder=tmp_path)
     assert wrong_option.returncode == 2
     assert "--seed" in wrong_option.stderr
 
@@ -111,7 +112,7 @@ def test_a_gymnasium_environment_is_described_as_far_as_it_can_be() -> None:
 def test_a_run_folder_that_exists_is_refused_with_exit_code_two(tmp_path: Path) -> None:
     (tmp_path / "arm.toml").write_text(ARM)
     (tmp_path / "taken").mkdir()
-    done = qdrl("evolve", "arm.toml", "--output", "taken", folder=tmp_path)
+    done = fresh_qdrl("evolve", "arm.toml", "--output", "taken", folder=tmp_path)
     assert done.returncode == 2
     assert "taken exists" in done.stderr
     assert list((tmp_path / "taken").iterdir()) == []
@@ -124,7 +125,7 @@ def test_a_users_descriptor_function_is_found_beside_the_experiment(tmp_path: Pa
         'axes = [{name = "last position", unit = "m", lower = -1.0, upper = 1.0}]\n'
         '[policy]\nhidden_sizes = [4]\n[archive]\nkind = "grid"\nshape = [20]\n[run]\ngenerations = 1\n'
     )
-    done = qdrl("evolve", "cart.toml", folder=tmp_path)
+    done = run_qdrl("evolve", "cart.toml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -143,7 +144,7 @@ def test_a_descriptor_function_that_cannot_work_is_one_line(tmp_path: Path, modu
         '[task]\nname = "gym:CartPole-v1"\ndescriptor = "mine:height"\n'
         'axes = [{name = "x", lower = -1.0, upper = 1.0}]\n[run]\ngenerations = 1\n'
     )
-    done = qdrl("evolve", "cart.toml", folder=tmp_path)
+    done = run_qdrl("evolve", "cart.toml", folder=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -171,26 +172,26 @@ def test_a_mistake_found_after_mpi_began_ends_all_ranks(tmp_path: Path) -> None:
 def test_tasks_lists_every_task_with_what_the_issue_of_fairness_needs() -> None:
     from qdrl.tasks.registry import task_names
 
-    listed = qdrl("tasks").stdout
+    listed = run_qdrl("tasks").stdout
     assert all(name in listed for name in task_names())
-    described = qdrl("tasks", "ant_omni").stdout
+    described = run_qdrl("tasks", "ant_omni").stdout
     for word in ("final x [m] in -30..30", "at most 250 steps", "offset per step 4", "x, y / 30 m (2)"):
         assert word in described
-    unknown = qdrl("tasks", "ant_omny")
+    unknown = run_qdrl("tasks", "ant_omny")
     assert unknown.returncode == 2
     assert "did you mean 'ant_omni'" in unknown.stderr
 
 
 def test_algorithms_lists_settings_with_their_defaults() -> None:
-    assert "map_elites" in qdrl("algorithms").stdout
-    assert "batch_size" in qdrl("algorithms", "map_elites").stdout
-    described = qdrl("algorithms", "evotorch").stdout
+    assert "map_elites" in run_qdrl("algorithms").stdout
+    assert "batch_size" in run_qdrl("algorithms", "map_elites").stdout
+    described = run_qdrl("algorithms", "evotorch").stdout
     assert "'clipup', 'max_speed': 0.15" in described
     assert re.search("or cmaes +initial_stdev required, separable False, active True", described)
 
 
 def test_doctor_names_every_part_of_the_machine() -> None:
-    done = qdrl("doctor")
+    done = run_qdrl("doctor")
     assert done.returncode == 0
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert set(found) == set(DOCTOR)
@@ -262,7 +263,7 @@ def test_every_verb_has_an_example_in_its_help() -> None:
     verbs = ["evolve", "resume", "tasks", "algorithms", "render", "doctor", "archive"]
     archive = ["info", "plot", "show", "find", "validate"]
     for words in [[verb] for verb in verbs] + [["archive", verb] for verb in archive]:
-        text = qdrl(*words, "--help").stdout
+        text = run_qdrl(*words, "--help").stdout
         assert "Example:" in text
         for named in re.findall(r"(?:archives|experiments)/\S+", text):
             assert (ROOT / named).exists(), named

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdrl.parallel.learners import OneLearner, block
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun
 from tests.programs.ranks import LENGTHS, SHARDS, shard_of
 
 

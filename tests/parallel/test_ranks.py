@@ -23,7 +23,7 @@ from qdrl.parallel.ranks import (
     limit_threads,
     local_size,
 )
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun
 from tests.programs.ranks import COUNTS, PARAMETERS, asked_rows, evaluation_of
 
 LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")

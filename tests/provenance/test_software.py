@@ -17,7 +17,7 @@ from qdrl.cli.archive.info import command as info
 from qdrl.config import parse_experiment
 from qdrl.provenance.software import origin
 from tests.archives.builders import small_archive
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun
 
 WATCH = """
 import sys

@@ -23,7 +23,7 @@ from qdrl.run.recorder import Recorder
 from qdrl.run.resume import load, resume
 from qdrl.run.start import start
 from tests.archives.builders import damaged
-from tests.helpers.mpi import mpirun, start_mpirun
+from tests.helpers.processes import ForkedJob, mpirun, run_qdrl, start_mpirun, wait_for
 
 ARM = {
     "name": "arm",
@@ -61,8 +61,7 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("hopper")
     config = folder / "hopper.toml"
     config.write_text(HOPPER)
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone")]
-    subprocess.run(command, check=True, capture_output=True)
+    run_qdrl("evolve", config, "--output", folder / "alone", check=True)
     return config, content_digest(folder / "alone" / "archive.h5")
 
 
@@ -181,7 +180,7 @@ def describe_or_raise(trajectory: object) -> list[float]:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_the_archive_is_the_same_for_any_number_of_ranks(hopper: tuple[Path, str], tmp_path: Path, ranks: int) -> None:
     config, digest = hopper
-    job = mpirun(ranks, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"], timeout=120)
+    job = mpirun(ranks, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"], timeout=120, fresh=ranks == 2)
     assert job.returncode == 0, job.stderr
     assert content_digest(tmp_path / "run" / "archive.h5") == digest
 
@@ -193,16 +192,13 @@ def test_a_run_killed_at_random_moments_resumes_on_other_ranks_to_the_same_archi
     config, digest = hopper
     folder = tmp_path / "run"
     generator = random.Random(20261123)
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
-    kills = 0
-    while kills < 3:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as job:
-            _wait_for(folder / "metrics.csv", job)
+    arguments = ["-m", "qdrl", "evolve", config, "--output", folder]
+    for _ in range(3):
+        with ForkedJob(arguments) as job:
+            wait_for(folder / "metrics.csv", job)
             time.sleep(generator.uniform(0.0, 0.6))
             job.send_signal(signal.SIGKILL)
-            job.wait()
-        kills += 1
-        command = [sys.executable, "-m", "qdrl", "resume", str(folder)]
+        arguments = ["-m", "qdrl", "resume", folder]
         if (folder / "archive.h5").exists():
             assert validate(folder / "archive.h5") == []
     job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
@@ -272,7 +268,7 @@ def test_sigusr1_to_mpirun_ends_all_ranks_with_a_checkpoint(hopper: tuple[Path, 
     folder = tmp_path / "run"
     endless = ["--set", "run.generations=100000", "--set", "run.checkpoint_seconds=1000"]
     with start_mpirun(2, ["-m", "qdrl", "evolve", config, "--output", folder, *endless]) as job:
-        _wait_for(folder / "metrics.csv", job)
+        wait_for(folder / "metrics.csv", job)
         job.send_signal(signal.SIGUSR1)
         printed, errors = job.communicate(timeout=60)
     assert job.returncode == 75, errors
@@ -286,10 +282,9 @@ def test_sigusr1_to_mpirun_ends_all_ranks_with_a_checkpoint(hopper: tuple[Path, 
 def test_a_signal_that_is_repeated_does_not_cut_the_last_save_short(hopper: tuple[Path, str], tmp_path: Path) -> None:
     config, _ = hopper
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
     endless = ["--set", "run.generations=100000", "--set", "run.checkpoint_seconds=1000"]
-    with subprocess.Popen([*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        _wait_for(folder / "metrics.csv", job)
+    with ForkedJob(["-m", "qdrl", "evolve", config, "--output", folder, *endless]) as job:
+        wait_for(folder / "metrics.csv", job)
         while not (folder / "archive.h5").exists() and job.poll() is None:
             job.send_signal(signal.SIGTERM)
             time.sleep(0.002)
@@ -306,7 +301,7 @@ def test_a_job_asked_to_stop_keeps_a_checkpoint_and_says_how_to_go_on(hopper: tu
     with subprocess.Popen(
         [*command, "run.generations=100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as job:
-        _wait_for(folder / "metrics.csv", job)
+        wait_for(folder / "metrics.csv", job)
         job.send_signal(signal.SIGTERM)
         printed, errors = job.communicate(timeout=30)
     assert job.returncode == 75, errors
@@ -347,14 +342,6 @@ def test_a_killed_rank_is_survived_and_the_archive_is_the_same(
     assert content_digest(tmp_path / "run" / "archive.h5") == digest
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [float(row["generation"]) for row in csv.DictReader(file)] == list(range(6))
-
-
-def _wait_for(path: Path, job: subprocess.Popen[str], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not (path.exists() and path.stat().st_size):
-        if job.poll() is not None or time.monotonic() > deadline:
-            raise AssertionError(f"no {path.name}: {job.stderr.read() if job.stderr else ''}")
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
-from tests.helpers.mpi import mpirun, run_until_killed, start_mpirun
+from tests.helpers.processes import mpirun, run_qdrl, run_until_killed, start_mpirun
 
 NAMES = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites")
 CONFIG = """
@@ -52,8 +51,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp(request.param)
     config = folder / "config.toml"
     config.write_text(CONFIG.format(name=request.param.split()[0], split=SPLIT[request.param]))
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone")]
-    subprocess.run(command, check=True, capture_output=True)
+    run_qdrl("evolve", config, "--output", folder / "alone", check=True)
     assert validate(folder / "alone" / "archive.h5") == []
     assert open_archive(folder / "alone" / "archive.h5").history["critic_steps"].tolist() == [20] * 6
     return config, content_digest(folder / "alone" / "archive.h5")
@@ -72,10 +70,10 @@ def test_the_archive_is_the_same_for_any_number_of_ranks(run: tuple[Path, str], 
 def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(run: tuple[Path, str], tmp_path: Path) -> None:
     config, digest = run
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder)]
+    arguments = ["-m", "qdrl", "evolve", config, "--output", folder]
     for rows in (2, 4):
-        run_until_killed(command, folder, rows)
-        command = [sys.executable, "-m", "qdrl", "resume", str(folder)]
+        run_until_killed(arguments, folder, rows)
+        arguments = ["-m", "qdrl", "resume", folder]
     with start_mpirun(2, ["-m", "qdrl", "resume", folder]) as job:  # stopped when asked to, on other ranks
         time.sleep(2)
         job.send_signal(signal.SIGUSR1)
@@ -125,8 +123,7 @@ def _alone(folder: Path, learners: int) -> str:
     config = folder / "config.toml"
     batch = CONFIG.replace("batch_size = 16", "batch_size = 18")  # shared equally by 1, 2 and 3
     config.write_text(batch.format(name="dcrl_map_elites", split=SPLIT["dcrl_map_elites"]))
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone"), *_set(learners)]
-    subprocess.run(command, check=True, capture_output=True)
+    run_qdrl("evolve", config, "--output", folder / "alone", *_set(learners), check=True)
     return content_digest(folder / "alone" / "archive.h5")
 
 

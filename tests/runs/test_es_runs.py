@@ -1,14 +1,12 @@
 """Runs of evolution strategies under real MPI: the same archive on any number of ranks, and after kills."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.analysis.decode import champion_of
-from tests.helpers.mpi import mpirun, run_until_killed
+from tests.helpers.processes import mpirun, run_qdrl, run_until_killed
 
 CONFIG = """
 name = "es"
@@ -51,8 +49,7 @@ def test_means_that_search_for_novelty_are_the_same_on_two_ranks(tmp_path: Path)
     head, tail = CONFIG.split("[archive]")[0], "[run]" + CONFIG.split("[run]")[1]
     config = tmp_path / "config.toml"
     config.write_text(head + NOVELTY + tail)
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(tmp_path / "alone")]
-    subprocess.run(command, check=True, capture_output=True)
+    run_qdrl("evolve", config, "--output", tmp_path / "alone", check=True)
     assert validate(tmp_path / "alone" / "archive.h5") == []
     _same_on(2, (config, content_digest(tmp_path / "alone" / "archive.h5")), tmp_path)
 
@@ -66,8 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def _alone(folder: Path, parts: int) -> tuple[Path, str]:
     config = folder / "config.toml"
     config.write_text(CONFIG.format(parts=parts))
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone")]
-    subprocess.run(command, check=True, capture_output=True)
+    run_qdrl("evolve", config, "--output", folder / "alone", check=True)
     archive = folder / "alone" / "archive.h5"
     assert validate(archive) == []
     assert champion_of(open_archive(archive)).shape == (11 * 3 + 3,)
@@ -94,7 +90,7 @@ def _same_on(ranks: int, run: tuple[Path, str], tmp_path: Path) -> None:
 @pytest.mark.mpi
 def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(run: tuple[Path, str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run_until_killed([sys.executable, "-m", "qdrl", "evolve", str(run[0]), "--output", str(folder)], folder, 3)
+    run_until_killed(["-m", "qdrl", "evolve", run[0], "--output", folder], folder, 3)
     job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
     assert job.returncode == 0, job.stderr
     assert content_digest(folder / "archive.h5") == run[1]

@@ -1,8 +1,6 @@
 """Runs of EvoTorch's searchers: the same archive on any number of ranks, and after a kill."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from qdrl.parallel.ranks import OneProcess
 from qdrl.run.resume import load, resume
 from qdrl.run.start import start
 from tests.programs.evotorch import GENERATIONS, SEARCHERS, evolve, experiment
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun, run_python
 
 PROGRAM = ["-m", "tests.programs.evotorch"]
 
@@ -35,7 +33,7 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of each searcher that SIGKILL ended; file `until` in each names a generation ahead of it."""
     folder = tmp_path_factory.mktemp("killed")
-    subprocess.run([sys.executable, *PROGRAM, "kill", str(folder)], check=True, capture_output=True)
+    run_python([*PROGRAM, "kill", folder], check=True)
     for searcher in SEARCHERS:
         generation = load(folder / searcher).algorithm.generation
         assert generation >= 4

@@ -1,8 +1,6 @@
 """Runs of Deep GA under real MPI: the same lineages on any number of ranks and after kills; what the file gives."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from qdrl.analysis.rerun import replay
 from qdrl.run.start import start
 from qdrl.tasks.episodic import EpisodicTask
 from tests.archives.builders import damaged
-from tests.helpers.mpi import mpirun, run_until_killed
+from tests.helpers.processes import mpirun, run_qdrl, run_until_killed
 
 CONFIG = """
 name = "ga"
@@ -59,8 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("ga")
     config = folder / "config.toml"
     config.write_text(CONFIG)
-    command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder / "alone")]
-    subprocess.run(command, check=True, capture_output=True)
+    run_qdrl("evolve", config, "--output", folder / "alone", check=True)
     return config, content_digest(folder / "alone" / "archive.h5")
 
 
@@ -85,10 +82,10 @@ def test_lineages_are_the_same_for_any_number_of_ranks(run: tuple[Path, str], tm
 @pytest.mark.mpi
 def test_a_killed_run_resumes_on_other_ranks_to_the_same_lineages(run: tuple[Path, str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "qdrl", "evolve", str(run[0]), "--output", str(folder)]
+    arguments = ["-m", "qdrl", "evolve", run[0], "--output", folder]
     for rows in (3, 6):
-        run_until_killed(command, folder, rows)
-        command = [sys.executable, "-m", "qdrl", "resume", str(folder)]
+        run_until_killed(arguments, folder, rows)
+        arguments = ["-m", "qdrl", "resume", folder]
     job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
     assert job.returncode == 0, job.stderr
     assert content_digest(folder / "archive.h5") == run[1]
@@ -198,7 +195,7 @@ def test_lineages_of_what_is_no_policy_are_shown_and_exported(tmp_path: Path) ->
     )
     commands = (["evolve", config, "--output", run], ["archive", "info", run], ["export", run, tmp_path / "w.npz"])
     for command in commands:
-        subprocess.run([sys.executable, "-m", "qdrl", *map(str, command)], check=True, capture_output=True)
+        run_qdrl(*command, check=True)
     weights = arrays_of(tmp_path / "w.npz")
     assert str(weights["task_name"]) == "arm"
     assert not weights.keys() & {"layers", "policy", "kernel_0"}

@@ -1,7 +1,5 @@
 """The experiment of the hard maze, short: novelty search gets out of the pocket that the objective leads into."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from qdrl.config import load_experiment
 from qdrl.parallel.ranks import OneProcess
 from qdrl.run.start import start
 from qdrl.tasks.maze import SUCCESS
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun, run_qdrl
 
 HERE = Path(__file__).parents[2] / "experiments" / "hard_maze"
 
@@ -35,8 +33,7 @@ def test_the_objective_leads_into_the_pocket(tmp_path: Path) -> None:
 @pytest.mark.mpi
 def test_novelty_search_is_the_same_on_two_ranks(tmp_path: Path) -> None:
     arguments = ["evolve", str(HERE / "novelty.toml"), "--set", "run.evaluations=1500", "--set", "compute.worlds=64"]
-    command = [sys.executable, "-m", "qdrl", *arguments, "--output", str(tmp_path / "alone")]
-    subprocess.run(command, check=True, capture_output=True)
+    run_qdrl(*arguments, "--output", tmp_path / "alone", check=True)
     job = mpirun(2, ["-m", "qdrl", *arguments, "--output", tmp_path / "two"], timeout=120)
     assert job.returncode == 0, job.stderr
     assert content_digest(tmp_path / "two" / "archive.h5") == content_digest(tmp_path / "alone" / "archive.h5")

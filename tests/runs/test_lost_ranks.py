@@ -15,7 +15,7 @@ from qdrl.errors import RankLost
 from qdrl.parallel.ranks import OneProcess, repeat_after_losses
 from qdrl.run.resume import load
 from qdrl.run.start import start
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun
 
 ULFM = ["--with-ft", "ulfm"]
 ARM = """

@@ -16,7 +16,7 @@ from qdrl.parallel.ranks import OneProcess
 from qdrl.analysis.reevaluate import reevaluate_actor
 from qdrl.run.resume import resume
 from qdrl.run.start import start
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun
 
 ARM = {
     "name": "arm",

@@ -1,14 +1,12 @@
 """Whole runs, stopped and gone on with, in which tensors of a device refuse to meet the host's."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qdrl.archives.hdf5 import open_archive
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun, run_python
 
 CONFIG = """
 name = "pretended"
@@ -53,8 +51,7 @@ def written(folder: Path, algorithm: str) -> Path:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_no_tensor_of_the_host_meets_one_of_the_device(tmp_path: Path, algorithm: str) -> None:
-    command = [sys.executable, "-m", "tests.helpers.pretended_gpu", written(tmp_path, algorithm), tmp_path / "run"]
-    job = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    job = run_python(["-m", "tests.helpers.pretended_gpu", written(tmp_path, algorithm), tmp_path / "run"])
     assert job.returncode == 0, job.stderr[-2000:]
     archive = open_archive(tmp_path / "run" / "archive.h5")
     assert archive.history["generation"].tolist() == list(range(4))

@@ -12,7 +12,7 @@ from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.registry import make_task
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun
 from tests.tasks.builders import candidates, first_genomes
 from tests.tasks.environments.misbehaving import DESCRIPTOR, ODD_BUT_FINE, RESET, STEP
 

@@ -28,7 +28,7 @@ from qdrl.tasks.locomotion.device_worlds import DeviceLocomotionWorlds
 from qdrl.tasks.locomotion.task import LOCOMOTION_NAMES
 from qdrl.tasks.registry import make_task
 from tests.helpers.devices import WARP_DEVICES
-from tests.helpers.mpi import mpirun
+from tests.helpers.processes import mpirun
 from tests.helpers.recorded import without_numpy
 
 ROWS = 7
