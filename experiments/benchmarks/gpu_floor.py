@@ -123,7 +123,7 @@ def critic_kernels() -> float:
         [Minibatch(*map(column, (ACTIONS + seen, seen, ACTIONS, 1, 1, 1)))], steps // settings.actor_delay
     )
     with TorchKernels() as kernels:
-        td3._take(chunk, 0, OneLearner())
+        td3._run_steps(chunk, 0, OneLearner())
     return kernels.count / steps
 
 

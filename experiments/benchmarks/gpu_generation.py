@@ -58,7 +58,7 @@ def generation_split(device: str, generations: int, changes: Sequence[str] = ())
 
         return both
 
-    algorithm.learner.td3.train_on = timed("critic", algorithm.learner.td3.train_on)
+    algorithm.learner.td3.train_shards = timed("critic", algorithm.learner.td3.train_shards)
     algorithm._gradient.vary = timed("pg", algorithm._gradient.vary)
     evaluate = timed("evaluation", parts.task.evaluate)
 

@@ -233,7 +233,7 @@ class CriticGuided(MapElites):
     def _lesson(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> Learned:
         """On a rank that learns."""
         kept = [self._kept(_finite(transitions), evaluation) for transitions in shards]
-        return self.learner.learn(self.generation, kept, learners)
+        return self.learner.train(self.generation, kept, learners)
 
     def _kept(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:
         """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""

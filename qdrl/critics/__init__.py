@@ -1,1 +1,1 @@
-"""Critics: replay, TD3 with or without descriptors, and the variation and injection that they make possible."""
+"""Critics: replay buffer, TD3 with or without descriptors, policy-gradient variation and actor injection."""

@@ -1,4 +1,4 @@
-"""Some critic steps at once: what they learn from, where what comes of them is noted, and how a GPU takes them."""
+"""Batches of critic steps: inputs, output buffers, CUDA-graph execution."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -11,12 +11,12 @@ from qdrl.critics.minibatches import Minibatch
 
 @dataclass(frozen=True)
 class Chunk:
-    """Steps of all held shards.
+    """Consecutive critic steps on the shards of this process.
 
     Attributes:
-        minibatches: one a shard, `(steps, batch, ...)` each column.
-        errors: `(shards, steps, 2, batch, 1)`, takes w * (Q - y).
-        values: `(shards, actor steps)`, takes the means of Q_1 of the actor's actions.
+        minibatches: one a shard; each column is `(steps, batch, ...)`.
+        errors: `(shards, steps, 2, batch, 1)`, receives w * (Q - y) of both critics.
+        values: `(shards, actor steps)`, receives the means of Q_1 of the actor's actions.
     """
 
     minibatches: Sequence[Minibatch]
@@ -24,12 +24,17 @@ class Chunk:
     values: torch.Tensor
 
     def steps(self) -> list[tuple[Minibatch, ...]]:
-        """What each step learns from, shard by shard."""
+        """Return the minibatches of each step, one a shard."""
         return list(zip(*(minibatch.unbind() for minibatch in self.minibatches), strict=True))
 
 
 def allocate_chunk(minibatches: Sequence[Minibatch], actor_steps: int) -> Chunk:
-    """Room for what comes of these."""
+    """Allocate output buffers for these minibatches.
+
+    Args:
+        minibatches: one a shard.
+        actor_steps: number of actor steps among the critic steps.
+    """
     reward = minibatches[0].reward
     steps, batch, _ = reward.shape
     return Chunk(
@@ -39,12 +44,12 @@ def allocate_chunk(minibatches: Sequence[Minibatch], actor_steps: int) -> Chunk:
     )
 
 
-Maker = Callable[[Sequence[Minibatch]], tuple[Chunk, GraphedCall]]
-"""Makes a chunk of minibatches that it may keep, and what takes it."""
+ChunkFactory = Callable[[Sequence[Minibatch]], tuple[Chunk, GraphedCall]]
+"""Build a chunk that owns its minibatches, and the callable that runs it."""
 
 
 class ChunkGraphs:
-    """Takes chunks on a GPU: one CUDA graph for each number of steps and turn of the actor's.
+    """Runs chunks on a GPU with one CUDA graph for each kind of chunk.
 
     Args:
         device: the GPU.
@@ -52,20 +57,20 @@ class ChunkGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._known: dict[tuple[int, ...], tuple[Chunk, GraphedCall]] = {}
+        self._chunks: dict[tuple[int, ...], tuple[Chunk, GraphedCall]] = {}
 
-    def take(self, key: tuple[int, ...], minibatches: Sequence[Minibatch], make: Maker) -> Chunk:
-        """The chunk of these minibatches, taken; valid until the next of the same key.
+    def run(self, key: tuple[int, ...], minibatches: Sequence[Minibatch], make: ChunkFactory) -> Chunk:
+        """Run a chunk on these minibatches and return it; it is valid until the next call with the same key.
 
         Args:
-            key: chunks of the same key do the same.
-            minibatches: what is learned from; copied to where the graph reads it.
-            make: called when the first of a key come.
+            key: the kind of chunk: chunks with equal keys do the same operations on tensors of the same shapes.
+            minibatches: the inputs, copied into the memory that the graph reads.
+            make: builds the chunk of a new key.
         """
-        if key not in self._known:
-            kept = [Minibatch(**{name: column.clone() for name, column in vars(one).items()}) for one in minibatches]
-            self._known[key] = make(kept)
-        chunk, work = self._known[key]
+        if key not in self._chunks:
+            owned = [Minibatch(**{name: column.clone() for name, column in vars(one).items()}) for one in minibatches]
+            self._chunks[key] = make(owned)
+        chunk, work = self._chunks[key]
         for mine, given in zip(chunk.minibatches, minibatches, strict=True):
             for name in _COLUMNS:
                 getattr(mine, name).copy_(getattr(given, name))

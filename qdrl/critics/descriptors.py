@@ -1,4 +1,8 @@
-"""Descriptors as critics see them: in [-1, 1], and how much an episode's counts towards a target's."""
+"""Descriptors as critics see them: normalised to [-1, 1] and compared with a target.
+
+Faldor et al. 2023, "MAP-Elites with Descriptor-Conditioned Gradients and Archive Distillation into a Single Policy",
+https://arxiv.org/abs/2303.03832.
+"""
 
 import numpy as np
 import torch
@@ -6,13 +10,13 @@ from torch import Tensor
 
 
 def normalize(descriptor: Tensor, lower: np.ndarray, upper: np.ndarray) -> Tensor:
-    """Descriptors in units of their bounds: 2 (d - lower) / (upper - lower) - 1, cut to [-1, 1].
+    """Return descriptors in units of their bounds: 2 (d - lower) / (upper - lower) - 1, clipped to [-1, 1].
 
-    Cutting keeps a robot that was thrown far out of bounds from feeding a critic numbers that no target has; the
-    published tasks cut the descriptor itself.
+    A robot may leave the bounds by far; clipping keeps its descriptor in the range of the targets. The published tasks
+    clip the descriptor itself.
 
     Args:
-        descriptor: `(..., d)` in the task's units.
+        descriptor: `(..., d)` in the units of the task.
         lower: `(d,)` bounds.
         upper: `(d,)` bounds.
 
@@ -24,18 +28,17 @@ def normalize(descriptor: Tensor, lower: np.ndarray, upper: np.ndarray) -> Tenso
 
 
 def similarity(descriptor: Tensor, target: Tensor, length_scale: float) -> Tensor:
-    """S(d, d') = exp(-||d - d'|| / length_scale), by which a conditioned critic scales rewards.
+    """Return S(d, d') = exp(-||d - d'|| / length_scale), the factor that scales the rewards of a conditioned critic.
 
-    Faldor et al. 2023, "MAP-Elites with Descriptor-Conditioned Gradients and Archive Distillation into a Single
-    Policy", section 4.1. Their length is 0.008 in units that differ between tasks; Faldor et al. 2024 use 0.1 on
-    descriptors in [-1, 1], and so does qdrl.
+    Faldor et al. 2023, section 4.1. They use a length scale of 0.008 in units that differ between tasks; Faldor et al.
+    2024 use 0.1 for descriptors in [-1, 1], and so does qdrl.
 
     Args:
         descriptor: `(..., d)` observed, normalised.
-        target: `(..., d)` aimed at, normalised.
-        length_scale: distance at which a reward counts 1/e.
+        target: `(..., d)` target, normalised.
+        length_scale: distance at which a reward is scaled by 1/e.
 
     Returns:
-        `(...,)`, 1 where both agree; ones for descriptors of no dimensions.
+        `(...,)` in (0, 1]; 1 where both agree and where descriptors have no dimensions.
     """
     return torch.exp(torch.linalg.vector_norm(descriptor - target, dim=-1) / -length_scale)

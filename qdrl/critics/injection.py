@@ -1,11 +1,12 @@
-"""Actor injection: the conditioned actor, aimed at one descriptor, as an ordinary genome (Faldor et al. 2024).
+"""Actor injection: turn the conditioned actor with a fixed descriptor into an unconditioned genome.
 
-The actor's first layer is linear in its inputs, so what a fixed descriptor adds to it is a bias: with the kernel K
-whose last rows belong to the descriptor,
+Faldor et al. 2024, "Synergizing Quality-Diversity with Descriptor-Conditioned Reinforcement Learning",
+https://arxiv.org/abs/2401.08632. The first layer of the actor is linear in its inputs, so a fixed descriptor adds a
+constant to it. With the kernel K, whose last d rows belong to the descriptor, and the bias b, the policy with
 
-    K[:-d],    b + descriptor @ K[-d:],    and all other layers as they are
+    kernel K[:-d],    bias b + descriptor @ K[-d:],    and all other layers unchanged
 
-is the unconditioned policy that acts as the actor does.
+acts as the actor does.
 """
 
 import torch
@@ -15,12 +16,17 @@ from qdrl.policies.mlp import Mlp
 
 
 def conditioned(policy: Mlp, dimensions: int) -> Mlp:
-    """The shape of an actor that becomes this policy: the same layers, with a descriptor after the observation."""
+    """Return the shape of the conditioned actor of a policy: a descriptor follows the observation in its inputs.
+
+    Args:
+        policy: shape of the policy.
+        dimensions: numbers in a descriptor.
+    """
     return Mlp(policy.sizes[0] + dimensions, policy.sizes[-1], policy.settings, policy.arithmetic)
 
 
 def inject(policy: Mlp, actor: Tensor, descriptors: Tensor) -> Tensor:
-    """Genomes that act as the conditioned actor does, each aimed at its descriptor.
+    """Return genomes that act as the conditioned actor does, one for each descriptor.
 
     Args:
         policy: shape of the genomes.
@@ -31,7 +37,7 @@ def inject(policy: Mlp, actor: Tensor, descriptors: Tensor) -> Tensor:
         `(rows, policy.parameters)` float32. A row's bits depend on its descriptor alone.
 
     Raises:
-        ValueError: the actor is not that of this policy and descriptors of these dimensions.
+        ValueError: the actor's shape is not that of `conditioned(policy, d)`.
     """
     rows, dimensions = descriptors.shape
     shape = conditioned(policy, dimensions)

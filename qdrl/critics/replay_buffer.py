@@ -1,4 +1,4 @@
-"""What the critics learn from: the newest transitions, first in, first out."""
+"""The replay buffer: the newest transitions, first in, first out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,17 +17,17 @@ from qdrl.errors import UserError
 
 @dataclass(frozen=True)
 class LabelledTransitions:
-    """Steps of episodes, side by side. Flags are float32 of 0 or 1 where a replay gives them.
+    """Transitions with the descriptors of their episodes. A replay buffer returns flags as float32, 0 or 1.
 
     Attributes:
         observation: `(..., observation)` as policies see it.
-        action: `(..., action)` taken, in [-1, 1].
+        action: `(..., action)` of the policy, in [-1, 1].
         reward: `(...,)`.
         next_observation: `(..., observation)`.
-        terminated: `(...,)` the episode ended there, and nothing comes after.
-        truncated: `(...,)` the episode was cut there, though it could have gone on.
-        descriptor: `(..., d)` normalised, of the whole episode; of no dimensions where critics are unconditioned.
-        target_descriptor: `(..., d)` normalised, which the policy aimed at; `descriptor` itself where it aimed at none.
+        terminated: `(...,)`, whether the task ended the episode with this step.
+        truncated: `(...,)`, whether a time limit ended the episode with this step.
+        descriptor: `(..., d)` of the whole episode, normalised; d is 0 for unconditioned critics.
+        target_descriptor: `(..., d)` of the policy's target, normalised; `descriptor` where it had none.
     """
 
     observation: Tensor
@@ -44,19 +44,19 @@ COLUMNS = tuple(field.name for field in fields(LabelledTransitions))
 
 
 class ReplayBuffer:
-    """The last `capacity` transitions, in memory taken once: on a GPU when the first come.
+    """The last `capacity` transitions. Memory is allocated once; on a GPU, when the first transitions come.
 
-    A transition is one row of one table, so that sampling it touches one place in memory.
+    A transition is one row of one table, so that sampling it reads one place in memory.
 
     Args:
-        capacity: transitions kept.
+        capacity: largest number of transitions.
         observation_size: numbers in an observation.
         action_size: numbers in an action.
         dimensions: numbers in a descriptor; 0 for unconditioned critics.
-        device: where they live.
+        device: where they are stored.
 
     Raises:
-        UserError: a GPU has no room for them.
+        UserError: they do not fit into the memory of a GPU.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class ReplayBuffer:
         device: str | torch.device = "cpu",
     ) -> None:
         if capacity < 1:
-            raise ValueError(f"capacity of a replay must be at least 1, got {capacity}")
+            raise ValueError(f"capacity of a replay buffer must be at least 1, got {capacity}")
         self.capacity, self.dimensions = capacity, dimensions
         widths = dict.fromkeys(COLUMNS, 1) | {"observation": observation_size, "next_observation": observation_size}
         widths |= {"action": action_size, "descriptor": dimensions, "target_descriptor": dimensions}
         ends = accumulate((widths[name] for name in COLUMNS), initial=0)
         self._columns = dict(zip(COLUMNS, pairwise(ends), strict=True))
         self._width, self._device = sum(widths.values()), torch.device(device)
-        self._taken: Tensor | None = None
+        self._allocated: Tensor | None = None
         if self._device.type == "cpu":
-            # numpy's zeros take no memory until they are written: many ranks never fill a replay.
-            self._taken = torch.from_numpy(np.zeros((capacity, self._width), np.float32))
+            # numpy's zeros take no memory until they are written: only learners fill their buffers.
+            self._allocated = torch.from_numpy(np.zeros((capacity, self._width), np.float32))
         elif self._device.type == "cuda":
             _check_memory(capacity, 4 * self._width, self._device)
         self._size = self._next = 0
@@ -87,12 +87,12 @@ class ReplayBuffer:
         return self._size
 
     def add(self, transitions: LabelledTransitions) -> None:
-        """Keep `(n, ...)` transitions, in their order, in place of the oldest; more than fit leave the newest.
+        """Add `(n, ...)` transitions in their order; they replace the oldest.
 
         Raises:
-            ValueError: a shape does not fit, a number is not finite, or, with descriptors, a reward is negative: the
-                further from its target an episode ends, the less its rewards count, which must never be a gain.
-                Nothing is then kept.
+            ValueError: a shape is unexpected, a number is not finite, or, with descriptors, a reward is negative.
+                Rewards are scaled down with the distance of an episode from its target, which must never be a gain.
+                The buffer is then unchanged.
         """
         rows = self._checked(transitions)
         kept = min(rows, self.capacity)
@@ -108,70 +108,70 @@ class ReplayBuffer:
         self._size = min(self._size + rows, self.capacity)
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
-        """Which transitions to take, uniformly with replacement: int64 ages of the given shape, 0 for the oldest.
+        """Draw transitions uniformly with replacement; return their ages, int64, 0 for the oldest.
 
         Args:
-            generator: the only source of chance.
-            shape: the last number is a minibatch's size, as in `(steps, batch)`.
+            generator: the only source of randomness.
+            shape: shape of the ages; the last number is the size of a minibatch, as in `(steps, batch)`.
 
         Raises:
-            RuntimeError: there are fewer transitions than a minibatch takes.
+            RuntimeError: the buffer holds fewer transitions than a minibatch.
         """
         if self._size < shape[-1]:
             raise RuntimeError(
-                f"the replay holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes first"
+                f"the replay buffer holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes first"
             )
         return integers(generator, self._size, shape, self._device)
 
-    def take(self, ages: Tensor) -> LabelledTransitions:
-        """The transitions of these ages, each field `(*ages.shape, ...)`."""
+    def gather(self, ages: Tensor) -> LabelledTransitions:
+        """Return the transitions of these ages, each field `(*ages.shape, ...)`."""
         oldest = self._next if self._size == self.capacity else 0
         rows = self._table.index_select(0, (ages.reshape(-1) + oldest) % self.capacity)
         return self._cut(rows.view(*ages.shape, rows.shape[1]))
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> LabelledTransitions:
-        """Transitions of a whole training phase at once: `take` of `draw`."""
-        return self.take(self.draw(generator, shape))
+        """Draw and return transitions: `gather` of `draw`."""
+        return self.gather(self.draw(generator, shape))
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays `(n, ...)` by name, oldest transition first."""
+        """Return copies of all transitions, arrays `(n, ...)` by name, oldest first."""
         oldest, rows = self._next if self._size == self.capacity else 0, self._table[: self._size].cpu()
         held = self._cut(torch.cat([rows[oldest:], rows[:oldest]]))
         return {name: getattr(held, name).numpy().copy() for name in COLUMNS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave, in place of whatever is held.
+        """Replace all transitions by those of a state that `state_dict` returned.
 
         Raises:
-            ValueError: the arrays are those of a replay of another shape, or more than this one's capacity.
+            ValueError: see `check_state`.
         """
         self.check_state(state)
         count = len(state["reward"])
         views = self._cut(self._table[:count])
         for name in COLUMNS:
-            load_array(getattr(views, name), state[name], f"the replay's {name}")
+            load_array(getattr(views, name), state[name], f"the replay buffer's {name}")
         self._size, self._next = count, count % self.capacity
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse what `load_state_dict` would refuse, without reading arrays that are still in a file.
+        """Check a state for `load_state_dict` without reading arrays that are still in a file.
 
         Raises:
-            ValueError: the arrays are those of a replay of another shape, or more than this one's capacity.
+            ValueError: a transition has another shape, or there are more transitions than the capacity.
         """
         if (count := len(state["reward"])) > self.capacity:
-            raise ValueError(f"the stored replay holds {count} transitions, this one at most {self.capacity}")
+            raise ValueError(f"the stored replay buffer holds {count} transitions, this one at most {self.capacity}")
         views = self._cut(torch.empty(count, self._width, device="meta"))
         for name in COLUMNS:
             stored, expected = tuple(np.shape(state[name])), tuple(getattr(views, name).shape)
             if stored != expected:
-                raise ValueError(f"the replay's {name} is stored as {stored}, expected {expected}")
+                raise ValueError(f"the replay buffer's {name} is stored as {stored}, expected {expected}")
 
     @property
     def _table(self) -> Tensor:
-        """`(capacity, width)`."""
-        if self._taken is None:
-            self._taken = torch.zeros(self.capacity, self._width, device=self._device)
-        return self._taken
+        """Return the table, `(capacity, width)`, allocating it if necessary."""
+        if self._allocated is None:
+            self._allocated = torch.zeros(self.capacity, self._width, device=self._device)
+        return self._allocated
 
     def _checked(self, transitions: LabelledTransitions) -> int:
         rows = len(transitions.reward)
@@ -181,7 +181,7 @@ class ReplayBuffer:
             if tuple(values.shape) != expected:
                 raise ValueError(f"transitions.{name} has shape {tuple(values.shape)}, expected {expected}")
             if not torch.isfinite(values).all():
-                raise ValueError(f"transitions.{name} is not finite: leave failed episodes out of the replay")
+                raise ValueError(f"transitions.{name} is not finite: leave failed episodes out of the replay buffer")
         if self.dimensions and rows and transitions.reward.min() < 0:
             raise ValueError(
                 f"transitions.reward has {float(transitions.reward.min()):.4g}, but critics with descriptors need "
@@ -190,7 +190,7 @@ class ReplayBuffer:
         return rows
 
     def _cut(self, rows: Tensor) -> LabelledTransitions:
-        """Views of rows of the table `(..., width)` as fields."""
+        """Return the fields of table rows `(..., width)` as views."""
         parts = {name: rows[..., slice(*self._columns[name])] for name in COLUMNS}
         return LabelledTransitions(
             **{name: part[..., 0] if self._is_number(name) else part for name, part in parts.items()}

@@ -1,4 +1,8 @@
-"""What an experiment may say about critics; defaults are those of the papers."""
+"""Settings of critics and of policy-gradient variation; defaults are those of the papers.
+
+TD3: https://arxiv.org/abs/1802.09477. Faldor et al. 2023: https://arxiv.org/abs/2303.03832. Faldor et al. 2024:
+https://arxiv.org/abs/2401.08632. Nilsson and Cully 2021: https://doi.org/10.1145/3449639.3459304.
+"""
 
 from typing import Annotated, Literal
 
@@ -10,28 +14,28 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Td3Settings(BaseModel):
-    """Settings of the critics; defaults are those of Faldor et al. 2024.
+    """Settings of TD3; defaults are those of Faldor et al. 2024.
 
     Attributes:
         hidden_sizes: units of each hidden layer of a critic.
-        steps: critic steps of a training phase.
-        batch_size: transitions a step.
-        discount: of the future, gamma.
-        target_rate: share of the way that targets go towards what they follow at an update, tau.
-        noise: deviation of the target policy's smoothing noise.
-        noise_clip: where that noise is cut.
-        actor_delay: critic steps a step of the actor.
-        critic_learning_rate: of Adam.
-        actor_learning_rate: of Adam.
-        reward_scale: what rewards are multiplied by.
+        steps: critic steps of a training phase, one phase a generation.
+        batch_size: transitions of a minibatch.
+        discount: discount factor of future rewards, gamma.
+        target_rate: rate tau of the targets' updates: target += tau * (network - target).
+        noise: standard deviation of the target policy's smoothing noise.
+        noise_clip: largest absolute value of that noise.
+        actor_delay: critic steps for each actor step.
+        critic_learning_rate: learning rate of the critics' Adam.
+        actor_learning_rate: learning rate of the actor's Adam.
+        reward_scale: factor of all rewards.
         length_scale: l of S(d, d') = exp(-||d - d'|| / l), in units of descriptors in [-1, 1].
-        truncation: what a step teaches whose episode was cut: "mask" nothing, its loss is zero and the mean still goes
-            over the whole batch, as in the code of Faldor et al.; "bootstrap" as much as any other, as in the code of
-            Nilsson and Cully.
-        order: "code", as in the code of Faldor et al.: the critics' targets move at every step, and the actor climbs,
-            at the first step and then every `actor_delay`, the critic before its update. "paper", as in Fujimoto et
-            al., algorithm 1: at every `actor_delay`-th step the actor climbs the updated critic, and then all targets
-            move.
+        truncation: weight of the last transition of a truncated episode in the critics' loss. "mask": zero, and the
+            mean is still over the whole minibatch, as in the code of Faldor et al. "bootstrap": one, like all other
+            transitions, as in the code of Nilsson and Cully.
+        order: order of the updates. "code", as in the code of Faldor et al.: critic targets move at every step; the
+            actor is updated at the first step and every `actor_delay` steps, with the critic before its update.
+            "paper", as in Fujimoto et al., algorithm 1: at every `actor_delay`-th step the actor is updated with the
+            updated critic, and then all targets move.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,12 +57,12 @@ class Td3Settings(BaseModel):
 
 
 class PolicyGradientSettings(BaseModel):
-    """Settings of the variation; defaults are those of Faldor et al. 2023, table 3.
+    """Settings of policy-gradient variation; defaults are those of Faldor et al. 2023, table 3.
 
     Attributes:
-        steps: steps of Adam an offspring.
-        batch_size: states a step.
-        learning_rate: of Adam.
+        steps: steps of Adam for each offspring.
+        batch_size: states of a step.
+        learning_rate: learning rate of Adam.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,14 +73,14 @@ class PolicyGradientSettings(BaseModel):
 
 
 class LearningSettings(BaseModel):
-    """What learners keep and train.
+    """Settings of the learners: replay buffer, TD3 and policy-gradient variation.
 
     Attributes:
-        learners: ranks that train together. Each holds a shard of the replay, gives its share of every minibatch, and
-            gradients are added over all of them. Results depend on it as on a seed, but not on the number of ranks:
-            where there are fewer, a rank holds several shards.
-        replay_capacity: transitions kept, all shards together.
-        conditioned_actor: whether the actor knows the descriptor aimed at; without, critics still do: an ablation of
+        learners: number of ranks that train together. The replay buffer has one shard for each; each shard gives an
+            equal part of every minibatch, and gradients are summed over all of them. Results depend on this number as
+            on a seed, but not on the number of ranks: with fewer ranks, a rank holds several shards.
+        replay_capacity: transitions in the replay buffer, all shards together.
+        conditioned_actor: whether the actor sees the target descriptor. Critics always do; without is an ablation of
             Faldor et al. 2023.
         critic: settings of TD3.
         gradient: settings of policy-gradient variation.
@@ -91,7 +95,7 @@ class LearningSettings(BaseModel):
     gradient: PolicyGradientSettings = PolicyGradientSettings()
 
     @model_validator(mode="after")
-    def _shares(self) -> "LearningSettings":
+    def _check_batches(self) -> "LearningSettings":
         for name, size in (("critic", self.critic.batch_size), ("gradient", self.gradient.batch_size)):
             if size % self.learners:
                 raise ValueError(f"{name}.batch_size ({size}) must be a multiple of learners ({self.learners})")

@@ -1,15 +1,15 @@
-"""Policy-gradient variation: copies of elites climb the first critic (Nilsson and Cully 2021, algorithm 3).
+"""Policy-gradient variation: gradient ascent of elites' copies on the first critic.
 
-Each offspring starts as its parent and takes `steps` steps of Adam, begun anew for each, on
+PGA-MAP-Elites, algorithm 3 (Nilsson and Cully 2021): https://doi.org/10.1145/3449639.3459304. An offspring starts as
+its parent and takes `steps` steps of Adam, whose moments start at zero, on the loss
 
     -mean Q_1(s, pi(s) | d),    d the parent's descriptor (Faldor et al. 2023, section 4.3).
 
-All parents climb on the same minibatches of states, as they do, unsaid, in the code of Faldor et al. 2024: a
-sixty-fourth of the sampling, and what the critics' first layer makes of the states is computed once for all.
+All parents use the same minibatches of states, as in the code of Faldor et al. 2024, though their paper does not say
+so: a sixty-fourth of the sampling, and the product of the states with the critic's first layer is computed once.
 
-On the CPU rows are varied one after the other on the same buffers: an offspring is the same bits whatever rows stand
-beside it, and its weights and Adam's moments stay in the core's cache for all of its steps. A GPU varies all of them at
-once, in one CUDA graph.
+On the CPU offspring are computed one after the other on the same buffers. Their bits do not depend on the other rows,
+and weights and Adam's moments stay in the core's cache. A GPU computes all rows together, in one CUDA graph.
 """
 
 import numpy as np
@@ -23,22 +23,22 @@ from qdrl.critics.fast.products import product
 from qdrl.critics.settings import PolicyGradientSettings
 from qdrl.policies.mlp import Mlp
 
-_MOST = 512  # rows that a GPU varies at once: 0.5 GB of buffers at paper size
+_MAX_ROWS = 512  # rows that a GPU computes together: 0.5 GB of buffers at paper size
 
 
 class PolicyGradient:
-    """Varies genomes by the gradient of a critic; buffers are made once.
+    """Varies genomes by the gradient of a critic; buffers are allocated once.
 
     Args:
         policy: shape of the genomes.
-        critic: shape of the critic, which sees action, observation and then `dimensions` of a descriptor, none where
-            it is unconditioned; ReLU, as `qdrl.critics.td3.critic_mlp` makes it.
+        critic: shape of the critic as `qdrl.critics.td3.critic_mlp` returns it: it sees action, observation and the
+            numbers of a descriptor, of which there are none where it is unconditioned.
         settings: steps, states a step, learning rate.
-        device: where it computes.
-        at_once: rows varied at once; one on the CPU and all on a GPU where left out.
+        device: where the gradients are computed.
+        rows_at_once: rows computed together; by default one on the CPU and all on a GPU.
 
     Raises:
-        ValueError: the critic is that of another task.
+        ValueError: the critic has too few inputs for the policy.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PolicyGradient:
         settings: PolicyGradientSettings,
         device: str | torch.device = "cpu",
         *,
-        at_once: int | None = None,
+        rows_at_once: int | None = None,
     ) -> None:
         self.settings = settings
         self.dimensions = critic.sizes[0] - policy.sizes[0] - policy.sizes[-1]
@@ -58,38 +58,38 @@ class PolicyGradient:
                 "observations: it belongs to another task"
             )
         self._policy, self._critic_mlp, self._device = policy, critic, torch.device(device)
-        self._at_once = 1 if at_once is None and self._device.type == "cpu" else at_once
+        self._rows_at_once = 1 if rows_at_once is None and self._device.type == "cpu" else rows_at_once
         self._critic = torch.zeros(1, critic.parameters, device=device)
-        self._climb: _Climb | None = None
+        self._ascent: _GradientAscent | None = None
 
     def vary(self, parents: Tensor, states: Tensor, critic: Tensor, descriptors: Tensor) -> Tensor:
-        """Offspring of all parents.
+        """Return the offspring of all parents.
 
         Args:
             parents: `(rows, parameters)` float32 genomes.
-            states: `(steps, batch, observation)` float32, as policies see them: normalised, where policies normalise.
-            critic: `(parameters,)` float32, the row of the critic to climb.
-            descriptors: `(rows, dimensions)`, the parents' own, normalised to [-1, 1].
+            states: `(steps, batch, observation)` float32, as policies see them.
+            critic: `(parameters,)` float32, flat row of the critic.
+            descriptors: `(rows, dimensions)` of the parents, normalised to [-1, 1].
 
         Returns:
-            `(rows, parameters)` float32. An offspring whose climb overflows is not finite; its evaluation then fails.
+            `(rows, parameters)` float32. An offspring whose ascent overflows is not finite; its evaluation then fails.
 
         Raises:
-            ValueError: a shape does not fit.
+            ValueError: a tensor has an unexpected shape.
         """
         self._check(parents, states, critic, descriptors)
         if len(parents) == 0:
             return torch.empty_like(parents)
-        rows = min(self._at_once or len(parents), _MOST)
-        if self._climb is None or self._climb.rows < rows:
-            self._climb = _Climb(self._policy, self._critic_mlp, self._critic, self.settings, rows)
+        rows = min(self._rows_at_once or len(parents), _MAX_ROWS)
+        if self._ascent is None or self._ascent.rows < rows:
+            self._ascent = _GradientAscent(self._policy, self._critic_mlp, self._critic, self.settings, rows)
         self._critic[0] = critic
-        climb, offspring = self._climb, torch.empty_like(parents)
-        biases = climb.prepare(states, descriptors)
+        ascent, offspring = self._ascent, torch.empty_like(parents)
+        biases = ascent.prepare(states, descriptors)
         with np.errstate(over="ignore", invalid="ignore"):
-            for first in range(0, len(parents), climb.rows):
-                some = slice(first, first + climb.rows)
-                offspring[some] = climb.vary(parents[some], biases[some])
+            for first in range(0, len(parents), ascent.rows):
+                some = slice(first, first + ascent.rows)
+                offspring[some] = ascent.run(parents[some], biases[some])
         return offspring
 
     def _check(self, parents: Tensor, states: Tensor, critic: Tensor, descriptors: Tensor) -> None:
@@ -105,15 +105,15 @@ class PolicyGradient:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
 
 
-class _Climb:
-    """Some rows that climb side by side.
+class _GradientAscent:
+    """Gradient ascent of several rows together.
 
     Args:
         policy: shape of the genomes.
         critic: shape of the critic.
-        weights: `(1, parameters)` of the critic, read when states are prepared.
+        weights: `(1, parameters)` of the critic, read by `prepare`.
         settings: steps, states a step, learning rate.
-        rows: how many, at most.
+        rows: largest number of rows.
     """
 
     def __init__(self, policy: Mlp, critic: Mlp, weights: Tensor, settings: PolicyGradientSettings, rows: int) -> None:
@@ -129,60 +129,67 @@ class _Climb:
         )
         self._policy_gradient = Gradient(self._policy, parameters=matrices(policy, gradient))
         self._build_critic(critic, weights)
-        self._states = self._known = torch.zeros(0, device=device)
-        self._all_steps = GraphedCall(self._take_steps, device)
+        self._states = self._offsets = torch.zeros(0, device=device)
+        self._graphed_steps = GraphedCall(self._run_steps, device)
 
     def prepare(self, states: Tensor, descriptors: Tensor) -> Tensor:
-        """Have these states climbed on; what the critic's first layer makes of each row's descriptor, `(rows, units)`.
+        """Set the states of all steps; return the first-layer bias of the critic for each descriptor.
 
-        The same bits on every rank: the states' product has the same shape everywhere, and descriptors are multiplied
-        one axis at a time.
+        The bits are the same on every rank: the product with the states has the same shape everywhere, and descriptors
+        are multiplied one axis at a time.
+
+        Args:
+            states: `(steps, batch, observation)`.
+            descriptors: `(rows, dimensions)`.
+
+        Returns:
+            `(rows, units)`.
         """
         steps, batch, size = states.shape
         units = self._first.shape[-1]
-        if len(self._known) != steps:
-            self._known = torch.zeros(steps, 1, batch, self._judge.outputs[0].shape[-1], device=states.device)
+        if len(self._offsets) != steps:
+            self._offsets = torch.zeros(steps, 1, batch, self._critic.outputs[0].shape[-1], device=states.device)
             self._states = torch.zeros_like(states)
         self._states.copy_(states)
-        known = self._known.view(1, steps * batch, -1)
-        product(self._states.view(steps * batch, size), self._of_observations, known[..., :units])()
-        self._first[:, :-1] = self._of_actions
-        self._judge_gradient.outputs.copy_(self._last[:, :-1].transpose(1, 2) / -batch)
+        offsets = self._offsets.view(1, steps * batch, -1)
+        product(self._states.view(steps * batch, size), self._observation_kernel, offsets[..., :units])()
+        self._first[:, :-1] = self._action_kernel
+        self._critic_gradient.outputs.copy_(self._last[:, :-1].transpose(1, 2) / -batch)
         biases = self._bias[0].repeat(len(descriptors), 1)
         for axis in range(descriptors.shape[1]):
-            biases += descriptors[:, axis, None].float() * self._of_descriptors[0, axis]
+            biases += descriptors[:, axis, None].float() * self._descriptor_kernel[0, axis]
         return biases
 
-    def vary(self, parents: Tensor, biases: Tensor) -> Tensor:
-        """What up to `rows` parents become; the next call overwrites it."""
+    def run(self, parents: Tensor, biases: Tensor) -> Tensor:
+        """Optimise up to `rows` parents; the next call overwrites the returned view."""
         self._genomes[: len(parents)], self._first[: len(parents), -1] = parents, biases
-        self._all_steps()
+        self._graphed_steps()
         return self._genomes[: len(parents)]
 
     def _build_critic(self, critic: Mlp, weights: Tensor) -> None:
-        """The critic as a function of actions alone, down to its last hidden layer.
+        """Build the critic as a function of the actions alone, up to its last hidden layer.
 
-        To its first layer, a row's descriptor is a bias, and observations are an offset that is made once a call. Its
-        last layer is linear, so that its kernel is the gradient of all that comes before.
+        In the first layer, the descriptor of a row contributes a bias and observations contribute an offset, which
+        `prepare` computes. The last layer is linear: its kernel is the gradient with respect to its inputs.
         """
         first, *hidden, self._last = matrices(critic, weights)
         dimensions = critic.sizes[0] - self._observations - self._actions
-        self._of_actions, self._of_observations, self._of_descriptors, self._bias = first.split(
+        self._action_kernel, self._observation_kernel, self._descriptor_kernel, self._bias = first.split(
             [self._actions, self._observations, dimensions, 1], dim=1
         )
         self._first = torch.zeros(self.rows, self._actions + 1, first.shape[-1], device=first.device)
         layers = [self._first, *(layer.expand(self.rows, -1, -1) for layer in hidden)]
-        self._judge = Network(layers, activations(critic.settings)[:-1], self._acted)
-        self._judge_gradient = Gradient(self._judge, inputs=self._policy_gradient.outputs)
+        self._critic = Network(layers, activations(critic.settings)[:-1], self._acted)
+        self._critic_gradient = Gradient(self._critic, inputs=self._policy_gradient.outputs)
 
-    def _take_steps(self) -> None:
-        """All steps of all rows."""
+    def _run_steps(self) -> None:
+        """Run all steps on all rows."""
         self._adam.reset()
         inputs = self._inputs[:, :-1]
-        for state, offset in zip(self._states.unbind(), self._known.unbind(), strict=True):
+        for state, offset in zip(self._states.unbind(), self._offsets.unbind(), strict=True):
             inputs.copy_(state)
             self._policy.forward()
-            self._judge.forward(offset)
-            self._judge_gradient.backward()
+            self._critic.forward(offset)
+            self._critic_gradient.backward()
             self._policy_gradient.backward()
             self._adam.step()

@@ -12,6 +12,7 @@ from numpy.testing import assert_equal
 from qdrl.config import load_experiment
 from qdrl.critics import td3
 from qdrl.critics.chunks import ChunkGraphs
+from qdrl.critics.fast import losses
 from qdrl.critics.injection import conditioned
 from qdrl.critics.replay_buffer import ReplayBuffer
 from qdrl.critics.settings import Td3Settings
@@ -54,7 +55,7 @@ def state_after(config: Path, generations: int) -> dict[str, Any]:
     parts = build(load_experiment(config))
     algorithm: Any = parts.algorithm
     algorithm.learner.td3._graphs = ChunkGraphs(torch.device("cpu"))
-    algorithm._gradient._at_once = None
+    algorithm._gradient._rows_at_once = None
     for _ in range(generations):
         evaluation = parts.task.evaluate(algorithm.ask())
         algorithm.tell(evaluation)
@@ -111,7 +112,8 @@ def test_a_recording_rejects_synchronisation_with_the_device(ask: Callable[[torc
 @pytest.mark.parametrize("shards", [1, 2])
 def test_side_streams_share_no_written_memory(monkeypatch: pytest.MonkeyPatch, order: Any, shards: int) -> None:
     without_numpy(monkeypatch)
-    monkeypatch.setattr(td3, "SideStream", WatchedSideStream)
+    for module in (td3, losses):
+        monkeypatch.setattr(module, "SideStream", WatchedSideStream)
     monkeypatch.setattr(WatchedSideStream, "joins", 0)
     settings = Td3Settings(batch_size=20, hidden_sizes=(24, 24), order=order)
     trained = td3.Td3(
@@ -120,7 +122,7 @@ def test_side_streams_share_no_written_memory(monkeypatch: pytest.MonkeyPatch, o
     replays = [ReplayBuffer(60, 7, 3, 2) for _ in range(shards)]
     for replay in replays:
         replay.add(transitions(50, 7, 3, 2))
-    trained.train_on(replays, [np.random.default_rng(1) for _ in replays], OneLearner(shards), 8)
+    trained.train_shards(replays, [np.random.default_rng(1) for _ in replays], OneLearner(shards), 8)
     assert WatchedSideStream.joins == 8 * shards + (4 if order == "code" else 0)
 
 

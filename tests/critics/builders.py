@@ -1,13 +1,10 @@
-"""Transitions and networks of small sizes, and torch's own layers with autograd to hold ours against."""
+"""Transitions and replay buffers of small sizes."""
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
-from qdrl.policies.mlp import Mlp
-
-MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "clip": lambda: nn.Hardtanh(-1, 1), "linear": nn.Identity}
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -15,7 +12,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def transitions(count: int, observations: int, actions: int, dimensions: int, seed: int = 0) -> LabelledTransitions:
-    """Random ones, of which a tenth are terminated, a tenth truncated and a few both."""
+    """Return random ones, of which a tenth are terminated, a tenth truncated and a few both."""
     draw = np.random.default_rng(seed)
     flags = draw.random((2, count)) < 0.1
     return LabelledTransitions(
@@ -30,34 +27,9 @@ def transitions(count: int, observations: int, actions: int, dimensions: int, se
     )
 
 
-def replay_of(held: LabelledTransitions, capacity: int | None = None) -> ReplayBuffer:
-    replay = ReplayBuffer(
-        capacity or len(held.reward), held.observation.shape[1], held.action.shape[1], held.descriptor.shape[1]
+def buffer_of(given: LabelledTransitions, capacity: int | None = None) -> ReplayBuffer:
+    buffer = ReplayBuffer(
+        capacity or len(given.reward), given.observation.shape[1], given.action.shape[1], given.descriptor.shape[1]
     )
-    replay.add(held)
-    return replay
-
-
-def sequential(mlp: Mlp, genome: Tensor) -> nn.Sequential:
-    """A genome as torch's layers in float64, cut out of its row by counting."""
-    modules, start = [], 0
-    for inputs, outputs in zip(mlp.sizes[:-1], mlp.sizes[1:], strict=True):
-        layer = nn.Linear(inputs, outputs).double()
-        layer.weight.data = genome[start : start + inputs * outputs].double().view(inputs, outputs).T.clone()
-        start += inputs * outputs
-        layer.bias.data = genome[start : start + outputs].double().clone()
-        start += outputs
-        modules += [layer, MODULES[mlp.settings.activation]()]
-    return nn.Sequential(*modules[:-1], MODULES[mlp.settings.output]())
-
-
-def row_of(network: nn.Sequential, gradient: bool = False) -> Tensor:
-    """The way back: a network's weights, or their gradients, as a flat row."""
-    parts = []
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            weight, bias = (layer.weight.grad, layer.bias.grad) if gradient else (layer.weight, layer.bias)
-            assert weight is not None
-            assert bias is not None
-            parts += [weight.T.reshape(-1), bias]
-    return torch.cat(parts).detach()
+    buffer.add(given)
+    return buffer

@@ -1,4 +1,4 @@
-"""Descriptors as critics see them."""
+"""Normalised descriptors and their similarity."""
 
 from math import exp
 
@@ -14,7 +14,7 @@ axis = st.floats(-1, 1, width=32)
 points = st.lists(axis, min_size=1, max_size=4)
 
 
-def test_bounds_become_one_and_minus_one_and_what_lies_beyond_is_cut() -> None:
+def test_bounds_become_one_and_minus_one_and_values_beyond_are_clipped() -> None:
     descriptor = torch.tensor([[-30.0, 0.0], [30.0, 0.25], [0.0, 1.0], [99.0, -5.0]], dtype=torch.float64)
     found = normalize(descriptor, np.array([-30.0, 0.0]), np.array([30.0, 1.0]))
     assert found.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""A folded actor against the conditioned one."""
+"""Injected actors against the conditioned one."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdrl.critics.injection import conditioned, inject
+from qdrl.critics.reference import to_network
 from qdrl.policies.mlp import Mlp, MlpSettings
-from tests.critics.builders import normal, sequential
+from tests.critics.builders import normal
 
 SHAPES = [(30, (128, 128), 8, 2), (17, (64,), 6, 1), (5, (), 3, 4), (27, (16, 16, 16), 8, 3)]
 
@@ -21,7 +22,7 @@ def actions(mlp: Mlp, genome: torch.Tensor, observations: torch.Tensor) -> torch
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize(("observations", "hidden", "size", "dimensions"), SHAPES)
-def test_it_acts_as_the_actor_aimed_at_its_descriptor(
+def test_an_injected_genome_acts_like_the_actor_with_its_descriptor(
     observations: int, hidden: tuple[int, ...], size: int, dimensions: int, activation
 ) -> None:
     policy = Mlp(observations, size, MlpSettings(hidden_sizes=hidden, activation=activation))
@@ -34,8 +35,8 @@ def test_it_acts_as_the_actor_aimed_at_its_descriptor(
         both = torch.cat([seen, descriptor.float().expand(20, -1)], 1)
         found.append(actions(policy, genome, seen))
         torch.testing.assert_close(found[-1], actions(shape, actor, both), rtol=1e-5, atol=3e-6)
-        exactly = sequential(shape, actor)(both.double())
-        torch.testing.assert_close(sequential(policy, genome)(seen.double()), exactly, rtol=1e-6, atol=1e-6)
+        exactly = to_network(shape, actor)(both.double())
+        torch.testing.assert_close(to_network(policy, genome)(seen.double()), exactly, rtol=1e-6, atol=1e-6)
     assert (found[0] - found[1]).abs().max() > 1e-2
 
 

@@ -1,4 +1,4 @@
-"""The replay against a plain list of the newest transitions."""
+"""The replay buffer against a plain list of the newest transitions."""
 
 from collections import deque
 from dataclasses import replace
@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdrl.critics.replay_buffer import COLUMNS, LabelledTransitions, ReplayBuffer
-from tests.critics.builders import replay_of, transitions
+from tests.critics.builders import buffer_of, transitions
 
 
 def numbered(first: int, count: int) -> LabelledTransitions:
-    """LabelledTransitions whose every number is their own."""
+    """Return transitions whose numbers are all different."""
     number = torch.arange(first, first + count, dtype=torch.float32)
     return LabelledTransitions(
         observation=number[:, None] + torch.tensor([0.0, 0.25, 0.5]),
@@ -32,8 +32,8 @@ def part(whole: LabelledTransitions, start: int, end: int) -> LabelledTransition
     return LabelledTransitions(**{name: getattr(whole, name)[start:end] for name in COLUMNS})
 
 
-def oldest_first(replay: ReplayBuffer) -> LabelledTransitions:
-    return replay.take(torch.arange(len(replay)))
+def oldest_first(buffer: ReplayBuffer) -> LabelledTransitions:
+    return buffer.gather(torch.arange(len(buffer)))
 
 
 def assert_same(ours: LabelledTransitions, theirs: LabelledTransitions) -> None:
@@ -43,17 +43,17 @@ def assert_same(ours: LabelledTransitions, theirs: LabelledTransitions) -> None:
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 25), max_size=8))
 def test_it_holds_the_newest_transitions_in_order(capacity: int, inserts: list[int]) -> None:
-    replay, expected, first = ReplayBuffer(capacity, 3, 2, 1), deque(maxlen=capacity), 0
+    buffer, expected, first = ReplayBuffer(capacity, 3, 2, 1), deque(maxlen=capacity), 0
     for count in inserts:
-        replay.add(numbered(first, count))
+        buffer.add(numbered(first, count))
         expected.extend(range(first, first + count))
         first += count
-    assert len(replay) == len(expected)
-    assert_same(oldest_first(replay), numbered(first - len(expected), len(expected)))
+    assert len(buffer) == len(expected)
+    assert_same(oldest_first(buffer), numbered(first - len(expected), len(expected)))
 
 
 @given(st.integers(1, 9), st.integers(0, 30), st.data())
-def test_it_matters_not_how_an_insert_is_split(capacity: int, count: int, data: st.DataObject) -> None:
+def test_splitting_an_insert_changes_nothing(capacity: int, count: int, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, count))
     whole, halves = ReplayBuffer(capacity, 3, 2, 1), ReplayBuffer(capacity, 3, 2, 1)
     whole.add(numbered(0, count))
@@ -63,70 +63,70 @@ def test_it_matters_not_how_an_insert_is_split(capacity: int, count: int, data: 
 
 
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 12))
-def test_from_its_state_it_goes_on_with_the_same_samples(capacity: int, count: int, more: int) -> None:
-    replay, again = ReplayBuffer(capacity, 3, 2, 1), ReplayBuffer(capacity, 3, 2, 1)
-    replay.add(numbered(0, count))
-    state = replay.state_dict()
+def test_a_restored_buffer_continues_with_the_same_samples(capacity: int, count: int, more: int) -> None:
+    buffer, again = ReplayBuffer(capacity, 3, 2, 1), ReplayBuffer(capacity, 3, 2, 1)
+    buffer.add(numbered(0, count))
+    state = buffer.state_dict()
     assert all(isinstance(values, np.ndarray) and values.dtype == np.float32 for values in state.values())
     again.load_state_dict(state)
-    for each in (replay, again):
+    for each in (buffer, again):
         each.add(numbered(count, more))
-    shape = (3, min(len(replay), 4))
+    shape = (3, min(len(buffer), 4))
     assert_same(
         again.sample(np.random.default_rng(1), shape),
-        replay.sample(np.random.default_rng(1), shape),
+        buffer.sample(np.random.default_rng(1), shape),
     )
 
 
 def test_a_state_is_not_changed_by_what_comes_after_it() -> None:
-    replay = replay_of(numbered(0, 4))
-    state = replay.state_dict()
-    replay.add(numbered(4, 4))
+    buffer = buffer_of(numbered(0, 4))
+    state = buffer.state_dict()
+    buffer.add(numbered(4, 4))
     assert state["reward"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_state_fits_a_larger_replay_and_no_smaller_one() -> None:
-    state = replay_of(numbered(0, 5)).state_dict()
+    state = buffer_of(numbered(0, 5)).state_dict()
     larger = ReplayBuffer(7, 3, 2, 1)
     larger.load_state_dict(state)
     larger.add(numbered(5, 4))
     assert oldest_first(larger).reward.tolist() == [2, 3, 4, 5, 6, 7, 8]
     with pytest.raises(ValueError, match="holds 5 transitions, this one at most 4"):
         ReplayBuffer(4, 3, 2, 1).load_state_dict(state)
-    with pytest.raises(ValueError, match="replay's descriptor is stored as"):
+    with pytest.raises(ValueError, match="replay buffer's descriptor is stored as"):
         ReplayBuffer(7, 3, 2, 2).load_state_dict(state)
 
 
 def test_samples_are_whole_transitions_drawn_from_the_generator_alone() -> None:
-    replay = replay_of(numbered(0, 50), capacity=40)
-    sample = replay.sample(np.random.default_rng(3), (6, 5))
+    buffer = buffer_of(numbered(0, 50), capacity=40)
+    sample = buffer.sample(np.random.default_rng(3), (6, 5))
     assert sample.observation.shape == (6, 5, 3)
     assert sample.reward.shape == (6, 5)
     ages = np.random.default_rng(3).integers(40, size=(6, 5))
     assert sample.reward.tolist() == (ages + 10).tolist()
     assert torch.equal(sample.next_observation - sample.observation, torch.ones(6, 5, 3))
     assert torch.equal(sample.target_descriptor[..., 0], sample.reward + 0.375)
-    assert_same(replay.sample(np.random.default_rng(3), (6, 5)), sample)
+    assert_same(buffer.sample(np.random.default_rng(3), (6, 5)), sample)
 
 
 def test_every_transition_is_drawn_as_often_as_any_other() -> None:
-    replay = replay_of(numbered(0, 8))
-    counts = torch.bincount(replay.draw(np.random.default_rng(0), (10_000, 8)).flatten(), minlength=8)
+    buffer = buffer_of(numbered(0, 8))
+    counts = torch.bincount(buffer.draw(np.random.default_rng(0), (10_000, 8)).flatten(), minlength=8)
     assert (counts - 10_000).abs().max() < 5 * (80_000 / 8 * 7 / 8) ** 0.5
     assert len(set(counts.tolist())) > 1
 
 
 def test_a_minibatch_needs_as_many_transitions_as_it_takes() -> None:
-    replay = replay_of(numbered(0, 9), capacity=20)
+    buffer = buffer_of(numbered(0, 9), capacity=20)
     with pytest.raises(RuntimeError, match="holds 9 transitions, a minibatch takes 10"):
-        replay.sample(np.random.default_rng(0), (1, 10))
-    replay.add(numbered(9, 1))
-    assert replay.sample(np.random.default_rng(0), (2, 10)).reward.shape == (2, 10)
+        buffer.sample(np.random.default_rng(0), (1, 10))
+    buffer.add(numbered(9, 1))
+    assert buffer.sample(np.random.default_rng(0), (2, 10)).reward.shape == (2, 10)
 
 
 def test_descriptors_may_have_no_dimensions() -> None:
-    replay = replay_of(transitions(6, 3, 2, 0))
-    sample = replay.sample(np.random.default_rng(0), (2, 3))
+    buffer = buffer_of(transitions(6, 3, 2, 0))
+    sample = buffer.sample(np.random.default_rng(0), (2, 3))
     assert sample.descriptor.shape == sample.target_descriptor.shape == (2, 3, 0)
 
 
@@ -140,19 +140,19 @@ def test_descriptors_may_have_no_dimensions() -> None:
         ({"reward": torch.tensor([0.0, -0.5, 1.0, 1.0])}, r"transitions.reward has -0.5, .* add the task's offset"),
     ],
 )
-def test_what_cannot_be_learnt_from_is_refused_and_nothing_of_it_kept(change: dict, message: str) -> None:
-    replay = replay_of(numbered(0, 3), capacity=5)
+def test_invalid_transitions_are_refused_and_none_is_kept(change: dict, message: str) -> None:
+    buffer = buffer_of(numbered(0, 3), capacity=5)
     with pytest.raises(ValueError, match=message):
-        replay.add(replace(numbered(3, 4), **change))
-    assert_same(oldest_first(replay), numbered(0, 3))
+        buffer.add(replace(numbered(3, 4), **change))
+    assert_same(oldest_first(buffer), numbered(0, 3))
 
 
-def test_unconditioned_critics_learn_from_negative_rewards() -> None:
+def test_unconditioned_critics_accept_negative_rewards() -> None:
     held = transitions(5, 3, 2, 0)
-    replay = replay_of(replace(held, reward=-held.reward))
-    assert torch.equal(oldest_first(replay).reward, -held.reward)
+    buffer = buffer_of(replace(held, reward=-held.reward))
+    assert torch.equal(oldest_first(buffer).reward, -held.reward)
 
 
-def test_a_replay_of_no_room_is_refused() -> None:
+def test_a_buffer_without_capacity_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         ReplayBuffer(0, 3, 2)

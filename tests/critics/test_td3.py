@@ -1,4 +1,4 @@
-"""TD3 against autograd and torch's Adam, its schedules, its state and what it does when it diverges."""
+"""TD3 against the reference implementation; its schedules, its state and its behaviour when it diverges."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from qdrl.critics.fast.networks import matrices
 from qdrl.critics.injection import conditioned
+from qdrl.critics.reference import ReferenceTd3
 from qdrl.critics.replay_buffer import COLUMNS, LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.parallel.learners import OneLearner
 from qdrl.policies.mlp import Mlp, MlpSettings
-from tests.critics.builders import normal, replay_of, transitions
-from tests.critics.slow_td3 import SlowTd3
+from tests.critics.builders import buffer_of, normal, transitions
 
 NETWORKS = ("critic", "critic_target", "actor", "actor_target")
 SMALL = Td3Settings(steps=7, batch_size=20, hidden_sizes=(24, 24))
@@ -55,23 +55,23 @@ def assert_equal(one: Any, other: Any) -> None:
         ({"critic_learning_rate": 1e-3, "actor_learning_rate": 2e-3}, 0, MlpSettings(hidden_sizes=(16,))),
     ],
 )
-def test_training_is_that_of_autograd(change: dict, dimensions: int, policy: MlpSettings) -> None:
-    """Two phases, so that the schedule and Adam go on from one to the next."""
+def test_training_equals_the_reference(change: dict, dimensions: int, policy: MlpSettings) -> None:
+    """Two phases: the schedule and Adam continue from one to the next."""
     td3 = small(SMALL.model_copy(update=change), dimensions, policy)
-    replay, slow, first = replay_of(transitions(300, 7, 3, dimensions)), SlowTd3(td3), networks_of(td3)
+    buffer, reference, first = buffer_of(transitions(300, 7, 3, dimensions)), ReferenceTd3(td3), networks_of(td3)
     losses, values = [], []
     for phase in range(2):
-        counts = td3.train(replay, np.random.default_rng(phase))
+        counts = td3.train(buffer, np.random.default_rng(phase))
         losses.append(counts["critic_loss"])
         values.append(counts["actor_steps"] * counts["actor_value"])
-        slow.train(replay, np.random.default_rng(phase))
-    for name, expected in slow.rows().items():
+        reference.train(buffer, np.random.default_rng(phase))
+    for name, expected in reference.rows().items():
         found = getattr(td3, name).double()
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
         moved = (expected - first[name]).abs().mean()
         assert (found - expected).abs().mean() < 1e-3 * moved + 3e-8, name
-    assert losses == pytest.approx([np.mean(slow.losses[:7]), np.mean(slow.losses[7:])], rel=1e-4)
-    assert sum(values) == pytest.approx(sum(slow.values), rel=1e-4, abs=1e-5)
+    assert losses == pytest.approx([np.mean(reference.losses[:7]), np.mean(reference.losses[7:])], rel=1e-4)
+    assert sum(values) == pytest.approx(sum(reference.values), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_the_actor_moves_every_few_steps_counted_over_phases(
     order: Literal["code", "paper"], delay: int, expected: list[int]
 ) -> None:
     td3 = small(SMALL.model_copy(update={"steps": 3, "order": order, "actor_delay": delay}))
-    replay, generator = replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
-    counts = [td3.train(replay, generator) for _ in range(3)]
+    buffer, generator = buffer_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
+    counts = [td3.train(buffer, generator) for _ in range(3)]
     assert [count["actor_steps"] for count in counts] == expected
     assert [count["critic_steps"] for count in counts] == [3, 3, 3]
     assert td3.steps == 9
@@ -106,34 +106,34 @@ def test_the_actor_moves_every_few_steps_counted_over_phases(
 )
 def test_targets_move_when_the_order_says(order: Literal["code", "paper"], moves: list[set[str]]) -> None:
     td3 = small(SMALL.model_copy(update={"steps": 1, "order": order}))
-    replay, generator = replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
+    buffer, generator = buffer_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
     for expected in moves:
         before = networks_of(td3)
-        td3.train(replay, generator)
+        td3.train(buffer, generator)
         assert {name for name in NETWORKS if not torch.equal(getattr(td3, name), before[name])} == expected
 
 
 def test_a_phase_depends_on_its_generator_alone() -> None:
     one, other, third = small(), small(), small()
-    replay = replay_of(transitions(50, 7, 3, 2))
+    buffer = buffer_of(transitions(50, 7, 3, 2))
     torch.manual_seed(1)
-    found = one.train(replay, np.random.default_rng(4))
+    found = one.train(buffer, np.random.default_rng(4))
     torch.manual_seed(2)
-    assert other.train(replay, np.random.default_rng(4)) == found
+    assert other.train(buffer, np.random.default_rng(4)) == found
     assert_equal(other.state_dict(), one.state_dict())
-    third.train(replay, np.random.default_rng(5))
+    third.train(buffer, np.random.default_rng(5))
     assert not torch.equal(third.critic, one.critic)
 
 
 def test_a_phase_may_take_other_steps_than_the_settings_say() -> None:
-    asked, told = small(), small(SMALL.model_copy(update={"steps": 4}))
-    replay = replay_of(transitions(50, 7, 3, 2))
-    counts = asked.train(replay, np.random.default_rng(0), steps=4)
+    given, set_ = small(), small(SMALL.model_copy(update={"steps": 4}))
+    buffer = buffer_of(transitions(50, 7, 3, 2))
+    counts = given.train(buffer, np.random.default_rng(0), steps=4)
     assert counts["critic_steps"] == 4
-    assert told.train(replay, np.random.default_rng(0)) == counts
-    assert_equal(asked.state_dict(), told.state_dict())
+    assert set_.train(buffer, np.random.default_rng(0)) == counts
+    assert_equal(given.state_dict(), set_.state_dict())
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        asked.train(replay, np.random.default_rng(0), steps=0)
+        given.train(buffer, np.random.default_rng(0), steps=0)
 
 
 def test_first_networks_differ_and_targets_start_as_what_they_follow() -> None:
@@ -146,25 +146,25 @@ def test_first_networks_differ_and_targets_start_as_what_they_follow() -> None:
 
 
 def test_many_chunks_are_one_phase() -> None:
-    """More steps than are gathered at once, against as many phases of autograd's single run."""
+    """More steps than one chunk, against one run of the reference."""
     td3 = small(SMALL.model_copy(update={"steps": 230, "batch_size": 5}))
-    replay, slow = replay_of(transitions(60, 7, 3, 2)), SlowTd3(td3)
-    counts = td3.train(replay, np.random.default_rng(0))
-    slow.train(replay, np.random.default_rng(0))
+    buffer, reference = buffer_of(transitions(60, 7, 3, 2)), ReferenceTd3(td3)
+    counts = td3.train(buffer, np.random.default_rng(0))
+    reference.train(buffer, np.random.default_rng(0))
     assert counts["critic_steps"] == 230
     assert counts["actor_steps"] == 115
-    assert counts["critic_loss"] == pytest.approx(np.mean(slow.losses), rel=1e-3)
+    assert counts["critic_loss"] == pytest.approx(np.mean(reference.losses), rel=1e-3)
 
 
-def test_from_its_state_it_goes_on_with_the_same_bits() -> None:
+def test_a_restored_td3_continues_with_the_same_bits() -> None:
     td3, again = small(), small(seed=9)
-    replay = replay_of(transitions(50, 7, 3, 2))
-    td3.train(replay, np.random.default_rng(0))
+    buffer = buffer_of(transitions(50, 7, 3, 2))
+    td3.train(buffer, np.random.default_rng(0))
     state = td3.state_dict()
     again.load_state_dict(state)
     assert_equal(again.state_dict(), state)
     for phase in range(2):
-        assert td3.train(replay, np.random.default_rng(phase)) == again.train(replay, np.random.default_rng(phase))
+        assert td3.train(buffer, np.random.default_rng(phase)) == again.train(buffer, np.random.default_rng(phase))
     assert_equal(again.state_dict(), td3.state_dict())
     assert not np.array_equal(state["critic"], td3.state_dict()["critic"])
 
@@ -184,9 +184,9 @@ def test_the_state_of_other_networks_is_refused() -> None:
 
 
 @pytest.mark.parametrize("spoilt", ["reward", "observation"])
-def test_a_phase_that_diverges_is_undone_and_told(spoilt: str) -> None:
+def test_a_phase_that_diverges_is_undone_and_reported(spoilt: str) -> None:
     held = transitions(50, 7, 3, 2)
-    good, bad = replay_of(held), replay_of(replace(held, **{spoilt: torch.full_like(getattr(held, spoilt), 1e30)}))
+    good, bad = buffer_of(held), buffer_of(replace(held, **{spoilt: torch.full_like(getattr(held, spoilt), 1e30)}))
     td3, never = small(), small()
     for each in (td3, never):
         each.train(good, np.random.default_rng(0))
@@ -207,21 +207,21 @@ def test_a_phase_that_leaves_adam_without_a_finite_moment_is_undone() -> None:
     last[:, :-1] = 0  # Q is its bias alone, whatever the hidden units say
     td3.critic_target.zero_()
     before = td3.state_dict()
-    counts = td3.train(replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0))
+    counts = td3.train(buffer_of(transitions(50, 7, 3, 2)), np.random.default_rng(0))
     assert counts["diverged"] == 1
     assert_equal(td3.state_dict(), before)
 
 
 def test_training_needs_a_minibatch() -> None:
-    replay = ReplayBuffer(100, 7, 3, 2)
-    replay.add(transitions(19, 7, 3, 2))
+    buffer = ReplayBuffer(100, 7, 3, 2)
+    buffer.add(transitions(19, 7, 3, 2))
     with pytest.raises(RuntimeError, match="holds 19 transitions, a minibatch takes 20"):
-        small().train(replay, np.random.default_rng(0))
+        small().train(buffer, np.random.default_rng(0))
 
 
 def test_the_replay_of_other_descriptors_is_refused() -> None:
-    with pytest.raises(ValueError, match="replay has 1 descriptor dimensions, critics 2"):
-        small().train(replay_of(transitions(50, 7, 3, 1)), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="buffer has 1 descriptor dimensions, expected 2"):
+        small().train(buffer_of(transitions(50, 7, 3, 1)), np.random.default_rng(0))
 
 
 def test_an_actor_must_see_its_descriptor() -> None:
@@ -257,8 +257,8 @@ def test_settings_that_cannot_be_are_refused(change: dict) -> None:
         Td3Settings(**change)
 
 
-def test_a_conditioned_critic_learns_to_tell_descriptors_apart() -> None:
-    """Every step pays 1 and ends; an actor that aims where its episode ended up is worth 1, others next to nothing."""
+def test_a_conditioned_critic_distinguishes_descriptors() -> None:
+    """Every step has reward 1 and terminates; a target equal to the reached descriptor is worth 1, others nearly 0."""
     held = transitions(400, 7, 3, 1)
     held = replace(
         held,
@@ -271,14 +271,14 @@ def test_a_conditioned_critic_learns_to_tell_descriptors_apart() -> None:
     )
     held = replace(held, action=held.descriptor.expand(-1, 3))
     td3 = small(SMALL.model_copy(update={"steps": 400, "critic_learning_rate": 3e-3}), dimensions=1)
-    counts = td3.train(replay_of(held), np.random.default_rng(0))
+    counts = td3.train(buffer_of(held), np.random.default_rng(0))
     assert counts["critic_loss"] < 0.3
-    again = td3.train(replay_of(held), np.random.default_rng(1))
+    again = td3.train(buffer_of(held), np.random.default_rng(1))
     assert again["critic_loss"] < 0.01
 
 
 class Joined:
-    """What a single learner would see: minibatches that are made of each shard's share."""
+    """A replay buffer whose minibatches consist of the parts of all shards."""
 
     def __init__(self, shards: list[ReplayBuffer], generators: list[np.random.Generator]) -> None:
         self.dimensions, self._shards, self._generators = shards[0].dimensions, shards, generators
@@ -288,44 +288,42 @@ class Joined:
         pairs = zip(self._shards, self._generators, strict=True)
         return torch.cat([shard.draw(own, share) for shard, own in pairs], 1)
 
-    def take(self, ages: torch.Tensor) -> LabelledTransitions:
-        parts = [shard.take(part) for shard, part in zip(self._shards, ages.chunk(len(self._shards), 1), strict=True)]
+    def gather(self, ages: torch.Tensor) -> LabelledTransitions:
+        parts = [shard.gather(part) for shard, part in zip(self._shards, ages.chunk(len(self._shards), 1), strict=True)]
         return LabelledTransitions(**{name: torch.cat([vars(part)[name] for part in parts], 1) for name in COLUMNS})
 
 
 @pytest.mark.parametrize("shards", [2, 4, 5])
 @pytest.mark.parametrize("order", ["code", "paper"])
-def test_shards_learn_what_one_learner_makes_of_their_joint_minibatches(
-    shards: int, order: Literal["code", "paper"]
-) -> None:
+def test_shards_train_like_one_learner_on_their_joint_minibatches(shards: int, order: Literal["code", "paper"]) -> None:
     settings = SMALL.model_copy(update={"noise": 0.0, "order": order})
     shape = conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16))), 2)
     many = Td3(shape, 2, settings, np.random.default_rng(0), shards=shards)
     one = Td3(shape, 2, settings, np.random.default_rng(0))
-    replays = [replay_of(transitions(50 + shard, 7, 3, 2, seed=100 * shard)) for shard in range(shards)]
-    found = many.train_on(replays, [np.random.default_rng(k) for k in range(shards)], OneLearner(shards))
-    joined: Any = Joined(replays, [np.random.default_rng(k) for k in range(shards)])
+    buffers = [buffer_of(transitions(50 + shard, 7, 3, 2, seed=100 * shard)) for shard in range(shards)]
+    found = many.train_shards(buffers, [np.random.default_rng(k) for k in range(shards)], OneLearner(shards))
+    joined: Any = Joined(buffers, [np.random.default_rng(k) for k in range(shards)])
     expected = one.train(joined, np.random.default_rng(9))
     assert found == pytest.approx(expected, rel=1e-5)
     for name in NETWORKS:
         torch.testing.assert_close(getattr(many, name), getattr(one, name), rtol=1e-4, atol=2e-6)
 
 
-def test_minibatches_that_cannot_be_shared_and_shards_that_are_not_there_are_refused() -> None:
+def test_unequal_parts_of_minibatches_and_missing_shards_are_refused() -> None:
     shape = conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16))), 2)
     with pytest.raises(ValueError, match="a minibatch of 20 cannot be shared equally by 3 shards"):
         Td3(shape, 2, SMALL, np.random.default_rng(0), shards=3)
     td3 = Td3(shape, 2, SMALL, np.random.default_rng(0), shards=2)
-    replay, draw = replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
-    with pytest.raises(ValueError, match="1 replays for 1 of 1 shards; these critics learn from 2"):
-        td3.train(replay, draw)
+    buffer, draw = buffer_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="got 1 replay buffers for 1 of 1 shards, expected 2 shards"):
+        td3.train(buffer, draw)
 
 
-def test_an_actor_that_knows_no_descriptors_learns_without_them() -> None:
+def test_an_unconditioned_actor_keeps_zero_descriptor_weights() -> None:
     shape = conditioned(Mlp(7, 3, MlpSettings(hidden_sizes=(16, 16))), 2)
     td3 = Td3(shape, 2, SMALL, np.random.default_rng(0), conditioned_actor=False)
     first = networks_of(td3)
-    td3.train(replay_of(transitions(50, 7, 3, 2)), np.random.default_rng(1))
+    td3.train(buffer_of(transitions(50, 7, 3, 2)), np.random.default_rng(1))
     for name in ("actor", "actor_target"):
         weights = matrices(shape, getattr(td3, name))[0][0]
         assert (weights[7:9] == 0).all()

@@ -1,4 +1,4 @@
-"""TD3's target, losses and first step against numbers worked out by hand."""
+"""TD3's target, losses and first step against numbers computed by hand."""
 
 from dataclasses import replace
 from math import exp
@@ -12,7 +12,7 @@ from qdrl.critics.replay_buffer import LabelledTransitions
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.policies.mlp import Mlp, MlpSettings
-from tests.critics.builders import replay_of
+from tests.critics.builders import buffer_of
 
 NETWORKS = ("critic", "critic_target", "actor", "actor_target")
 RATE, TAU = 3e-4, 0.005
@@ -63,21 +63,21 @@ def one_transition(
         (one_transition(terminated=True, truncated=True), 1.0),
     ],
 )
-def test_the_critics_loss_is_that_worked_out_by_hand(transition: LabelledTransitions, target: float) -> None:
-    counts = by_hand().train(replay_of(transition), np.random.default_rng(0))
+def test_the_critics_loss_is_that_computed_by_hand(transition: LabelledTransitions, target: float) -> None:
+    counts = by_hand().train(buffer_of(transition), np.random.default_rng(0))
     assert counts["critic_loss"] == pytest.approx((2.4 - target) ** 2 + (1.9 - target) ** 2, rel=1e-5)
 
 
-def test_the_actors_value_is_that_worked_out_by_hand() -> None:
+def test_the_actors_value_is_that_computed_by_hand() -> None:
     """pi(0.5) = 0.25, Q_1 = 2 * (0.25 + 1 + 0.5) - 1."""
-    counts = by_hand().train(replay_of(one_transition()), np.random.default_rng(0))
+    counts = by_hand().train(buffer_of(one_transition()), np.random.default_rng(0))
     assert counts["actor_value"] == pytest.approx(2.5, rel=1e-6)
 
 
-def test_the_first_step_moves_every_weight_as_worked_out_by_hand() -> None:
+def test_the_first_step_moves_every_weight_as_computed_by_hand() -> None:
     """Adam's first step is the learning rate against the gradient's sign; Q_1 is too high, Q_2 too low."""
     td3 = by_hand()
-    td3.train(replay_of(one_transition()), np.random.default_rng(0))
+    td3.train(buffer_of(one_transition()), np.random.default_rng(0))
     signs = torch.tensor([[1.0, 1, 1, 1, 1, 1], [-1, -1, -1, -1, -1, -1]])
     critic = torch.tensor(CRITIC) - RATE * signs
     actor = torch.tensor(ACTOR) + RATE
@@ -88,10 +88,10 @@ def test_the_first_step_moves_every_weight_as_worked_out_by_hand() -> None:
     torch.testing.assert_close(td3.actor_target, actor_target + TAU * (actor - actor_target), rtol=0, atol=1e-6)
 
 
-def test_gradients_are_those_worked_out_by_hand() -> None:
+def test_gradients_are_those_computed_by_hand() -> None:
     """Adam's mean is a tenth of its first gradient; it alone tells a gradient from twice as much."""
     td3 = by_hand()
-    td3.train(replay_of(one_transition()), np.random.default_rng(0))
+    td3.train(buffer_of(one_transition()), np.random.default_rng(0))
     state = td3.state_dict()
     # 2 (Q - y) times what the output's bias, its kernel and the unit's bias weigh; units are 1.7 and 0.3.
     errors = np.array([2.4 - 2.287, 1.9 - 2.287])
@@ -103,10 +103,10 @@ def test_gradients_are_those_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("aim", [0.1, 0.9])
 def test_smoothing_noise_is_scaled_cut_and_added_to_the_next_action(aim: float) -> None:
-    """With noise this wide every draw is cut at 0.25, and the sum with pi'(1) = 0.9 at 1."""
+    """With noise this large every draw is clipped at 0.25, and the sum with pi'(1) = 0.9 at 1."""
     td3 = by_hand(noise=1e6, noise_clip=0.25)
     td3.actor_target.copy_(torch.tensor([[aim, 0.0, 0.0]]))
-    counts = td3.train(replay_of(one_transition()), np.random.default_rng(0))
+    counts = td3.train(buffer_of(one_transition()), np.random.default_rng(0))
     up = np.random.default_rng(0)
     up.integers(1, size=(1, 1))
     action = min(aim + 0.25 * np.sign(up.standard_normal()), 1.0)
@@ -115,16 +115,16 @@ def test_smoothing_noise_is_scaled_cut_and_added_to_the_next_action(aim: float) 
 
 
 def mixed(count: int = 40) -> LabelledTransitions:
-    """The same transition many times, every fourth of them cut there by the clock."""
+    """The same transition many times, every fourth of them truncated."""
     single = one_transition()
     columns = {name: value.repeat(count, *[1] * (value.ndim - 1)) for name, value in vars(single).items()}
     return replace(LabelledTransitions(**columns), truncated=torch.arange(count) % 4 == 0)
 
 
-def test_masked_steps_teach_nothing_and_the_mean_goes_over_the_whole_batch() -> None:
-    td3, replay = by_hand(batch_size=40), replay_of(mixed())
-    share = float((replay.draw(np.random.default_rng(5), (1, 40)) % 4 != 0).float().mean())
-    counts = td3.train(replay, np.random.default_rng(5))
+def test_masked_steps_have_no_loss_and_the_mean_is_over_the_whole_batch() -> None:
+    td3, buffer = by_hand(batch_size=40), buffer_of(mixed())
+    share = float((buffer.draw(np.random.default_rng(5), (1, 40)) % 4 != 0).float().mean())
+    counts = td3.train(buffer, np.random.default_rng(5))
     target = 1 + 0.99 * 1.3
     assert 0 < share < 1
     assert counts["critic_loss"] == pytest.approx(share * ((2.4 - target) ** 2 + (1.9 - target) ** 2), rel=1e-5)
@@ -132,14 +132,14 @@ def test_masked_steps_teach_nothing_and_the_mean_goes_over_the_whole_batch() -> 
 
 def test_a_batch_of_masked_steps_leaves_the_critics_as_they_were() -> None:
     td3 = by_hand()
-    counts = td3.train(replay_of(one_transition(truncated=True)), np.random.default_rng(0))
+    counts = td3.train(buffer_of(one_transition(truncated=True)), np.random.default_rng(0))
     assert counts["critic_loss"] == 0
     assert torch.equal(td3.critic, torch.tensor(CRITIC))
     assert not torch.equal(td3.actor, torch.tensor(ACTOR))
 
 
-def test_bootstrapped_steps_teach_like_any_other() -> None:
+def test_bootstrapped_steps_count_like_any_other() -> None:
     cut, plain = (by_hand(truncation="bootstrap") for _ in range(2))
-    found = cut.train(replay_of(one_transition(truncated=True)), np.random.default_rng(0))
-    assert found == plain.train(replay_of(one_transition()), np.random.default_rng(0))
+    found = cut.train(buffer_of(one_transition(truncated=True)), np.random.default_rng(0))
+    assert found == plain.train(buffer_of(one_transition()), np.random.default_rng(0))
     assert torch.equal(cut.critic, plain.critic)

@@ -1,4 +1,4 @@
-"""Policy-gradient variation against torch's autograd and Adam in float64."""
+"""Policy-gradient variation against the reference implementation."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qdrl.critics.injection import conditioned
+from qdrl.critics.reference import reference_offspring, to_network
 from qdrl.critics.settings import PolicyGradientSettings
 from qdrl.critics.td3 import critic_mlp
 from qdrl.critics.variation import PolicyGradient
 from qdrl.policies.mlp import Mlp, MlpSettings
-from tests.critics.builders import normal, row_of, sequential
+from tests.critics.builders import normal
 
 STEPS, BATCH = 6, 20
 SETTINGS = PolicyGradientSettings(steps=STEPS, batch_size=BATCH)
@@ -34,17 +35,6 @@ def material(policy: Mlp, critic: Mlp, rows: int) -> tuple[Tensor, Tensor, Tenso
     return parents, normal(STEPS, BATCH, 7), torch.from_numpy(critic.initial(draw)), descriptors
 
 
-def by_autograd(policy: Mlp, critic: Mlp, parent: Tensor, states: Tensor, row: Tensor, descriptor: Tensor) -> Tensor:
-    actor, judge = sequential(policy, parent), sequential(critic, row)
-    optimiser = torch.optim.Adam(actor.parameters(), lr=SETTINGS.learning_rate)
-    for state in states.double():
-        aimed = descriptor.expand(len(state), -1)
-        optimiser.zero_grad()
-        (-judge(torch.cat([actor(state), state, aimed], 1)).mean()).backward()
-        optimiser.step()
-    return row_of(actor)
-
-
 @pytest.mark.parametrize("dimensions", [0, 1, 2])
 @pytest.mark.parametrize("critic", [(24, 24), (12,), (8, 70, 9)])
 @pytest.mark.parametrize(
@@ -57,29 +47,29 @@ def by_autograd(policy: Mlp, critic: Mlp, parent: Tensor, states: Tensor, row: T
     ],
     ids=lambda policy: f"{policy.hidden_sizes}-{policy.activation}-{policy.output}",
 )
-def test_offspring_are_those_of_autograd(dimensions: int, critic: tuple[int, ...], policy: MlpSettings) -> None:
+def test_offspring_equal_those_of_the_reference(dimensions: int, critic: tuple[int, ...], policy: MlpSettings) -> None:
     shape, judge = shapes(dimensions, policy, critic)
     parents, states, row, descriptors = material(shape, judge, 3)
     offspring = PolicyGradient(shape, judge, SETTINGS).vary(parents, states, row, descriptors)
     for index in range(3):
-        expected = by_autograd(shape, judge, parents[index], states, row, descriptors[index])
+        expected = reference_offspring(shape, judge, parents[index], states, row, descriptors[index], SETTINGS)
         torch.testing.assert_close(offspring[index].double(), expected, rtol=1e-3, atol=2e-5)
     assert (offspring - parents).abs().mean() > SETTINGS.learning_rate
 
 
-def test_offspring_climb_the_critic() -> None:
+def test_offspring_have_a_higher_value() -> None:
     policy, critic = shapes()
     parents, states, row, descriptors = material(policy, critic, 1)
     offspring = PolicyGradient(policy, critic, SETTINGS).vary(parents, states, row, descriptors)
-    judge, state = sequential(critic, row), states[0].double()
+    judge, state = to_network(critic, row), states[0].double()
     values = [
-        judge(torch.cat([sequential(policy, genome)(state), state, descriptors.expand(BATCH, -1)], 1)).mean()
+        judge(torch.cat([to_network(policy, genome)(state), state, descriptors.expand(BATCH, -1)], 1)).mean()
         for genome in (parents[0], offspring[0])
     ]
     assert values[1] > values[0] + 1e-2
 
 
-def test_a_row_climbs_for_its_own_descriptor() -> None:
+def test_an_offspring_depends_on_its_own_descriptor() -> None:
     policy, critic = shapes()
     parents, states, row, descriptors = material(policy, critic, 2)
     variation = PolicyGradient(policy, critic, SETTINGS)
@@ -101,7 +91,7 @@ def test_a_row_climbs_for_its_own_descriptor() -> None:
 def test_a_row_is_the_same_bits_beside_any_others_and_in_any_memory(
     hidden: tuple[int, ...], critic: tuple[int, ...], actions: int, rows: int, data: st.DataObject
 ) -> None:
-    """As when rows are dealt to ranks: each has its own buffers, its own share, and has varied other rows before."""
+    """As on several ranks: each has its own buffers and rows, and has varied other rows before."""
     policy = Mlp(11, actions, MlpSettings(hidden_sizes=hidden))
     judge = critic_mlp(conditioned(policy, 2), critic)
     settings = PolicyGradientSettings(steps=3, batch_size=data.draw(st.sampled_from((1, 17, 100)), "batch"))
@@ -132,7 +122,7 @@ def test_the_policies_of_an_ant_give_the_same_bits_in_every_share(count: int) ->
         assert torch.equal(alone.vary(parents[part], states, row, descriptors[part]), together[part])
 
 
-def test_a_broken_neighbour_leaves_a_row_alone() -> None:
+def test_a_row_that_is_not_finite_does_not_affect_others() -> None:
     policy, critic = shapes()
     parents, states, row, descriptors = material(policy, critic, 3)
     variation = PolicyGradient(policy, critic, SETTINGS)
@@ -143,7 +133,7 @@ def test_a_broken_neighbour_leaves_a_row_alone() -> None:
     assert found[1].isnan().any()
 
 
-def test_what_it_is_given_stays_as_it_was() -> None:
+def test_arguments_are_not_modified() -> None:
     policy, critic = shapes()
     given_ = material(policy, critic, 2)
     before = [tensor.clone() for tensor in given_]

@@ -77,18 +77,18 @@ class DcrlDyingOnOneRank(DcrlMapElites):
 
     def tell(self, evaluation: Evaluation) -> dict[str, float]:
         gradient, generation = self.learner.td3._critic_sum, self.generation
-        add_up, steps = gradient.add_up, count()
+        reduce, steps = gradient.reduce, count()
 
-        def add_up_or_die(learners: Learners) -> None:
+        def reduce_or_die(learners: Learners) -> None:
             if next(steps) == 7:
                 die_if_told(generation, "train")
-            add_up(learners)
+            reduce(learners)
 
-        gradient.add_up = add_up_or_die
+        gradient.reduce = reduce_or_die
         try:
             return super().tell(evaluation)
         finally:
-            gradient.add_up = add_up
+            gradient.reduce = reduce
 
 
 def die_if_told(generation: int, moment: str = "ask") -> None:

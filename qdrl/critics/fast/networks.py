@@ -1,11 +1,12 @@
-"""Forward and backward passes over batches of a fixed size, written by hand on buffers that are made once.
+"""Hand-written forward and backward passes over batches of a fixed size, on buffers that are allocated once.
 
-A training step of TD3 is some twenty small products. Under automatic differentiation a third of its time goes to
-building graphs, allocating and copying; here a pass is a list of calls, each bound to its buffers when it is built.
+A training step of TD3 is about twenty small matrix products. Automatic differentiation spends a third of the time on
+building graphs, allocating and copying. Here a pass is a list of calls that are bound to their buffers when it is
+built.
 
-A genome holds a layer's kernel, `(inputs, outputs)` row-major, and then its bias: together one matrix of one row more.
-So inputs carry a column of ones at their end, and one product does what two and an addition would; on a layer of 256
-units it costs 1 % more than the kernel's alone.
+A genome holds the kernel of a layer, `(inputs, outputs)` row-major, followed by its bias: together one matrix with one
+more row. Inputs therefore end with a column of ones, and one product computes kernel and bias; for a layer of 256 units
+it costs 1 % more than the kernel alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,15 @@ Call = Callable[[], object]
 
 
 def matrices(mlp: Mlp, rows: Tensor) -> list[Tensor]:
-    """Views of flat rows `(networks, parameters)` as `(networks, inputs + 1, outputs)` a layer, the bias last."""
+    """Return views of flat rows as one matrix a layer, whose last row is the bias.
+
+    Args:
+        mlp: shape of the networks.
+        rows: `(networks, parameters)`.
+
+    Returns:
+        `(networks, inputs + 1, outputs)` for each layer.
+    """
     layers, start = [], 0
     for inputs, outputs in pairwise(mlp.sizes):
         end = start + (inputs + 1) * outputs
@@ -36,29 +45,29 @@ def matrices(mlp: Mlp, rows: Tensor) -> list[Tensor]:
 
 
 def activations(settings: MlpSettings) -> list[Activation]:
-    """The activation of each layer, output included."""
+    """Return the activation of each layer, output layer included."""
     return [*(settings.activation for _ in settings.hidden_sizes), settings.output]
 
 
 def with_ones(*shape: int, device: torch.device) -> Tensor:
-    """Zeros of a shape and one column more, of ones, in the last dimension."""
+    """Return zeros of a shape whose last dimension is extended by a column of ones."""
     values = torch.zeros(*shape[:-1], shape[-1] + 1, device=device)
     values[..., -1] = 1
     return values
 
 
 class Network:
-    """Some networks of one shape side by side, on one batch.
+    """Networks of one shape, computed together on one batch.
 
     Attributes:
-        outputs: `(networks, batch, units)` of each layer after a pass, hidden ones with their column of ones.
+        outputs: `(networks, batch, units)` of each layer after a pass; hidden layers end with a column of ones.
 
     Args:
         layers: `(networks, inputs + 1, outputs)` each, read at every pass; see `matrices`.
         activations: one a layer.
-        inputs: the last column ones, read at every pass: `(batch, inputs + 1)` by all networks, or `(networks, batch,
-            inputs + 1)`.
-        into: `(networks, batch, outputs)`, where the last layer writes; a buffer of its own where left out.
+        inputs: read at every pass, ends with a column of ones: `(batch, inputs + 1)` for all networks, or `(networks,
+            batch, inputs + 1)`.
+        into: `(networks, batch, outputs)`, receives the outputs of the last layer; allocated by default.
     """
 
     def __init__(
@@ -77,10 +86,10 @@ class Network:
             self._activations.append(_activate(activation, output, layer.shape[-1]))
 
     def forward(self, offset: Tensor | None = None) -> Tensor:
-        """Outputs of the last layer, `(networks, batch, outputs)`, which the next pass overwrites.
+        """Run the networks; return `(networks, batch, outputs)`, which the next pass overwrites.
 
         Args:
-            offset: in the shape of `outputs[0]`, added to the first layer before its activation.
+            offset: added to the first layer before its activation, in the shape of `outputs[0]`.
         """
         for layer, (multiply, activate) in enumerate(zip(self._products, self._activations, strict=True)):
             multiply()
@@ -91,16 +100,16 @@ class Network:
 
 
 class Gradient:
-    """The backward pass of a network's last forward pass (Rumelhart, Hinton and Williams 1986).
+    """The backward pass that follows a forward pass of a network.
 
     Attributes:
         outputs: `(networks, batch, outputs)`, the gradient of the loss with respect to the network's outputs. The
-            caller fills it before each pass; a pass leaves it as it is.
+            caller fills it before each pass; a pass does not change it.
 
     Args:
-        network: what to go back through.
-        parameters: where gradients of the layers go, in their shapes; None where they are not wanted.
-        inputs: `(networks, batch, k)`, where gradients of the first k inputs go; None where they are not wanted.
+        network: the network to differentiate.
+        parameters: receive the gradients of the layers, in their shapes; None to skip them.
+        inputs: `(networks, batch, k)`, receives the gradients of the first k inputs; None to skip them.
     """
 
     def __init__(
@@ -121,14 +130,15 @@ class Gradient:
                 self._calls.append(product(before[layer].transpose(-1, -2), units, parameters[layer]))
             kernel = matrix[:, :-1].transpose(1, 2)
             if layer:
-                # As wide as the outputs with their ones, so that the activation's backward pass is one sweep.
+                # As wide as the outputs with their column of ones, so that the activation's backward pass reads memory
+                # without gaps.
                 arriving = delta = torch.zeros_like(network.outputs[layer - 1])
                 self._calls.append(product(units, kernel, arriving[..., :-1]))
             elif inputs is not None:
                 self._calls.append(product(units, kernel[..., : inputs.shape[-1]], inputs))
 
     def backward(self) -> None:
-        """Fill `parameters` and `inputs`."""
+        """Compute the gradients of `parameters` and `inputs`."""
         for call in self._calls:
             call()
 
@@ -136,7 +146,7 @@ class Gradient:
 def _activate(activation: Activation, output: Tensor, units: int) -> Call:
     match activation:
         case "relu":
-            return partial(torch.relu_, output)  # ones stay ones, and memory without gaps is one sweep
+            return partial(torch.relu_, output)  # the column of ones stays, and memory has no gaps
         case "tanh":
             return _tanh(output[..., :units])
         case "clip":
@@ -146,7 +156,10 @@ def _activate(activation: Activation, output: Tensor, units: int) -> Call:
 
 
 def _tanh(values: Tensor) -> Call:
-    """On 100 x 8 actions numpy's takes 1 us, torch's 3, and 7 between products."""
+    """Return a call that applies tanh in place.
+
+    For 100 x 8 actions numpy takes 1 us and torch 3, or 7 between products.
+    """
     array = native(values)
     if isinstance(array, np.ndarray):
         return partial(np.tanh, array, out=array)
@@ -154,7 +167,7 @@ def _tanh(values: Tensor) -> Call:
 
 
 def _differentiate(activation: Activation, arriving: Tensor, outputs: Tensor, into: Tensor) -> Call:
-    """From the gradient of an activation's outputs to that of its inputs; torch's own kernels, called directly."""
+    """Return a call that computes the gradient of an activation's inputs, by torch's own kernels."""
     match activation:
         case "relu":
             return partial(torch.ops.aten.threshold_backward.grad_input, arriving, outputs, 0, grad_input=into)

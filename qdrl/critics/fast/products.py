@@ -1,4 +1,4 @@
-"""Matrix products on buffers that stay where they are, each by the library that is fastest for its shape.
+"""Matrix products on fixed buffers, each by the library that is fastest for its shape.
 
 Measured on one core (AVX-512, OpenBLAS 0.3.31 in numpy, MKL 2024.2 in torch), GFLOP/s in float32:
 
@@ -23,20 +23,20 @@ from torch import Tensor
 
 from qdrl.compute.arrays import native
 
-_LARGE = 64
+_LARGE_SIZE = 64  # least rows and columns of a transposed matrix that torch multiplies faster
 
 
 def product(left: Tensor, right: Tensor, out: Tensor) -> Callable[[], object]:
-    """A call that writes `left @ right` into `out`, from whatever the buffers then hold.
+    """Return a call that writes `left @ right` into `out` and reads the buffers when it is called.
 
     Args:
-        left: `(networks, n, k)`, or `(n, k)` for the same matrix in all of them.
+        left: `(networks, n, k)`, or `(n, k)` for the same matrix in all networks.
         right: `(networks, k, m)`.
         out: `(networks, n, m)`.
     """
     if right.shape[-2] == 1:
         return partial(torch.mul, left, right, out=out)
-    transposed = right.stride(-1) != 1 and min(right.shape[-2:]) >= _LARGE
+    transposed = right.stride(-1) != 1 and min(right.shape[-2:]) >= _LARGE_SIZE
     result = native(out)
     if isinstance(result, np.ndarray) and not transposed:
         return partial(np.matmul, native(left), native(right), out=result)

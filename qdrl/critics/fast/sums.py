@@ -1,4 +1,4 @@
-"""Gradients of a loss that is a sum over the shards of a replay."""
+"""Gradients of a loss that is a sum over the shards of a replay buffer."""
 
 import torch
 from torch import Tensor
@@ -7,36 +7,36 @@ from qdrl.parallel.learners import Learners
 
 
 class SummedGradient:
-    """A gradient that is worked out shard by shard.
+    """A gradient that is computed shard by shard and summed over all learners.
 
     Attributes:
-        total: the gradient, which an optimiser reads.
-        part: where a backward pass writes; the same memory where there is one shard only.
+        total: the sum, in the shape of the parameters; an optimiser reads it.
+        part: where a backward pass writes the gradient of one shard; the same memory as `total` with one shard.
 
     Args:
-        parameters: what it is the gradient of.
-        shards: of the replay, in all.
+        parameters: the parameters of the loss.
+        shards: number of shards on all learners together.
     """
 
     def __init__(self, parameters: Tensor, shards: int) -> None:
         self.total = torch.zeros_like(parameters)
         self.part = self.total if shards == 1 else torch.zeros_like(parameters)
         self._shards = shards
-        self._rooms = {1: self.part[None]}  # kept, for a graph may go on writing to one
-        self._parts = self._rooms[1]
+        self._buffers = {1: self.part[None]}  # never freed, for a CUDA graph may still write to one
+        self._parts = self._buffers[1]
 
-    def hold(self, shards: int) -> None:
-        """Make room for the parts of the shards that this process holds."""
-        if shards not in self._rooms:
-            self._rooms[shards] = self.part.new_zeros(shards, *self.part.shape)
-        self._parts = self._rooms[shards]
+    def allocate(self, shards: int) -> None:
+        """Allocate buffers for the gradients of this process's shards."""
+        if shards not in self._buffers:
+            self._buffers[shards] = self.part.new_zeros(shards, *self.part.shape)
+        self._parts = self._buffers[shards]
 
-    def keep(self, index: int) -> None:
-        """Keep what was written, as the part of the index-th of the held shards."""
+    def store(self, index: int) -> None:
+        """Store `part` as the gradient of this process's shard number `index`."""
         if len(self._parts) > 1:
             self._parts[index] = self.part
 
-    def add_up(self, learners: Learners) -> None:
-        """Collective over the learners. Make `total` of everyone's parts."""
+    def reduce(self, learners: Learners) -> None:
+        """Set `total` to the sum over the shards of all learners. Collective over the learners."""
         if self._shards > 1:
             learners.sum(self._parts, self.total)

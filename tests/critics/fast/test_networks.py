@@ -1,4 +1,4 @@
-"""Hand-written passes against torch's layers under autograd, in float64."""
+"""Hand-written passes against torch's layers and autograd in float64."""
 
 import pytest
 import torch
@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from qdrl.critics.fast.networks import Gradient, Network, activations, matrices, with_ones
 from qdrl.critics.fast.products import product
+from qdrl.critics.reference import to_network, to_row
 from qdrl.policies.mlp import Mlp, MlpSettings
-from tests.critics.builders import normal, row_of, sequential
+from tests.critics.builders import normal
 
 sizes = st.one_of(st.integers(1, 12), st.sampled_from((64, 70)))
 
@@ -45,14 +46,14 @@ def test_passes_are_those_of_torch(
         found = network.forward().clone()
         gradient.backward()
     for index in range(networks):
-        theirs = sequential(mlp, rows[index])
+        theirs = to_network(mlp, rows[index])
         values = network.inputs[:, :-1].double().requires_grad_()
         expected = theirs(values)
         expected.backward(gradient.outputs[index].double())
         assert values.grad is not None
         for ours, torchs in (
             (found[index], expected),
-            (into_rows[index], row_of(theirs, gradient=True)),
+            (into_rows[index], to_row(theirs, gradient=True)),
             (into_inputs[index], values.grad[:, :seen]),
         ):
             torch.testing.assert_close(ours.double(), torchs, rtol=2e-4, atol=2e-4)
@@ -64,12 +65,12 @@ def test_an_offset_is_added_before_the_first_activation() -> None:
     offset = torch.zeros(1, 4, 6)
     offset[..., :5] = normal(4, 5, seed=3)
     found = network.forward(offset).clone()
-    first, last = sequential(mlp, rows[0])[0], sequential(mlp, rows[0])[2]
+    first, last = to_network(mlp, rows[0])[0], to_network(mlp, rows[0])[2]
     hidden = torch.relu(first(network.inputs[:, :-1].double()) + offset[0, :, :5].double())
     torch.testing.assert_close(found[0].double(), last(hidden), rtol=1e-5, atol=1e-5)
 
 
-def test_networks_write_and_gradients_read_where_they_are_told() -> None:
+def test_networks_write_into_a_given_buffer() -> None:
     mlp = Mlp(3, 2, MlpSettings(hidden_sizes=(5,)))
     rows = normal(1, mlp.parameters)
     inputs = with_ones(4, 3, device=rows.device)
@@ -77,11 +78,11 @@ def test_networks_write_and_gradients_read_where_they_are_told() -> None:
     network = Network(matrices(mlp, rows), activations(mlp.settings), inputs, into=wide[None, :, 1:3])
     network.forward()
     assert wide.isnan().all(0).tolist() == [True, False, False, True, True, True, True]
-    expected = sequential(mlp, rows[0])(torch.zeros(4, 3).double())
+    expected = to_network(mlp, rows[0])(torch.zeros(4, 3).double())
     torch.testing.assert_close(wide[:, 1:3].double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_gradient_leaves_what_it_was_given() -> None:
+def test_a_backward_pass_does_not_change_its_output_gradient() -> None:
     mlp = Mlp(3, 2, MlpSettings(hidden_sizes=(5,)))
     rows, network = pieces(mlp, 1, 4)
     gradient = Gradient(network, matrices(mlp, torch.zeros_like(rows)))
