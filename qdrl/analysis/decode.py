@@ -38,12 +38,12 @@ def policy_of(archive: StoredArchive) -> Mlp | Conv:
         raise UserError(f"{archive.path}: its genomes are not policies")
     try:
         settings = policy_settings(policy)(**_shape(policy))
-        image = tuple(policy["image"]) if "image" in policy else None
-        return make_policy(settings, policy["layers"][0], policy["layers"][-1], image, arithmetic_of(archive))
-    except UserError:
-        raise
+        inputs, *_, outputs = policy["layers"]
+        channels, height, width = policy.get("image") or (0, 0, 0)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError("the archive does not say how to make its policies") from error
+    image = (channels, height, width) if channels else None
+    return make_policy(settings, inputs, outputs, image, arithmetic_of(archive))
 
 
 def task_of(

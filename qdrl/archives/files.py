@@ -16,7 +16,7 @@ from qdrl.archives.seals import USER_BLOCK, write_seal
 from qdrl.errors import UserError
 
 # What h5py raises where it cannot read an open file.
-_DAMAGE = (OSError, RuntimeError, MemoryError)
+_READ_ERRORS = (OSError, RuntimeError, MemoryError)
 
 
 def archive_file(path: str | Path) -> Path:
@@ -39,6 +39,8 @@ def archive_file(path: str | Path) -> Path:
 def open_hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets.
 
+    Errors of the code inside the context that h5py did not raise pass through unchanged.
+
     Raises:
         UserError: there is no such file, or HDF5 cannot open it or read from it.
     """
@@ -47,13 +49,23 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     try:
         # Files are replaced, never changed in place, so no lock is needed; network disks often lack it.
         opened = h5py.File(path, "r", locking=False)
-    except (*_DAMAGE, LookupError, ValueError) as error:
+    except (*_READ_ERRORS, LookupError, ValueError) as error:
         raise UserError(f"{path}: not a whole HDF5 file: {' '.join(str(error).split())}") from error
     try:
         with opened as file:
             yield file
-    except _DAMAGE as error:
+    except _READ_ERRORS as error:
+        if not is_from_h5py(error):
+            raise
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def is_from_h5py(error: BaseException) -> bool:
+    """Return whether an error was raised inside h5py, and not by code that uses it."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and str(place.tb_frame.f_globals.get("__name__")).partition(".")[0] == "h5py"
 
 
 def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any, int], list[str]]) -> None:

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from qdrl.archives.checks import below, dtype_problems, is_value, not_finite, unreadable
+from qdrl.archives.files import is_from_h5py
 from qdrl.archives.metadata import meta_problems
 from qdrl.archives.parts import (
     ACTOR,
@@ -75,6 +76,8 @@ def find_problems(file: Any, size: int, *, thorough: bool = False) -> list[str]:
         problems = _problems_of_the_format(file) or find_unsafe(file, size) or _problems_of_the_layout(file)
         return problems or _problems_of_contents(file, thorough=thorough)
     except (OSError, RuntimeError, KeyError, UnicodeError, MemoryError) as error:
+        if not (is_from_h5py(error) or isinstance(error, UnicodeError | MemoryError)):
+            raise  # an error of the checks themselves
         return [f"/: damaged: {shown(' '.join(str(error).split()))}"]
 
 
