@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 from pydantic_core import to_jsonable_python
 
-from qdrl.algorithms.registry import algorithm_class
+from qdrl.algorithms.registry import algorithm_class, algorithm_names
 from qdrl.archives.registry import ARCHIVES, DEFAULT_KIND, archive_settings
 from qdrl.archives.seals import is_hdf5
 from qdrl.archives.settings import ArchiveSettings, CvtSettings
@@ -24,95 +24,85 @@ from qdrl.errors import UserError
 from qdrl.naming import nearest, run_name, search_also, suggest
 from qdrl.policies.settings import MlpSettings, PolicySettings, policy_settings
 from qdrl.provenance.software import as_unicode
-from qdrl.settings import check, check_whole, dotted_keys, fitting, unknown_key
-from qdrl.tasks.registry import settings_class
+from qdrl.settings.base import SettingsModel
+from qdrl.settings.tables import check, check_whole, dotted_keys, fitting, unknown_key
+from qdrl.tasks.registry import settings_class, task_names
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RunSettings(_Settings):
-    """When a run ends and how often it is saved. It ends with the generation that reaches any of its budgets.
-
-    Attributes:
-        generations: budget of generations.
-        evaluations: budget of evaluations.
-        env_steps: budget of control steps in all worlds, those that only teach a critic included.
-        frames: the same in frames of a game, where a control step takes several.
-        target_fitness: end with the first generation in which an evaluation reaches it, a budget or not.
-        minutes: budget of wall-clock time of the whole run, over all resumptions. The end then depends on the machine.
-        job_minutes: wall-clock time of one job, since its start or resumption. A job that reaches it saves and exits
-            with code 75; `qdrl resume` continues the run.
-        max_failed_share: a generation ends the run with exit code 1 when a larger share of its evaluations failed. A
-            generation in which all failed always does.
-        checkpoint_seconds: time between checkpoints.
-        log_seconds: time between progress lines.
-        folder: where run folders go.
-    """
+class RunSettings(SettingsModel):
+    """Budgets and intervals of a run. It ends with the generation that reaches any of its budgets."""
 
     generations: Annotated[int, Field(ge=1)] | None = None
+    """Budget of generations."""
     evaluations: Annotated[int, Field(ge=1)] | None = None
+    """Budget of evaluations."""
     env_steps: Annotated[int, Field(ge=1)] | None = None
+    """Budget of control steps in all worlds, those of episodes that only train a critic included."""
     frames: Annotated[int, Field(ge=1)] | None = None
+    """Budget of frames of a game, of which a control step takes several."""
     target_fitness: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Fitness that ends the run once an evaluation reaches it. It does not replace a budget."""
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Budget of wall-clock minutes of the whole run, over all its jobs. The last generation then depends on the
+    machine."""
     job_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Limit of wall-clock minutes of one job, since it started or resumed the run. A job that reaches it saves and
+    exits with code 75; `qdrl resume` continues the run."""
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Largest share of failed evaluations in a generation; a larger one ends the run with exit code 1. A generation in
+    which all evaluations failed always does."""
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Seconds between checkpoints."""
     log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Seconds between progress lines."""
     folder: str = "runs"
+    """Folder in which run folders are made."""
 
 
-class ComputeSettings(_Settings):
-    """How each rank computes; of these only `device` changes results.
-
-    Attributes:
-        worlds: worlds a rank simulates at once.
-        threads: threads a rank steps them with, on the CPU.
-        device: where locomotion is simulated: "cpu", by C MuJoCo, as Gymnasium does bit for bit; "cuda", by MuJoCo Warp
-            in float32, each rank of a node on the next GPU; "warp-cpu", the same on the CPU, slowly.
-        episode_seconds: wall-clock seconds that an episode behind `gym:` may take, its environment's calls and the
-            descriptor function together; longer ones fail and their environment is replaced. No limit when left out.
-        isolate: run environments and descriptor functions behind `gym:` in worker processes, one a world, so that
-            one that crashes or hangs is a failed evaluation.
-    """
+class ComputeSettings(SettingsModel):
+    """How each rank computes. Only `device` changes results."""
 
     worlds: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Number of worlds that a rank simulates at once."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Number of threads that step a rank's worlds on the CPU."""
     device: Literal["cpu", "cuda", "warp-cpu"] = "cpu"
+    """Device of the physics of locomotion tasks: "cpu" (C MuJoCo, bit-identical to Gymnasium), "cuda" (MuJoCo Warp in
+    float32; rank r of a node takes GPU r modulo their number) or "warp-cpu" (MuJoCo Warp on the CPU, slow)."""
     episode_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Limit of wall-clock seconds of an episode of a `gym:` task, descriptor function included. A longer episode is a
+    failed evaluation, and its environment is replaced. No limit when left out."""
     isolate: bool = False
+    """Run environments and descriptor functions of `gym:` tasks in worker processes, one a world, so that a crash or a
+    hang is a failed evaluation."""
 
 
-class Experiment(_Settings):
-    """A whole experiment, checked.
-
-    Attributes:
-        name: names the run folder: letters, digits, ".", "_" and "-". The file's name (the folder's for `config.toml`)
-            when left out, without accents and with "_" for every other character.
-        title: the name for people, any text; the file's or folder's name as it is, where `name` had to differ.
-        license: licence under which the files of the run may be used, as an SPDX expression such as "CC-BY-4.0". Files
-            carry no licence when left out.
-        seed: the run's seed.
-        task: the task's settings.
-        policy: shape of the policies; unused where genomes are not policies.
-        archive: the archive's settings.
-        algorithm: the algorithm's settings.
-        run: budgets and intervals.
-        compute: worlds and threads.
-    """
+class Experiment(SettingsModel):
+    """A whole experiment file."""
 
     name: str
+    """Name of the run, which its folder gets: letters, digits, ".", "_" and "-". When left out, the name of the file
+    (of its folder for `config.toml`), without accents and with "_" for every other character."""
     title: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the run for people, any text. When left out, the name of the file or folder where `name` differs from it.
+    """
     license: Annotated[str, Field(min_length=1)] | None = None
+    """Licence under which the files of the run may be used, as an SPDX expression such as "CC-BY-4.0". Files carry no
+    licence when left out."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of all random numbers of the run."""
     task: BaseModel
+    """Settings of the task."""
     policy: PolicySettings = MlpSettings()
+    """Shape of the policies; not used by tasks whose genomes are not policies."""
     archive: ArchiveSettings = CvtSettings()
+    """Kind and cells of the archive."""
     algorithm: BaseModel
+    """Settings of the algorithm."""
     run: RunSettings
+    """Budgets and intervals of the run."""
     compute: ComputeSettings = ComputeSettings()
+    """Worlds, threads and device of each rank."""
 
     @field_validator("name")
     @classmethod
@@ -186,6 +176,25 @@ def parse_experiment(data: Mapping[str, Any]) -> Experiment:
     experiment = _parse(data)
     _check_storable(experiment)
     return experiment
+
+
+def tables() -> dict[str, dict[str, type[BaseModel]]]:
+    """Return the models of every table of an experiment file: table -> what a model is for -> model.
+
+    The table "experiment" stands for the keys outside all tables.
+    """
+    task_models: dict[type[BaseModel], list[str]] = {}
+    for name in (*task_names(), "gym:<id>", "atari:<game>"):
+        task_models.setdefault(settings_class(name), []).append(name)
+    return {
+        "experiment": {"": Experiment},
+        "task": {", ".join(names): model for model, names in task_models.items()},
+        "policy": {kind: policy_settings({"kind": kind}) for kind in ("mlp", "conv")},
+        "archive": dict(ARCHIVES),
+        "algorithm": {name: algorithm_class(name).Settings for name in algorithm_names()},
+        "run": {"": RunSettings},
+        "compute": {"": ComputeSettings},
+    }
 
 
 def _check_storable(experiment: Experiment) -> None:

@@ -49,28 +49,26 @@ Rows = Annotated[int, Field(ge=0, le=1_000_000)]
 class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     """Settings that the critic-guided algorithms share.
 
-    Attributes:
-        gradient_rows: rows of `batch_size` that policy-gradient variation proposes.
-        actor_rows: rows of `batch_size` that are the actor itself and may enter the archive.
-        probe_rows: rows besides `batch_size` that are the actor itself and only feed the replay.
-        gradient_rows_aim: what gradient rows count as having aimed at: "parent", the descriptor of the elite they start
-            from (code of Faldor et al. 2024), or "reached", their own, as all children do (Faldor et al. 2023).
-        artificial_negatives: keep the episodes of rows that are not the actor a second time, as if they had aimed at
-            the descriptor of an elite drawn for it: the ablation of Faldor et al. 2023, section 5.5.
-        target_noise: deviation of the noise on the descriptors that actors aim at, in units of the bounds' span.
-        reward_offset: added to each reward before it is cut at zero; the task's own when left out. Unconditioned
-            critics take rewards as they are unless it is given.
-
     What is learned, and by how many ranks, is `qdrl.critics.settings.LearningSettings`.
     """
 
     gradient_rows: Rows = 64
+    """Rows of `batch_size` that policy-gradient variation proposes."""
     actor_rows: Rows = 64
+    """Rows of `batch_size` that are the actor itself and may enter the archive."""
     probe_rows: Rows = 0
+    """Rows besides `batch_size` that are the actor itself and only feed the replay."""
     gradient_rows_aim: Literal["parent", "reached"] = "parent"
+    """What gradient rows count as having aimed at: "parent", the descriptor of the elite they start from (code of
+    Faldor et al. 2024), or "reached", their own, as all children do (Faldor et al. 2023)."""
     artificial_negatives: bool = False
+    """Keep the episodes of rows that are not the actor a second time, as if they had aimed at the descriptor of an
+    elite drawn for it: the ablation of Faldor et al. 2023, section 5.5."""
     target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Deviation of the noise on the descriptors that actors aim at, in units of the bounds' span."""
     reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
+    """Added to each reward before it is cut at zero; the task's own when left out. Unconditioned critics take rewards
+    as they are unless it is given."""
 
     @model_validator(mode="after")
     def _fits(self) -> "CriticGuidedSettings":

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from qdrl.algorithms.base import champion_of, check_turn, insert, require_novelty_archive
 from qdrl.archives.base import AnyArchive
@@ -34,39 +34,35 @@ from qdrl.genomes.decoding import Decoder, Offspring
 from qdrl.genomes.mutation import MutationPower
 from qdrl.genomes.noise import KeyedNoise, Noise, share_noise, source_for
 from qdrl.parallel.ranks import Ranks
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 
 _SPARE = 10_000  # nodes that are not worth a pruning
 
 
-class DeepGaSettings(BaseModel):
-    """Settings of Deep GA; defaults are those of Such et al. 2017 on Atari.
-
-    Attributes:
-        name: "deep_ga".
-        objective: what makes parents: "fitness", or "novelty", which needs an archive of that kind.
-        batch_size: children a generation.
-        parents: how many of the best are parents of the next, the elite among them; 0 for random search.
-        mutation: power of mutations.
-        candidates: who may become the elite: the elite so far and the best children.
-        candidate_episodes: episodes that decide among the candidates; 0 to go by what each reached once, which is
-            enough where an episode has no chance in it.
-        noise: where noise comes from.
-        rebase_depth: lineages of common ancestors longer than this start at a stored genome from then on.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class DeepGaSettings(SettingsModel):
+    """Settings of Deep GA; defaults are those of Such et al. 2017 on Atari."""
 
     name: str = "deep_ga"
+    """Name of the algorithm: "deep_ga"."""
     objective: Literal["fitness", "novelty"] = "fitness"
+    """What makes parents: "fitness", or "novelty", which needs an archive of that kind."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Children a generation."""
     parents: Annotated[int, Field(ge=0, le=1_000_000)] = 20
+    """How many of the best are parents of the next, the elite among them; 0 for random search."""
     mutation: MutationPower = MutationPower()
+    """Power of mutations."""
     candidates: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Who may become the elite: the elite so far and the best children."""
     candidate_episodes: Annotated[int, Field(ge=0, le=10_000)] = 30
+    """Episodes that decide among the candidates; 0 to go by what each reached once, which is enough where an episode
+    has no chance in it."""
     noise: Noise = KeyedNoise()
+    """Source of the noise."""
     rebase_depth: Annotated[int, Field(ge=1)] | None = None
+    """Lineages of common ancestors longer than this start at a stored genome from then on."""
 
     @model_validator(mode="after")
     def _compares(self) -> "DeepGaSettings":

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -18,38 +18,34 @@ from qdrl.compute.arrays import load_array
 from qdrl.compute.optimizers import Adam, Momentum
 from qdrl.evaluation import Evaluation
 from qdrl.genomes.noise import KeyedNoise, Noise, NoiseSource
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class EvolutionStrategySettings(BaseModel):
-    """Settings that evolution strategies share; defaults are those of Salimans et al. 2017 on Humanoid.
-
-    Attributes:
-        batch_size: perturbed copies a generation, an even number.
-        sigma: deviation of perturbations.
-        learning_rate: of the optimiser.
-        optimizer: "adam", or "momentum" of 0.9.
-        weight_decay: what is added to the gradient, times the mean.
-        mean_rows: episodes of the mean itself, besides `batch_size`. They say what the run has found, and count.
-        initial: the first mean: a "random" genome of the task, or "zeros", enough where policies are linear.
-        noise: where noise comes from.
-        gradient_parts: parts that a gradient is added up in. Ranks share them; results depend on it, in the last bits,
-            and not on the number of ranks.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class EvolutionStrategySettings(SettingsModel):
+    """Settings that evolution strategies share; defaults are those of Salimans et al. 2017 on Humanoid."""
 
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
+    """Perturbed copies a generation, an even number."""
     sigma: Positive = 0.02
+    """Deviation of perturbations."""
     learning_rate: Positive = 0.01
+    """Learning rate of the optimizer."""
     optimizer: Literal["adam", "momentum"] = "adam"
+    """Optimizer: "adam", or "momentum" of 0.9."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.005
+    """Factor of the mean that is added to the gradient."""
     mean_rows: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Episodes of the mean itself, besides `batch_size`. They say what the run has found, and count."""
     initial: Literal["random", "zeros"] = "random"
+    """The first mean: a "random" genome of the task, or "zeros", enough where policies are linear."""
     noise: Noise = KeyedNoise()
+    """Source of the noise."""
     gradient_parts: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Parts that a gradient is added up in. Ranks share them; results depend on it, in the last bits, and not on the
+    number of ranks."""
 
     @model_validator(mode="after")
     def _is_even(self) -> "EvolutionStrategySettings":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from qdrl.algorithms.base import champion_of, check_turn, insert, restored_champion
@@ -22,6 +22,7 @@ from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings
 from qdrl.archives.base import AnyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 
@@ -31,25 +32,19 @@ if TYPE_CHECKING:
 _VERBOSITY = "EVOTORCH_VERBOSE_LEVEL"
 
 
-class EvoTorchSettings(BaseModel):
-    """Settings of EvoTorch's searchers.
-
-    Attributes:
-        name: "evotorch", or the `package.module:Class` of a subclass.
-        batch_size: rows a generation that the searcher draws: the population.
-        mean_rows: episodes of the searcher's mean, besides `batch_size`. They say what the run has found, and count.
-        initial: the first mean: a "random" genome of the task, or "zeros", as Toklu et al. 2020 have it for linear
-            policies.
-        searcher: which one, and its options. There are no bounds: rows may lie anywhere.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class EvoTorchSettings(SettingsModel):
+    """Settings of EvoTorch's searchers."""
 
     name: str = "evotorch"
+    """Name of the algorithm: "evotorch", or the `package.module:Class` of a subclass."""
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 256
+    """Rows a generation that the searcher draws: the population."""
     mean_rows: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Episodes of the searcher's mean, besides `batch_size`. They say what the run has found, and count."""
     initial: Literal["random", "zeros"] = "random"
+    """The first mean: a "random" genome of the task, or "zeros", as Toklu et al. 2020 have it for linear policies."""
     searcher: Annotated[SearcherSettings, Field(discriminator="name")] = Pgpe()
+    """Which one, and its options. There are no bounds: rows may lie anywhere."""
 
     @model_validator(mode="after")
     def _fits(self) -> "EvoTorchSettings":

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from qdrl.algorithms.base import check_turn, insert
@@ -17,26 +17,22 @@ from qdrl.archives.base import AnyArchive
 from qdrl.compute.arrays import native
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine, Variation
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 
 
-class MapElitesSettings(BaseModel):
-    """Settings of MAP-Elites.
-
-    Attributes:
-        name: "map_elites", or the `package.module:Class` of a subclass.
-        batch_size: evaluations a generation.
-        initial_generations: generations of random genomes before variation starts.
-        variation: the operator and its scales.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class MapElitesSettings(SettingsModel):
+    """Settings of MAP-Elites."""
 
     name: str = "map_elites"
+    """Name of the algorithm: "map_elites", or the `package.module:Class` of a subclass."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Evaluations a generation."""
     initial_generations: Annotated[int, Field(ge=1)] = 1
+    """Generations of random genomes before variation starts."""
     variation: Annotated[IsoLine | Gaussian, Field(discriminator="name")] = IsoLine()
+    """The operator and its scales."""
 
 
 class MapElites:

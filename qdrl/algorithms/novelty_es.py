@@ -36,27 +36,24 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class NoveltyEsSettings(EvolutionStrategySettings):
-    """Settings of the family; defaults are those of Conti et al. 2018 on Humanoid.
-
-    Attributes:
-        name: "novelty_es".
-        objective: "ns", "nsr" or "nsra".
-        means: how many there are.
-        mean_rows: episodes of a mean that has moved.
-        selection: which mean moves: by "novelty", or in "turns".
-        reward_weight: of nsra, at the beginning.
-        weight_step: how much it grows and shrinks at once.
-        patience: steps without a fitter mean after which it shrinks.
-    """
+    """Settings of the family; defaults are those of Conti et al. 2018 on Humanoid."""
 
     name: str = "novelty_es"
+    """Name of the algorithm: "novelty_es"."""
     objective: Literal["ns", "nsr", "nsra"] = "nsra"
+    """Objective: "ns" (novelty), "nsr" (novelty and fitness) or "nsra" (with an adaptive weight)."""
     means: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Number of means."""
     mean_rows: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """Episodes of a mean that has moved."""
     selection: Literal["novelty", "turns"] = "novelty"
+    """Which mean moves: by "novelty", or in "turns"."""
     reward_weight: Share = 1.0
+    """Weight of the fitness in nsra in the first generation."""
     weight_step: Share = 0.05
+    """Step by which the weight of the fitness changes."""
     patience: Annotated[int, Field(ge=1)] = 50
+    """Steps without a fitter mean after which it shrinks."""
 
 
 class NoveltyEs:

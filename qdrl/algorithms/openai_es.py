@@ -24,13 +24,10 @@ from qdrl.tasks.base import Task
 
 
 class OpenAiEsSettings(EvolutionStrategySettings):
-    """Settings of OpenAI-ES.
-
-    Attributes:
-        name: "openai_es".
-    """
+    """Settings of OpenAI-ES."""
 
     name: str = "openai_es"
+    """"openai_es"."""
 
 
 class OpenAiEs:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from qdrl.errors import UserError
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 
 if TYPE_CHECKING:
@@ -47,17 +48,13 @@ class ArchiveRequest:
     seed: int
 
 
-class ArchiveSettings(BaseModel):
-    """Base class of an archive's settings; a class of a user's own adds its settings and overrides `build`.
+class ArchiveSettings(SettingsModel):
+    """Base class of an archive's settings; a class of a user's own adds its settings and overrides `build`."""
 
-    Attributes:
-        kind: name or reference of the kind.
-        limited_by: name of the setting that limits the number of elites.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
     limited_by: ClassVar[str] = "kind"
+    """Name of the setting that limits the number of elites."""
     kind: str
+    """Name or reference of the kind."""
 
     @property
     def most_elites(self) -> int:
@@ -81,16 +78,13 @@ class ArchiveSettings(BaseModel):
 
 
 class GridSettings(ArchiveSettings):
-    """A grid archive.
-
-    Attributes:
-        kind: "grid".
-        shape: cells along each axis of the descriptor.
-    """
+    """A grid archive."""
 
     limited_by: ClassVar[str] = "shape"
     kind: Literal["grid"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Kind of archive: "grid"."""
     shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    """Cells along each axis of the descriptor."""
 
     @field_validator("shape")
     @classmethod
@@ -119,20 +113,17 @@ class GridSettings(ArchiveSettings):
 
 
 class CvtSettings(ArchiveSettings):
-    """An archive of centroidal Voronoi cells.
-
-    Attributes:
-        kind: "cvt".
-        cells: number of cells.
-        centroid_seed: seed of the centroids alone, so that runs of different seeds share their cells.
-        samples: number of uniform samples from which k-means places the centroids.
-    """
+    """An archive of centroidal Voronoi cells."""
 
     limited_by: ClassVar[str] = "cells"
     kind: Literal["cvt"] = "cvt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Kind of archive: "cvt"."""
     cells: Annotated[int, Field(ge=1, le=MOST_CELLS)] = 1024
+    """Number of cells."""
     centroid_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the centroids alone, so that runs of different seeds share their cells."""
     samples: Annotated[int, Field(ge=1, le=100_000_000)] = 50_000
+    """Number of uniform samples from which k-means places the centroids."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "CvtSettings":
@@ -155,39 +146,36 @@ class CvtSettings(ArchiveSettings):
 
 
 class NoveltySettings(ArchiveSettings):
-    """An archive without cells, whose entries are admitted by a rule; see `qdrl.archives.admission`.
-
-    Attributes:
-        kind: "novelty".
-        k: number of neighbours over which novelty is averaged: 15 (Lehman and Stanley 2011), 10 (NS-ES), 25 (GA-NS).
-        rule: which valid rows are admitted: "all", each with a "probability", or those whose novelty is above a
-            "threshold".
-        probability: probability with which a row is admitted, of rule "probability".
-        threshold: novelty that a row must exceed, in the units of the task's axes; 6 is for a maze 200 units wide.
-        threshold_k: number of neighbours for the threshold; `k` when left out.
-        adaptive: whether the threshold is adapted to the number of admitted rows.
-        raise_above: number of rows admitted in one generation above which the threshold is raised.
-        raise_factor: factor by which the threshold is raised.
-        lower_after: number of successive generations without an admitted row after which the threshold is lowered.
-        lower_factor: factor by which the threshold is lowered.
-        floor: value below which the threshold is never lowered.
-        capacity: number of entries held at most; the oldest are dropped. Unlimited when left out.
-    """
+    """An archive without cells, whose entries are admitted by a rule; see `qdrl.archives.admission`."""
 
     limited_by: ClassVar[str] = "capacity"
     kind: Literal["novelty"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Kind of archive: "novelty"."""
     k: Annotated[int, Field(ge=1, le=1_000_000)] = 15
+    """Number of neighbours over which novelty is averaged: 15 (Lehman and Stanley 2011), 10 (NS-ES), 25 (GA-NS)."""
     rule: Literal["all", "probability", "threshold"] = "probability"
+    """Which valid rows are admitted: "all", each with a "probability", or those whose novelty is above a "threshold".
+    """
     probability: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Probability with which a row is admitted, of rule "probability"."""
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
+    """Novelty that a row must exceed, in the units of the task's axes; 6 is for a maze 200 units wide."""
     threshold_k: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Number of neighbours for the threshold; `k` when left out."""
     adaptive: bool = True
+    """Whether the threshold is adapted to the number of admitted rows."""
     raise_above: Annotated[int, Field(ge=0)] = 4
+    """Number of rows admitted in one generation above which the threshold is raised."""
     raise_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.2
+    """Factor by which the threshold is raised."""
     lower_after: Annotated[int, Field(ge=1)] = 10
+    """Number of successive generations without an admitted row after which the threshold is lowered."""
     lower_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Factor by which the threshold is lowered."""
     floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Value below which the threshold is never lowered."""
     capacity: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
+    """Number of entries held at most; the oldest are dropped. Unlimited when left out."""
 
     @property
     def most_elites(self) -> int:

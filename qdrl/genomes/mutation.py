@@ -2,27 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from qdrl.settings.base import SettingsModel
 
 Power = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class MutationPower(BaseModel):
-    """The power of mutations over generations: from `sigma` to `final_sigma` in `generations`, and then as it is.
-
-    Attributes:
-        sigma: deviation of the noise that a mutation adds.
-        final_sigma: `sigma` itself where left out.
-        generations: children's generations until then.
-        schedule: "linear", or "exponential": by the same factor in each.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class MutationPower(SettingsModel):
+    """The power of mutations over generations: from `sigma` to `final_sigma` in `generations`, and then as it is."""
 
     sigma: Power = 0.002
+    """Deviation of the noise that a mutation adds."""
     final_sigma: Power | None = None
+    """`sigma` itself where left out."""
     generations: Annotated[int, Field(ge=1)] = 1000
+    """Children's generations until then."""
     schedule: Literal["linear", "exponential"] = "linear"
+    """Course between the two: "linear", or "exponential" with the same factor in every generation."""
 
     def at(self, generation: int) -> float:
         """In a generation of children, counted from 0."""

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import Ranks
+from qdrl.settings.base import SettingsModel
 
 _BLOCK = 1 << 16  # numbers drawn at once: they are added while still in the cache
 
@@ -40,16 +41,11 @@ class NoiseSource(Protocol):
         ...
 
 
-class KeyedNoise(BaseModel):
-    """Noise from a generator (SFC64) that the number seeds.
-
-    Attributes:
-        name: "keyed".
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class KeyedNoise(SettingsModel):
+    """Noise from a generator (SFC64) that the number seeds."""
 
     name: Literal["keyed"] = "keyed"
+    """Kind of noise: "keyed"."""
 
     def source(self) -> "KeyedNoise":
         """The source: itself."""
@@ -72,20 +68,15 @@ class KeyedNoise(BaseModel):
             part += noise
 
 
-class TableNoise(BaseModel):
-    """Noise cut from a table.
-
-    Attributes:
-        name: "table".
-        size: numbers in the table; 250 million, 1 GB, in Such et al. 2017.
-        seed: of the table.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class TableNoise(SettingsModel):
+    """Noise cut from a table."""
 
     name: Literal["table"] = "table"
+    """Kind of noise: "table"."""
     size: Annotated[int, Field(ge=1, le=2**32 - 1)] = 250_000_000
+    """Numbers in the table; 250 million, 1 GB, in Such et al. 2017."""
     seed: Annotated[int, Field(ge=0)] = 123
+    """Seed of the table."""
 
     def source(self) -> "NoiseTable":
         """The source; its table is made when it is first needed, unless `share` was called before."""

@@ -3,10 +3,11 @@
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from qdrl.compute.arrays import Array
 from qdrl.compute.random import normal_like
+from qdrl.settings.base import SettingsModel
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -23,18 +24,19 @@ class Variation(Protocol):
         ...
 
 
-class IsoLine(BaseModel):
+class IsoLine(SettingsModel):
     """Iso+LineDD (Vassiliades and Mouret 2018, equation 2): Gaussian noise and a step towards a second elite.
 
     child = x1 + iso_sigma * N(0, I) + line_sigma * N(0, 1) * (x2 - x1), one line scalar for the whole genome, no
     clipping. Defaults are those published for neural policies (Nilsson and Cully 2021; Faldor et al. 2023).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Literal["iso_line"] = "iso_line"
+    """Name of the operator: "iso_line"."""
     iso_sigma: NotNegative = 0.005
+    """Standard deviation of the isotropic noise."""
     line_sigma: NotNegative = 0.05
+    """Standard deviation of the step towards the second parent, as a multiple of the distance to it."""
 
     @property
     def parents(self) -> int:
@@ -50,13 +52,13 @@ class IsoLine(BaseModel):
         return child
 
 
-class Gaussian(BaseModel):
+class Gaussian(SettingsModel):
     """Isotropic Gaussian mutation: child = x + sigma * N(0, I)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Literal["gaussian"] = "gaussian"
+    """Name of the operator: "gaussian"."""
     sigma: Positive = 0.01
+    """Standard deviation of the noise."""
 
     @property
     def parents(self) -> int:

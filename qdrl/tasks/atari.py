@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
@@ -20,6 +20,7 @@ from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.settings import PolicySettings
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -30,24 +31,19 @@ _FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # actions that hold the 
 _NEVER = 2**31 - 1
 
 
-class AtariSettings(BaseModel):
-    """Options of `atari:<game>`.
-
-    Attributes:
-        name: "atari:" and a ROM's name, as in `atari:frostbite`.
-        episode_length: control steps of four frames; 5,000 are the 20,000 frames of Such et al. 2017's training.
-        no_ops: most frames of doing nothing at the beginning.
-        sticky_actions: chance that a frame repeats the action before (Machado et al. 2018 recommend 0.25).
-        qd_offset: what the QD score subtracts from a score.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class AtariSettings(SettingsModel):
+    """Options of `atari:<game>`."""
 
     name: Annotated[str, Field(pattern=r"^atari:[a-z0-9_]+$")]
+    """Name of the task: "atari:" and a ROM's name, as in `atari:frostbite`."""
     episode_length: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
+    """Control steps of four frames; 5,000 are the 20,000 frames of Such et al. 2017's training."""
     no_ops: Annotated[int, Field(ge=0, le=10_000)] = 30
+    """Most frames of doing nothing at the beginning."""
     sticky_actions: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a frame repeats the action before (Machado et al. 2018 recommend 0.25)."""
     qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Lower bound of the score, which the QD score subtracts."""
 
 
 class AtariWorlds:

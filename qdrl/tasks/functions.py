@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.compute.arithmetic.trigonometry import portable_sines
 from qdrl.evaluation import Candidates, Evaluation, evaluated
+from qdrl.settings.base import SettingsModel
 from qdrl.tasks.base import TaskSpec
 
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -22,18 +23,13 @@ _DOMAIN = 5.12
 _OPTIMUM = 0.4 * _DOMAIN
 
 
-class FunctionSettings(BaseModel):
-    """Options of `arm`, `sphere` and `rastrigin`.
-
-    Attributes:
-        name: the task.
-        parameters: length of the genome: the arm's joints, or the function's dimensions.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class FunctionSettings(SettingsModel):
+    """Options of `arm`, `sphere` and `rastrigin`."""
 
     name: Literal["arm", "sphere", "rastrigin"]
+    """The task."""
     parameters: Annotated[int, Field(ge=2, le=100_000)] | None = None
+    """Length of the genome: the arm's joints, or the function's dimensions."""
 
 
 class FunctionTask:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from qdrl.archives.axes import Axis
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
@@ -23,6 +23,7 @@ from qdrl.errors import UserError
 from qdrl.naming import load_reference
 from qdrl.policies.settings import PolicySettings
 from qdrl.provenance.source_code import definition_of, is_users
+from qdrl.settings.base import SettingsModel
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.environments.episode import EnvironmentFacts, EpisodePlan
 from qdrl.tasks.environments.failures import EpisodeFailure, FailureLog
@@ -37,42 +38,39 @@ from qdrl.tasks.episodic import EpisodicTask
 __all__ = ["AxisSettings", "GymSettings", "Trajectory", "make_gym_task"]
 
 
-class AxisSettings(BaseModel):
+class AxisSettings(SettingsModel):
     """One axis of the descriptor: name, unit, bounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
+    """Name of the axis."""
     unit: str = "1"
+    """Unit of the axis; "1" for a number without unit."""
     lower: Annotated[float, Field(allow_inf_nan=False)]
+    """Lower bound of the descriptor."""
     upper: Annotated[float, Field(allow_inf_nan=False)]
+    """Upper bound of the descriptor."""
 
 
-class GymSettings(BaseModel):
-    """Options of `gym:<id>`.
-
-    Attributes:
-        name: "gym:" and the environment's id.
-        descriptor: `package.module:function` that turns a trajectory into the descriptor.
-        axes: one entry a number of the descriptor.
-        episode_length: most steps; the environment's own limit when left out.
-        qd_offset: a lower bound of the return.
-        reward_offset: what makes each step's reward non-negative, when there is such a number.
-        kwargs: keyword arguments of `gymnasium.make`.
-        keep_observations: which observations of an episode the descriptor function gets: "all", also when left out,
-            or the "last" one only, which saves the memory of images.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class GymSettings(SettingsModel):
+    """Options of `gym:<id>`."""
 
     name: Annotated[str, Field(pattern=r"^gym:\S+$")]
+    """Name of the task: "gym:" and the environment's id."""
     descriptor: str
+    """`package.module:function` that turns a trajectory into the descriptor."""
     axes: Annotated[tuple[AxisSettings, ...], Field(min_length=1)]
+    """One entry a number of the descriptor."""
     episode_length: Annotated[int, Field(ge=1)] | None = None
+    """Most steps; the environment's own limit when left out."""
     qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """A lower bound of the return."""
     reward_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Number added to each step's reward that makes it non-negative, for critics that need it."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of `gymnasium.make`."""
     keep_observations: Literal["all", "last"] | None = None  # None: configurations stored before stay as they are
+    """Which observations of an episode the descriptor function gets: "all", also when left out, or the "last" one only,
+    which saves the memory of images."""
 
 
 def make_gym_task(

@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.policies.settings import PolicySettings
+from qdrl.settings.base import SettingsModel
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.maze import MAZES, RADIUS, Maze, MazeWorlds, maze_spec, walls
 
@@ -23,18 +24,13 @@ _SIDE, _STACK = 84, 4
 _WALL, _GOAL, _FRONT, _REAR = 1.0, 0.75, 1.0, 0.5
 
 
-class ImageMazeSettings(BaseModel):
-    """Options of `image_hard_maze`.
-
-    Attributes:
-        name: the task.
-        episode_length: control steps.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ImageMazeSettings(SettingsModel):
+    """Options of `image_hard_maze`."""
 
     name: Literal["image_hard_maze"]
+    """The task."""
     episode_length: Annotated[int, Field(ge=1, le=100_000)] = 400
+    """Control steps."""
 
 
 class ImageMazeWorlds(MazeWorlds):

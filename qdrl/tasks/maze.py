@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
@@ -33,6 +33,7 @@ from qdrl.compute.arithmetic.trigonometry import sines_in
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.settings import PolicySettings
+from qdrl.settings.base import SettingsModel
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -116,18 +117,13 @@ def walls(name: str) -> np.ndarray:
     return np.array(MAZES[name].walls, np.float64)
 
 
-class MazeSettings(BaseModel):
-    """Options of `hard_maze` and `medium_maze`.
-
-    Attributes:
-        name: the task.
-        episode_length: control steps.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class MazeSettings(SettingsModel):
+    """Options of `hard_maze` and `medium_maze`."""
 
     name: Literal["hard_maze", "medium_maze"]
+    """The task."""
     episode_length: Annotated[int, Field(ge=1, le=100_000)] = 400
+    """Control steps."""
 
 
 class MazeWorlds:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.policies.settings import PolicySettings
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -22,18 +23,13 @@ _NOISE = 0.1  # m
 _SPEED = 4.0  # m/s, what a velocity of 1 stands for in the observation
 
 
-class PointSettings(BaseModel):
-    """Options of `point_omni`.
-
-    Attributes:
-        name: the task.
-        episode_length: control steps of 0.1 s.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class PointSettings(SettingsModel):
+    """Options of `point_omni`."""
 
     name: Literal["point_omni"]
+    """The task."""
     episode_length: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Control steps of 0.1 s."""
 
 
 class PointWorlds:

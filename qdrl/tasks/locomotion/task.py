@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
@@ -23,6 +23,7 @@ from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.physics.library import mujoco
 from qdrl.policies.mlp import Mlp
 from qdrl.policies.settings import PolicySettings
+from qdrl.settings.base import SettingsModel
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
@@ -41,20 +42,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-class LocomotionSettings(BaseModel):
-    """Options of the locomotion tasks.
-
-    Attributes:
-        name: the task.
-        episode_length: most control steps an episode; the task's published length when left out.
-        initial_noise: scale of the initial state's noise; Gymnasium's when left out, 0 for one fixed state.
-        time_in_observation: show policies the fraction of the episode left; on in omni tasks when left out.
-        healthy_reward: reward a step while healthy; Gymnasium's when left out. 0 keeps evolution strategies from
-            learning to stand (Toklu et al. 2020 subtract it in training); fitness is then the return without it.
-        reach: omni tasks: half the width of the square of final positions, in m.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class LocomotionSettings(SettingsModel):
+    """Options of the locomotion tasks."""
 
     name: Literal[
         "walker2d_uni",
@@ -66,11 +55,18 @@ class LocomotionSettings(BaseModel):
         "anttrap_omni",
         "humanoid_omni",
     ]
+    """The task."""
     episode_length: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Most control steps an episode; the task's published length when left out."""
     initial_noise: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    """Scale of the initial state's noise; Gymnasium's when left out, 0 for one fixed state."""
     time_in_observation: bool | None = None
+    """Show policies the fraction of the episode left; on in omni tasks when left out."""
     healthy_reward: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
+    """Reward a step while healthy; Gymnasium's when left out. 0 keeps evolution strategies from learning to stand
+    (Toklu et al. 2020 subtract it in training); fitness is then the return without it."""
     reach: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    """Omni tasks: half the width of the square of final positions, in m."""
 
     @model_validator(mode="after")
     def _check_reach(self) -> "LocomotionSettings":
