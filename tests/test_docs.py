@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,61 @@ ROOT = Path(__file__).parents[1]
 
 def _blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def _files(document: str) -> dict[str, str]:
+    """Return the blocks that have a title, by that title: the files that the reader creates."""
+    return dict(re.findall(r'```\w+ title="([^"]+)"\n(.*?)```', (ROOT / document).read_text(), re.DOTALL))
+
+
+def _run_blocks(document: str, folder: Path) -> str:
+    """Run the untitled bash blocks of a page in order, in a folder that holds the page's titled files."""
+    for name, text in _files(document).items():
+        if "/" not in name and " " not in name:
+            (folder / name).write_text(text)
+    script = "set -euo pipefail\n" + "\n".join(_blocks(document, "bash"))
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"  # the machine may have one core
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
+    printed = _run_blocks("docs/tutorial.md", tmp_path)
+    assert printed.count("the same, bit for bit") == 1
+    assert "ended by     run.evaluations = 2048" in printed
+    assert printed.endswith("True\n")
+    assert (tmp_path / "walker.gif").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_guide_to_archives_runs_as_written(tmp_path: Path) -> None:
+    (tmp_path / "archives").symlink_to(ROOT / "archives")
+    assert "the same, bit for bit" in _run_blocks("docs/how-to/archive.md", tmp_path)
+    assert (tmp_path / "figures" / "walker2d_uni_portable_heatmap.png").stat().st_size > 10_000
+    for name in ("read.py", "plain.py"):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, name], cwd=tmp_path, env=environment, check=True)
+
+
+def test_the_verb_of_the_docs_passes_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qdrl.cli.archive as group
+
+    files = _files("docs/how-to/cli-verb.md")
+    verb = types.ModuleType("qdrl.cli.archive.top")
+    exec(files["qdrl/cli/archive/top.py"], verb.__dict__)
+    monkeypatch.setitem(sys.modules, verb.__name__, verb)
+    verbs = eval("{" + files["qdrl/cli/archive/__init__.py"] + "}")
+    monkeypatch.setattr(group.command, "_verbs", group.command._verbs | verbs)  # pyright: ignore[reportAttributeAccessIssue]
+    tests: dict[str, object] = {"__file__": str(ROOT / "tests" / "cli" / "test_top.py")}
+    exec(files["tests/cli/test_top.py"], tests)
+    passed = [run() for name, run in tests.items() if name.startswith("test_") and callable(run)]
+    assert len(passed) == 3
 
 
 def test_the_python_example_of_the_readme_runs(
@@ -80,7 +136,7 @@ def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> 
 
 
 def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(tmp_path: Path) -> None:
-    (script,) = _blocks("docs/concepts/runs.md", "bash")
+    script = _files("docs/how-to/cluster.md")["job.sh"]
     count = 'mkdir -p runs/gaits/study; printf "%s\\n" "$*" >> calls'
     mpirun = f'#!/bin/bash\n{count}\n[ "$(wc -l < calls)" -gt 1 ] || exit 75\n'
     for name, text in (("mpirun", mpirun), ("scontrol", '#!/bin/bash\necho "$@" >> calls; exec bash script\n')):

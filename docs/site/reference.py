@@ -1,6 +1,5 @@
 """Generate the reference pages: settings from their models, verbs from click, the Python API from the public names."""
 
-import importlib
 import re
 import types
 from collections.abc import Iterator
@@ -9,12 +8,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 import qdrl
 from qdrl.algorithms.registry import algorithm_class, algorithm_names
+from qdrl.archives.registry import ARCHIVES
 from qdrl.cli import qdrl as command_line
 from qdrl.config import Experiment
+from qdrl.policies.settings import ConvSettings, MlpSettings
 from qdrl.tasks.registry import settings_class, task_names
 
 API_SECTIONS = {
@@ -46,9 +46,12 @@ def settings() -> str:
         "## `[task]`",
         *(_model(kind, f"`task.name = {names}`") for names, kind in _task_models()),
         "## `[policy]`",
-        *(_model(kind, _choice("policy.kind", kind, "kind")) for kind in _policy_models()),
+        *(
+            _model(kind, f'`policy.kind = "{get_args(kind.model_fields["kind"].annotation)[0]}"`')
+            for kind in _policy_models()
+        ),
         "## `[archive]`",
-        *(_model(kind, _choice("archive.kind", kind, "kind")) for kind in _models(_field("archive").annotation)),
+        *(_model(kind, f'`archive.kind = "{name}"`') for name, kind in sorted(ARCHIVES.items())),
         "## `[algorithm]`",
         *(_model(algorithm_class(each).Settings, f'`algorithm.name = "{each}"`') for each in sorted(algorithm_names())),
         "## `[run]`",
@@ -80,14 +83,7 @@ def _task_models() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def _policy_models() -> list[type[BaseModel]]:
-    module = importlib.import_module(_only_model("policy").__module__)
-    return [kind for kind in (module.MlpSettings, module.ConvSettings) if kind]
-
-
-def _choice(key: str, kind: type[BaseModel], field: str) -> str:
-    name = kind.model_fields[field].default
-    name = get_args(kind.model_fields[field].annotation)[0] if name is PydanticUndefined else name
-    return f'`{key} = "{name}"`'
+    return [MlpSettings, ConvSettings]
 
 
 def _inner_models() -> list[type[BaseModel]]:
@@ -127,9 +123,16 @@ def _table(kind: type[BaseModel], leave_out: tuple[str, ...] = ()) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in kind.model_fields.items():
         if name not in leave_out:
-            cells = (f"`{name}`", _type(field), _default(field), field.description or described.get(name, ""))
+            cells = (f"`{name}`", _type(field), _default(field), _escaped(field.description or described.get(name, "")))
             rows.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def _escaped(text: str) -> str:
+    """Escape Markdown's emphasis outside of code."""
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([_*<])", r"\\\1", part) for part in re.split(r"(`[^`]*`)", text)
+    )
 
 
 def _descriptions(kind: type[BaseModel]) -> dict[str, str]:
