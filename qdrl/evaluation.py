@@ -6,6 +6,7 @@ process computes it; a process holds its own rows until `ranks.share` gives ever
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -51,34 +52,62 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Transitions:
-    """Control steps of whole episodes, ordered by row and then by time; nothing after an episode's end.
+    """Control steps of whole episodes, ordered by row and then by time; each observation is stored once.
 
     Attributes:
-        row: `(n,)` int64, the row of the generation whose episode it was.
-        observation: `(n, observation)` float32, as the policy saw it.
-        action: `(n, action)` float32, what the policy put out.
+        row: `(n,)` int64, the row of the generation that ran the episode.
+        observations: `(m, observation)` float32, as the policy saw them: for an episode of k steps k + 1 consecutive
+            rows, the last of which no action followed.
+        index: `(n,)` int64, the row of `observations` before each step; the row after it is the next observation.
+        action: `(n, action)` float32, output of the policy.
         reward: `(n,)` float32, the task's own, no offset added.
-        next_observation: `(n, observation)` float32.
-        terminated: `(n,)` bool: the task ended the episode with this step.
-        truncated: `(n,)` bool: the episode's length cut it here, and the task did not end it.
+        terminated: `(n,)` bool, whether the task ended the episode with this step.
+        truncated: `(n,)` bool, whether the episode's length ended it with this step, and the task did not.
     """
 
     row: Tensor
-    observation: Tensor
+    observations: Tensor
+    index: Tensor
     action: Tensor
     reward: Tensor
-    next_observation: Tensor
     terminated: Tensor
     truncated: Tensor
 
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def observation(self) -> Tensor:
+        """Return a copy of the observation before each step, `(n, observation)`."""
+        return self.observations[self.index]
+
+    @property
+    def next_observation(self) -> Tensor:
+        """Return a copy of the observation after each step, `(n, observation)`."""
+        return self.observations[self.index + 1]
+
+    def select(self, steps: Tensor | slice) -> "Transitions":
+        """Return some of the steps, by a mask, positions or a slice; observations are shared."""
+        columns = {name: column[steps] for name, column in vars(self).items() if name != "observations"}
+        return Transitions(observations=self.observations, **columns)
+
     def within(self, rows: range) -> "Transitions":
-        """Those of some rows of the generation."""
+        """Return the transitions of some rows of the generation as views."""
         edges = torch.tensor([rows.start, rows.stop], device=self.row.device)
         start, end = torch.searchsorted(self.row.contiguous(), edges).tolist()
-        return Transitions(**{name: column[start:end] for name, column in vars(self).items()})
+        first, stop = (int(self.index[start]), int(self.index[end - 1]) + 2) if start < end else (0, 0)
+        part = self.select(slice(start, end))
+        return replace(part, observations=self.observations[first:stop], index=part.index - first)
+
+    @staticmethod
+    def join(parts: "Sequence[Transitions]") -> "Transitions":
+        """Return the transitions of several ranges of rows, given in the order of rows; a single part is not copied."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = accumulate((len(part.observations) for part in parts), initial=0)
+        shifted = [replace(part, index=part.index + start) for part, start in zip(parts, starts, strict=False)]
+        names = [field.name for field in fields(Transitions)]
+        return Transitions(**{name: torch.cat([getattr(part, name) for part in shifted]) for name in names})
 
 
 Learned = dict[str, np.ndarray]

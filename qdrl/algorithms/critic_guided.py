@@ -30,6 +30,7 @@ from qdrl.archives.base import AnyArchive
 from qdrl.archives.batches import copy_rows
 from qdrl.critics.descriptors import normalize
 from qdrl.critics.injection import inject
+from qdrl.critics.labelling import concatenate, drop_nonfinite, label
 from qdrl.critics.learner import Learner
 from qdrl.critics.replay_buffer import LabelledTransitions
 from qdrl.critics.settings import LearningSettings
@@ -230,20 +231,20 @@ class CriticGuided(MapElites):
 
     def _lesson(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> Learned:
         """On a rank that learns."""
-        kept = [self._kept(_finite(transitions), evaluation) for transitions in shards]
+        kept = [self._label(drop_nonfinite(transitions), evaluation) for transitions in shards]
         return self.learner.train(self.generation, kept, learners)
 
-    def _kept(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:
+    def _label(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:
         """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""
         reached = evaluation.descriptor
         if not self._varies:
-            return _kept_with(transitions, self._offset, self._seen(reached), self._seen(reached))
+            return label(transitions, self._offset, self._seen(reached), self._seen(reached))
         plan = self._plan(range(self.batch_size))
         target = torch.from_numpy(plan.target)
         if self._settings.gradient_rows_aim == "reached":
             target[self._named(plan.emitter, "gradient")] = torch.nan
         target = torch.where(target.isnan(), reached, target)
-        kept = _kept_with(transitions, self._offset, self._seen(reached), self._seen(target))
+        kept = label(transitions, self._offset, self._seen(reached), self._seen(target))
         if not (self._settings.artificial_negatives and self.dimensions):
             return kept
         rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
@@ -252,10 +253,8 @@ class CriticGuided(MapElites):
             cells, noise = map(np.array, zip(*aims, strict=True))
             drawn[rows] = torch.from_numpy(self._descriptors_of(cells) + noise)
         again = ~drawn.to(transitions.row.device)[transitions.row].isnan().any(1)
-        negative = _kept_with(transitions, self._offset, self._seen(reached), self._seen(drawn))
-        return LabelledTransitions(
-            **{name: torch.cat([column, vars(negative)[name][again]]) for name, column in vars(kept).items()}
-        )
+        negatives = label(transitions.select(again), self._offset, self._seen(reached), self._seen(drawn))
+        return concatenate(kept, negatives)
 
     def _aim(self, purpose: str, row: int) -> tuple[int, np.ndarray]:
         """An elite's cell, drawn uniformly for a row, and noise for its descriptor."""
@@ -275,29 +274,6 @@ class CriticGuided(MapElites):
                 f" only works for rewards >= 0; task '{self._task.spec.name}' states no offset, set one"
             )
         return self._task.spec.reward_offset
-
-
-def _finite(transitions: Transitions) -> Transitions:
-    """Without steps that hold what is not finite, as an environment of a user's may show or pay."""
-    columns = (transitions.observation, transitions.action, transitions.next_observation, transitions.reward[:, None])
-    finite = torch.isfinite(torch.cat(columns, dim=1)).all(dim=1)
-    return Transitions(**{name: column[finite] for name, column in vars(transitions).items()})
-
-
-def _kept_with(transitions: Transitions, offset: float | None, reached: Tensor, target: Tensor) -> LabelledTransitions:
-    """Transitions with the descriptors `(rows, d)` of their rows."""
-    reward = transitions.reward if offset is None else (transitions.reward + offset).clamp(min=0)
-    reached, target = reached.to(reward.device), target.to(reward.device)
-    return LabelledTransitions(
-        observation=transitions.observation,
-        action=transitions.action,
-        reward=reward,
-        next_observation=transitions.next_observation,
-        terminated=transitions.terminated.float(),
-        truncated=transitions.truncated.float(),
-        descriptor=reached[transitions.row],
-        target_descriptor=target[transitions.row],
-    )
 
 
 def _policy_of(task: Task, algorithm: str) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qdrl.compute.random import normal
 from qdrl.critics.descriptors import similarity
-from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
+from qdrl.critics.replay_buffer import ReplayBuffer, SampledTransitions
 from qdrl.critics.settings import Td3Settings
 
 _CHUNK_STEPS = 100  # minibatches gathered at once: 3 MB for an ant, which fit into the cache
@@ -65,7 +65,7 @@ class MinibatchSampler:
             part = slice(start, start + _CHUNK_STEPS)
             yield self._prepare(buffer.gather(ages[part]), noise[part])
 
-    def _prepare(self, transitions: LabelledTransitions, noise: Tensor) -> Minibatch:
+    def _prepare(self, transitions: SampledTransitions, noise: Tensor) -> Minibatch:
         settings, target = self._settings, transitions.target_descriptor
         scale = settings.reward_scale * similarity(transitions.descriptor, target, settings.length_scale)
         continues = 1 - transitions.terminated

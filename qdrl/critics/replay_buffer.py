@@ -9,15 +9,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.compute.arrays import load_array
+from qdrl.compute.arrays import all_finite, load_array
 from qdrl.compute.devices import free_memory
 from qdrl.compute.random import integers
 from qdrl.errors import UserError
 
 
+class IndexedRows:
+    """The rows `source[index]`, copied on access only; a tensor of these rows can be used in its place.
+
+    Args:
+        source: `(m, ...)`.
+        index: `(n,)` int64, rows of `source`.
+    """
+
+    def __init__(self, source: Tensor, index: Tensor) -> None:
+        self.source, self.index = source, index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the rows, `(n, ...)`."""
+        return (len(self.index), *self.source.shape[1:])
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Return a copy of some of the rows."""
+        return self.source.index_select(0, self.index[rows])
+
+
 @dataclass(frozen=True)
 class LabelledTransitions:
-    """Transitions with the descriptors of their episodes. A replay buffer returns flags as float32, 0 or 1.
+    """Transitions with the descriptors of their episodes.
+
+    Observations may be `IndexedRows` of observations that are stored once.
 
     Attributes:
         observation: `(..., observation)` as policies see it.
@@ -30,17 +53,26 @@ class LabelledTransitions:
         target_descriptor: `(..., d)` of the policy's target, normalised; `descriptor` where it had none.
     """
 
-    observation: Tensor
+    observation: Tensor | IndexedRows
     action: Tensor
     reward: Tensor
-    next_observation: Tensor
+    next_observation: Tensor | IndexedRows
     terminated: Tensor
     truncated: Tensor
     descriptor: Tensor
     target_descriptor: Tensor
 
 
+@dataclass(frozen=True)
+class SampledTransitions(LabelledTransitions):
+    """Transitions from a replay buffer: all fields are float32 tensors, flags 0 or 1."""
+
+    observation: Tensor
+    next_observation: Tensor
+
+
 COLUMNS = tuple(field.name for field in fields(LabelledTransitions))
+_BLOCK_ROWS = 4096  # transitions written at a time: their observations fit into the cache
 
 
 class ReplayBuffer:
@@ -96,15 +128,12 @@ class ReplayBuffer:
         """
         rows = self._checked(transitions)
         kept = min(rows, self.capacity)
-        start = (self._next + rows - kept) % self.capacity
-        first = min(kept, self.capacity - start)
-        source = rows - kept
-        for name in COLUMNS:
-            values = getattr(transitions, name)[source:].reshape(kept, self._width_of(name))
-            column = self._column(name)
-            column[start : start + first] = values[:first]
-            column[: kept - first] = values[first:]
-        self._next = (self._next + rows) % self.capacity
+        position = (self._next + rows - kept) % self.capacity
+        for start in range(rows - kept, rows, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, rows)
+            self._write(transitions, slice(start, stop), position)
+            position = (position + stop - start) % self.capacity
+        self._next = position
         self._size = min(self._size + rows, self.capacity)
 
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
@@ -123,13 +152,13 @@ class ReplayBuffer:
             )
         return integers(generator, self._size, shape, self._device)
 
-    def gather(self, ages: Tensor) -> LabelledTransitions:
+    def gather(self, ages: Tensor) -> SampledTransitions:
         """Return the transitions of these ages, each field `(*ages.shape, ...)`."""
         oldest = self._next if self._size == self.capacity else 0
         rows = self._table.index_select(0, (ages.reshape(-1) + oldest) % self.capacity)
         return self._cut(rows.view(*ages.shape, rows.shape[1]))
 
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> LabelledTransitions:
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> SampledTransitions:
         """Draw and return transitions: `gather` of `draw`."""
         return self.gather(self.draw(generator, shape))
 
@@ -174,13 +203,15 @@ class ReplayBuffer:
         return self._allocated
 
     def _checked(self, transitions: LabelledTransitions) -> int:
+        """Return the number of transitions after checking shapes and values."""
         rows = len(transitions.reward)
         for name in COLUMNS:
-            values, width = getattr(transitions, name), self._width_of(name)
-            expected = (rows,) if self._is_number(name) else (rows, width)
+            values = getattr(transitions, name)
+            expected = (rows,) if self._is_number(name) else (rows, self._width_of(name))
             if tuple(values.shape) != expected:
                 raise ValueError(f"transitions.{name} has shape {tuple(values.shape)}, expected {expected}")
-            if not torch.isfinite(values).all():
+        for name in ("observation", "next_observation", "action", "reward", "descriptor", "target_descriptor"):
+            if not _all_finite(getattr(transitions, name)):
                 raise ValueError(f"transitions.{name} is not finite: leave failed episodes out of the replay buffer")
         if self.dimensions and rows and transitions.reward.min() < 0:
             raise ValueError(
@@ -189,10 +220,20 @@ class ReplayBuffer:
             )
         return rows
 
-    def _cut(self, rows: Tensor) -> LabelledTransitions:
+    def _write(self, transitions: LabelledTransitions, rows: slice, position: int) -> None:
+        """Write some transitions to the table from a position on; they may wrap around its end once."""
+        count = rows.stop - rows.start
+        first = min(count, self.capacity - position)
+        for name in COLUMNS:
+            values = getattr(transitions, name)[rows].reshape(count, self._width_of(name))
+            column = self._column(name)
+            column[position : position + first] = values[:first]
+            column[: count - first] = values[first:]
+
+    def _cut(self, rows: Tensor) -> SampledTransitions:
         """Return the fields of table rows `(..., width)` as views."""
         parts = {name: rows[..., slice(*self._columns[name])] for name in COLUMNS}
-        return LabelledTransitions(
+        return SampledTransitions(
             **{name: part[..., 0] if self._is_number(name) else part for name, part in parts.items()}
         )
 
@@ -206,6 +247,12 @@ class ReplayBuffer:
     @staticmethod
     def _is_number(name: str) -> bool:
         return name in ("reward", "terminated", "truncated")
+
+
+def _all_finite(rows: Tensor | IndexedRows) -> bool:
+    if isinstance(rows, IndexedRows):  # the source may hold observations of steps that were left out
+        return all_finite(rows.source) or all_finite(rows[:])
+    return all_finite(rows)
 
 
 def _check_memory(capacity: int, bytes_each: int, device: torch.device) -> None:

@@ -149,9 +149,12 @@ class MpiRanks:
     def _gather_transitions(self, own: "Transitions", root: int) -> "Transitions | None":
         import torch
 
-        counts, here = np.array(self._communicator.allgather(len(own))), self.rank == root
+        here = self.rank == root
+        lengths = np.array(self._communicator.allgather((len(own), len(own.observations))))
+        shifted = own.index + int(_starts(lengths[:, 1])[self.rank])
         gathered = {}
-        for name, tensor in vars(own).items():
+        for name, tensor in (vars(own) | {"index": shifted}).items():
+            counts = lengths[:, int(name == "observations")]
             send = np.ascontiguousarray(tensor.cpu().numpy())
             receive = np.empty((counts.sum() if here else 0, *send.shape[1:]), send.dtype)
             with self._row_type(send) as row:

@@ -268,11 +268,11 @@ def test_steps_that_are_not_finite_are_not_learned_from() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     evaluation = task.evaluate(algorithm.ask())
     assert evaluation.transitions is not None
-    evaluation.transitions.observation[3, 1] = torch.inf
+    evaluation.transitions.observations[3, 1] = torch.inf  # seen before the fourth step and after the third
     evaluation.transitions.reward[7] = torch.nan
     evaluation.transitions.action[9, 0] = torch.nan
     algorithm.tell(evaluation)
-    assert len(algorithm.learner.shards[0]) == len(evaluation.transitions) - 3
+    assert len(algorithm.learner.shards[0]) == len(evaluation.transitions) - 4
 
 
 def test_a_genome_that_is_not_finite_fails_whatever_its_episode_says() -> None:

@@ -4,18 +4,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
+from qdrl.critics.replay_buffer import ReplayBuffer, SampledTransitions
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32))
 
 
-def transitions(count: int, observations: int, actions: int, dimensions: int, seed: int = 0) -> LabelledTransitions:
+def transitions(count: int, observations: int, actions: int, dimensions: int, seed: int = 0) -> SampledTransitions:
     """Return random ones, of which a tenth are terminated, a tenth truncated and a few both."""
     draw = np.random.default_rng(seed)
     flags = draw.random((2, count)) < 0.1
-    return LabelledTransitions(
+    return SampledTransitions(
         observation=normal(count, observations, seed=seed + 1),
         action=normal(count, actions, seed=seed + 2).clamp(-1, 1),
         reward=normal(count, seed=seed + 3).abs(),
@@ -27,7 +27,7 @@ def transitions(count: int, observations: int, actions: int, dimensions: int, se
     )
 
 
-def buffer_of(given: LabelledTransitions, capacity: int | None = None) -> ReplayBuffer:
+def buffer_of(given: SampledTransitions, capacity: int | None = None) -> ReplayBuffer:
     buffer = ReplayBuffer(
         capacity or len(given.reward), given.observation.shape[1], given.action.shape[1], given.descriptor.shape[1]
     )

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdrl.critics.replay_buffer import COLUMNS, LabelledTransitions, ReplayBuffer
+from qdrl.critics.replay_buffer import COLUMNS, ReplayBuffer, SampledTransitions
 from tests.critics.builders import buffer_of, transitions
 
 
-def numbered(first: int, count: int) -> LabelledTransitions:
+def numbered(first: int, count: int) -> SampledTransitions:
     """Return transitions whose numbers are all different."""
     number = torch.arange(first, first + count, dtype=torch.float32)
-    return LabelledTransitions(
+    return SampledTransitions(
         observation=number[:, None] + torch.tensor([0.0, 0.25, 0.5]),
         action=-number[:, None] + torch.tensor([0.0, 0.25]),
         reward=number,
@@ -28,15 +28,15 @@ def numbered(first: int, count: int) -> LabelledTransitions:
     )
 
 
-def part(whole: LabelledTransitions, start: int, end: int) -> LabelledTransitions:
-    return LabelledTransitions(**{name: getattr(whole, name)[start:end] for name in COLUMNS})
+def part(whole: SampledTransitions, start: int, end: int) -> SampledTransitions:
+    return SampledTransitions(**{name: getattr(whole, name)[start:end] for name in COLUMNS})
 
 
-def oldest_first(buffer: ReplayBuffer) -> LabelledTransitions:
+def oldest_first(buffer: ReplayBuffer) -> SampledTransitions:
     return buffer.gather(torch.arange(len(buffer)))
 
 
-def assert_same(ours: LabelledTransitions, theirs: LabelledTransitions) -> None:
+def assert_same(ours: SampledTransitions, theirs: SampledTransitions) -> None:
     for name in COLUMNS:
         assert torch.equal(getattr(ours, name), getattr(theirs, name).float()), name
 

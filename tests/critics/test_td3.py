@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from qdrl.critics.fast.networks import matrices
 from qdrl.critics.injection import conditioned
 from qdrl.critics.reference import ReferenceTd3
-from qdrl.critics.replay_buffer import COLUMNS, LabelledTransitions, ReplayBuffer
+from qdrl.critics.replay_buffer import COLUMNS, ReplayBuffer, SampledTransitions
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.parallel.learners import OneLearner
@@ -288,9 +288,9 @@ class Joined:
         pairs = zip(self._shards, self._generators, strict=True)
         return torch.cat([shard.draw(own, share) for shard, own in pairs], 1)
 
-    def gather(self, ages: torch.Tensor) -> LabelledTransitions:
+    def gather(self, ages: torch.Tensor) -> SampledTransitions:
         parts = [shard.gather(part) for shard, part in zip(self._shards, ages.chunk(len(self._shards), 1), strict=True)]
-        return LabelledTransitions(**{name: torch.cat([vars(part)[name] for part in parts], 1) for name in COLUMNS})
+        return SampledTransitions(**{name: torch.cat([vars(part)[name] for part in parts], 1) for name in COLUMNS})
 
 
 @pytest.mark.parametrize("shards", [2, 4, 5])

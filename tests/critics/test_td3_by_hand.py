@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdrl.critics.replay_buffer import LabelledTransitions
+from qdrl.critics.replay_buffer import SampledTransitions
 from qdrl.critics.settings import Td3Settings
 from qdrl.critics.td3 import Td3
 from qdrl.policies.mlp import Mlp, MlpSettings
@@ -35,11 +35,11 @@ def by_hand(**settings: Any) -> Td3:
 
 def one_transition(
     aim: float = 0.1, terminated: bool = False, truncated: bool = False, descriptor: float = 0.1
-) -> LabelledTransitions:
+) -> SampledTransitions:
     def column(value: float) -> torch.Tensor:
         return torch.tensor([[value]])
 
-    return LabelledTransitions(
+    return SampledTransitions(
         observation=column(0.5),
         action=column(0.2),
         reward=torch.tensor([1.0]),
@@ -63,7 +63,7 @@ def one_transition(
         (one_transition(terminated=True, truncated=True), 1.0),
     ],
 )
-def test_the_critics_loss_is_that_computed_by_hand(transition: LabelledTransitions, target: float) -> None:
+def test_the_critics_loss_is_that_computed_by_hand(transition: SampledTransitions, target: float) -> None:
     counts = by_hand().train(buffer_of(transition), np.random.default_rng(0))
     assert counts["critic_loss"] == pytest.approx((2.4 - target) ** 2 + (1.9 - target) ** 2, rel=1e-5)
 
@@ -114,11 +114,11 @@ def test_smoothing_noise_is_scaled_cut_and_added_to_the_next_action(aim: float) 
     assert counts["critic_loss"] == pytest.approx((2.4 - target) ** 2 + (1.9 - target) ** 2, rel=1e-5)
 
 
-def mixed(count: int = 40) -> LabelledTransitions:
+def mixed(count: int = 40) -> SampledTransitions:
     """The same transition many times, every fourth of them truncated."""
     single = one_transition()
     columns = {name: value.repeat(count, *[1] * (value.ndim - 1)) for name, value in vars(single).items()}
-    return replace(LabelledTransitions(**columns), truncated=torch.arange(count) % 4 == 0)
+    return replace(SampledTransitions(**columns), truncated=torch.arange(count) % 4 == 0)
 
 
 def test_masked_steps_have_no_loss_and_the_mean_is_over_the_whole_batch() -> None:

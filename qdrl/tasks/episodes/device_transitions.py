@@ -1,21 +1,25 @@
 """Control steps of episodes on a device, for critics; they stay there."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from qdrl.evaluation import Transitions
+from qdrl.tasks.episodes.transitions import step_columns
 
 
 class Record:
-    """Every control step of a batch of worlds, whether their episodes go on or not.
+    """Buffers for every control step of a batch of worlds, beyond the ends of their episodes too.
 
     Args:
-        length: most control steps of an episode.
-        worlds: how many.
+        length: largest number of control steps of an episode.
+        worlds: number of worlds.
         observation: numbers in an observation.
         action: numbers in an action.
-        device: where it lies.
+        device: where the buffers are.
 
     Attributes:
         observations: `(length + 1, worlds, observation)`.
@@ -30,42 +34,43 @@ class Record:
 
 
 class DeviceLog:
-    """Control steps of a batch; `transitions` is that of `qdrl.tasks.episodes.transitions.TransitionLog`."""
+    """Transitions of a batch of rows, copied from the records of several blocks of worlds."""
 
     def __init__(self) -> None:
-        self._parts: list[dict[str, Tensor]] = []
+        self._parts: list[Transitions] = []
         self._rows = 0
 
     def add(self, record: Record, steps: Tensor, terminated: Tensor) -> None:
-        """Episodes of the next rows, which ran in the record's first worlds.
+        """Add the episodes of the next rows, which ran in the first worlds of a record.
 
         Args:
-            record: their steps.
-            steps: `(rows,)` int64, how many of these belong to each episode.
+            record: their control steps.
+            steps: `(rows,)` int64, control steps of each episode.
             terminated: `(rows,)` bool, whether the task ended it.
         """
-        ages = torch.arange(len(record.rewards), device=steps.device)
-        row, time = torch.nonzero(ages < steps[:, None], as_tuple=True)
-        last = time == steps[row] - 1
+        rows = torch.nonzero(steps)[:, 0]
+        row, index, last = step_columns(rows, steps[rows])
+        ages = torch.arange(len(record.observations), device=steps.device)
+        seen_row, seen_age = torch.nonzero((ages <= steps[:, None]) & (steps[:, None] > 0), as_tuple=True)
+        taken_row, taken_age = torch.nonzero(ages[:-1] < steps[:, None], as_tuple=True)
+        ends = last & terminated[row]
         self._parts.append(
-            {
-                "row": self._rows + row,
-                "observation": record.observations[time, row],
-                "action": record.actions[time, row],
-                "reward": record.rewards[time, row],
-                "next_observation": record.observations[time + 1, row],
-                "terminated": last & terminated[row],
-                "truncated": last & ~terminated[row],
-            }
+            Transitions(
+                row=row + self._rows,
+                observations=record.observations[seen_age, seen_row],
+                index=index,
+                action=record.actions[taken_age, taken_row],
+                reward=record.rewards[taken_age, taken_row],
+                terminated=ends,
+                truncated=last & ~ends,
+            )
         )
         self._rows += len(steps)
 
     def transitions(self, first_row: int, failed: np.ndarray) -> Transitions:
-        """All of them in order of row and time, without rows that failed."""
-        columns = self._parts[0]
-        if len(self._parts) > 1:
-            columns = {name: torch.cat([part[name] for part in self._parts]) for name in columns}
+        """Return the transitions of all rows that did not fail; see `TransitionLog.transitions`."""
+        joined = Transitions.join(self._parts)
         if failed.any():
-            kept = ~torch.from_numpy(failed).to(columns["row"].device)[columns["row"]]
-            columns = {name: column[kept] for name, column in columns.items()}
-        return Transitions(**{**columns, "row": columns["row"] + first_row})
+            edges = [-1, *np.flatnonzero(failed).tolist(), len(failed)]
+            joined = Transitions.join([joined.within(range(start + 1, end)) for start, end in pairwise(edges)])
+        return replace(joined, row=joined.row + first_row)

@@ -1,17 +1,20 @@
-"""Every control step of a batch of episodes, kept for critics."""
+"""Logs of every control step of a batch of episodes, for critics."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from qdrl.evaluation import Transitions
 
 
 class TransitionLog:
-    """Room for each row's episode; memory that a short episode does not reach is never touched.
+    """Records the control steps of each row's episode; memory beyond the end of an episode is never touched.
 
     Args:
-        rows: episodes.
-        episode_length: most control steps of one.
+        rows: number of episodes.
+        episode_length: largest number of control steps of an episode.
         observation_size: numbers in an observation.
         action_size: numbers in an action.
     """
@@ -26,35 +29,66 @@ class TransitionLog:
     def add(
         self, rows: np.ndarray, ages: np.ndarray, observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray
     ) -> None:
-        """One control step of these rows, each at its own age."""
+        """Record one control step of these rows, each at its own age."""
         self._observations[rows, ages] = observations
         self._actions[rows, ages] = actions
         self._rewards[rows, ages] = rewards
 
     def end(self, row: int, steps: int, observation: np.ndarray, *, terminated: bool) -> None:
-        """A row's episode is over after `steps`, and this is what could be seen then."""
+        """Record the end of a row's episode.
+
+        Args:
+            row: the row.
+            steps: control steps of the episode.
+            observation: the observation after the last step.
+            terminated: whether the task ended it, and not a limit of time.
+        """
         self._observations[row, steps] = observation
         self._steps[row], self._terminated[row] = steps, terminated
 
     def transitions(self, first_row: int, failed: np.ndarray) -> Transitions:
-        """All of them, without rows that failed.
+        """Return the recorded transitions of all rows that did not fail.
 
         Args:
-            first_row: row of the generation that row 0 here is.
+            first_row: row of the generation of row 0.
             failed: `(rows,)` bool.
         """
-        steps = np.where(failed, 0, self._steps)
-        taken = np.arange(self._actions.shape[1]) < steps[:, None]
-        rows = np.repeat(np.arange(len(steps)), steps)
-        last = np.zeros(len(rows), bool)
-        last[np.cumsum(steps[steps > 0]) - 1] = True
-        terminated = last & self._terminated[rows]
+        rows = np.flatnonzero(~failed & (self._steps > 0))
+        steps = self._steps[rows]
+        row, index, last = step_columns(torch.from_numpy(rows), torch.from_numpy(steps))
+        terminated = last & torch.from_numpy(self._terminated)[row]
         return Transitions(
-            row=torch.from_numpy(rows + first_row),
-            observation=torch.from_numpy(self._observations[:, :-1][taken]),
-            action=torch.from_numpy(self._actions[taken]),
-            reward=torch.from_numpy(self._rewards[taken]),
-            next_observation=torch.from_numpy(self._observations[:, 1:][taken]),
-            terminated=torch.from_numpy(terminated),
-            truncated=torch.from_numpy(last & ~terminated),
+            row=row + first_row,
+            observations=_beginnings(self._observations, rows, steps + 1),
+            index=index,
+            action=_beginnings(self._actions, rows, steps),
+            reward=_beginnings(self._rewards, rows, steps),
+            terminated=terminated,
+            truncated=last & ~terminated,
         )
+
+
+def step_columns(rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `Transitions` hold besides the numbers of the episodes: row, index, and whether a step is the last.
+
+    Args:
+        rows: `(episodes,)` int64, ascending.
+        steps: `(episodes,)` int64, control steps of each, at least 1.
+
+    Returns:
+        `(n,)` int64, `(n,)` int64 and `(n,)` bool for n steps.
+    """
+    episode = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), steps)
+    index = torch.arange(len(episode), device=rows.device) + episode  # every earlier episode has one observation more
+    last = torch.zeros(len(episode), dtype=torch.bool, device=rows.device)
+    last[steps.cumsum(0) - 1] = True
+    return rows[episode], index, last
+
+
+def _beginnings(column: np.ndarray, rows: Sequence[int] | np.ndarray, counts: np.ndarray) -> Tensor:
+    """Return the first `counts` entries of these rows of `(rows, length, ...)`, one row after the other."""
+    length, rest = column.shape[1], column.shape[2:]
+    if len(rows) == len(column) and (counts == length).all():
+        return torch.from_numpy(column.reshape(-1, *rest))  # a view: all episodes have the full length
+    parts = [column[row, :count] for row, count in zip(rows, counts.tolist(), strict=True)]
+    return torch.from_numpy(np.concatenate(parts or [column[0:0].reshape(0, *rest)]))
