@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdrl.critics.replay_buffer import COLUMNS, ReplayBuffer, SampledTransitions
+from qdrl.critics.replay_buffer import COLUMNS, IndexedRows, LabelledTransitions, ReplayBuffer, SampledTransitions
 from tests.critics.builders import buffer_of, transitions
 
 
@@ -60,6 +61,36 @@ def test_splitting_an_insert_changes_nothing(capacity: int, count: int, data: st
     halves.add(part(numbered(0, count), 0, cut))
     halves.add(part(numbered(0, count), cut, count))
     assert_same(oldest_first(halves), oldest_first(whole))
+
+
+@given(st.integers(1, 9), st.lists(st.integers(1, 5), max_size=6))
+def test_indexed_observations_are_stored_like_tensors(capacity: int, lengths: list[int]) -> None:
+    plain, indexed, count = ReplayBuffer(capacity, 3, 2, 1), ReplayBuffer(capacity, 3, 2, 1), sum(lengths)
+    source = torch.arange(3.0 * (count + len(lengths))).reshape(-1, 3)
+    index = torch.arange(count) + torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths).long())
+    given_ = numbered(0, count)
+    plain.add(replace(given_, observation=source[index], next_observation=source[index + 1]))
+    rows: Any = {"observation": IndexedRows(source, index), "next_observation": IndexedRows(source, index + 1)}
+    indexed.add(LabelledTransitions(**(vars(given_) | rows)))
+    assert_same(oldest_first(indexed), oldest_first(plain))
+
+
+def test_more_transitions_than_a_block_are_stored_in_order() -> None:
+    buffer = buffer_of(numbered(0, 10_000), capacity=9_500)
+    buffer.add(numbered(10_000, 4_500))
+    assert_same(oldest_first(buffer), numbered(5_000, 9_500))
+
+
+def test_observations_outside_the_index_may_be_infinite() -> None:
+    source = torch.zeros(5, 3)
+    source[0] = torch.inf
+    rows: Any = {"observation": IndexedRows(source, torch.tensor([1, 2])), "next_observation": torch.zeros(2, 3)}
+    buffer = ReplayBuffer(5, 3, 2, 1)
+    buffer.add(LabelledTransitions(**(vars(numbered(0, 2)) | rows)))
+    assert len(buffer) == 2
+    rows["observation"] = IndexedRows(source, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"transitions\.observation is not finite"):
+        buffer.add(LabelledTransitions(**(vars(numbered(0, 2)) | rows)))
 
 
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 12))

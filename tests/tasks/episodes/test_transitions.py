@@ -1,6 +1,7 @@
 """The control steps that critics learn from: whole, in order, the same bits however rows are grouped."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -45,6 +46,27 @@ def test_transitions_are_whole_ordered_and_the_same_bits_for_any_number_of_world
         again = transitions_of(evaluate(small_task(name, worlds, normalize=normalize)))
         for field, tensor in vars(found).items():
             assert torch.equal(tensor, vars(again)[field]), field
+
+
+@pytest.mark.parametrize("name", ["hopper_uni", "point_omni"])  # episodes of different and of full length
+def test_observations_are_stored_once(name: str) -> None:
+    evaluation = evaluate(small_task(name, worlds=3))
+    found = transitions_of(evaluation)
+    assert len(found.observations) == len(found) + ROWS
+    assert torch.equal(found.index, torch.arange(len(found)) + found.row - found.row[0])
+
+
+@pytest.mark.parametrize("edges", [[0, 1, 4, ROWS], [0, 0, 3, 3, ROWS], [0, ROWS]])
+def test_parts_of_the_rows_join_to_the_whole(edges: list[int]) -> None:
+    whole = transitions_of(evaluate(small_task("hopper_uni", worlds=3)))
+    first = int(whole.row[0])
+    parts = [whole.within(range(first + start, first + end)) for start, end in pairwise(edges)]
+    for part, (start, end) in zip(parts, pairwise(edges), strict=True):
+        assert set(part.row.tolist()) == set(range(first + start, first + end))
+        mine = (whole.row >= first + start) & (whole.row < first + end)
+        assert torch.equal(part.next_observation, whole.next_observation[mine])
+    for field, tensor in vars(Transitions.join(parts)).items():
+        assert torch.equal(tensor, vars(whole)[field]), field
 
 
 def test_nothing_is_kept_unless_wanted() -> None:
