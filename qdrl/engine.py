@@ -55,6 +55,6 @@ def generation(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks) -
     candidates = algorithm.ask(rows)
     evaluation = task.evaluate(candidates)
     evaluation = ranks.share(evaluation)
-    counts = algorithm.tell(evaluation)
+    counts = algorithm.tell(evaluation, ranks.exchange)
     task.update(evaluation)
     record.add(algorithm, evaluation, counts)

@@ -1,44 +1,46 @@
-"""What travels round the loop: candidates out of `ask`, an evaluation into `tell`.
+"""The data of a generation: candidates from `ask`, an evaluation for `tell`.
 
-Both are batches of rows. Row r of generation g is the same genome, judged by the same random numbers, whichever
-process computes it; a process holds its own rows until `ranks.share` gives everyone the small columns of all.
+Both are batches of rows. Row r of generation g is the same genome, evaluated with the same random numbers, whichever
+process computes it. A process evaluates its own rows; `ranks.share` then gives every process the small columns of all
+rows. Genomes and transitions stay where they were made until `qdrl.parallel.exchange.Exchange` moves them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from qdrl.limits import MAGNITUDE
-from qdrl.parallel.learners import Learners, OneLearner, block
+
+_COLUMNS = ("fitness", "descriptor", "failed", "steps", "seeds", "emitter", "parent_cell")
+_MOMENTS = "observations."  # prefix of the columns of `ObservationMoments`
 
 
 class Genomes(Protocol):
-    """Rows of genomes that are made when they are asked for; a tensor is one too."""
+    """Rows of genomes, made on access; a `(rows, parameters)` tensor is one too."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice, /) -> Tensor:
-        """`(rows, parameters)` float32."""
+        """Return these rows, `(rows, parameters)` float32."""
         ...
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Genomes that wait for an evaluation.
+    """Genomes to be evaluated.
 
     Attributes:
         generation: the generation they belong to.
-        rows: which rows of the generation these are.
-        genomes: `(rows, parameters)` float32, or what makes them row by row.
+        rows: their rows of the generation.
+        genomes: `(rows, parameters)` float32, or an object that makes them row by row.
         seeds: `(rows,)` int64, the seed of each evaluation's own random stream.
         emitter: `(rows,)` int64, index into the algorithm's `emitters`.
         parent_cell: `(rows,)` int64, cell of the first parent, -1 for none.
-        wants_transitions: whether the evaluation shall keep every control step.
+        wants_transitions: whether the evaluation keeps every control step.
     """
 
     generation: int
@@ -110,23 +112,6 @@ class Transitions:
         return Transitions(**{name: torch.cat([getattr(part, name) for part in shifted]) for name in names})
 
 
-Learned = dict[str, np.ndarray]
-"""What learners tell the other ranks: arrays by name."""
-Lesson = Callable[[Sequence[Transitions], Learners], Learned]
-"""What learners do with the transitions of each shard that they hold."""
-
-
-def _add_up_here(part: Callable[[int], Tensor], blocks: int) -> Tensor:
-    total = part(0).clone()
-    for index in range(1, blocks):
-        total += part(index)
-    return total
-
-
-def _learn_here(lesson: Lesson, shards: Sequence[Transitions]) -> Learned:
-    return lesson(shards, OneLearner(len(shards)))
-
-
 @dataclass(frozen=True)
 class ObservationMoments:
     """Count, mean and sum of squared deviations of each row's observations, for the running normaliser.
@@ -144,26 +129,23 @@ class ObservationMoments:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the episodes of a batch of rows gave.
+    """Results of the episodes of a batch of rows.
 
     Attributes:
         generation: the generation evaluated.
-        rows: which rows these are: a rank's own before `ranks.share`, all of them after.
+        rows: the rows of the columns below: a rank's own before `ranks.share`, all of them after.
         fitness: `(rows,)` float64, to be maximised; NaN where failed.
         descriptor: `(rows, d)` float64; NaN where failed.
         failed: `(rows,)` bool: the physics or a user's code failed, or a number is not `usable`;
             such a row never enters an archive.
         steps: `(rows,)` int64 environment steps.
         seeds: `(rows,)` int64 evaluation seeds.
-        emitter: `(rows,)` int64.
+        emitter: `(rows,)` int64, index into the algorithm's `emitters`.
         parent_cell: `(rows,)` int64, -1 for none.
-        take_genomes: gives the genomes of the asked rows, ascending `(k,)` int64 -> `(k, parameters)` float32.
-            After `ranks.share` a call is collective: every rank calls it with the same rows.
+        own_rows: the rows that this process evaluated; `genomes` and `transitions` are those of these rows.
+        genomes: `(own rows, parameters)` float32, or an object that makes them row by row.
         observations: moments of the observations, when the policy normalises them.
-        transitions: every control step of this rank's own rows, when the candidates wanted them.
-        add_up: `add_up(part, blocks)` is the sum of `part(0)`, ..., `part(blocks - 1)`, float32 tensors of one shape,
-            added in this order on every rank, whichever worked them out. After `ranks.share` collective.
-        teach: gives a lesson this rank's transitions of each shard; after `ranks.share` collective, see `learn`.
+        transitions: every control step of the own rows, when the candidates wanted them.
     """
 
     generation: int
@@ -175,50 +157,38 @@ class Evaluation:
     seeds: Tensor
     emitter: Tensor
     parent_cell: Tensor
-    take_genomes: Callable[[Tensor], Tensor]
+    own_rows: range
+    genomes: Tensor | Genomes
     observations: ObservationMoments | None = None
     transitions: Transitions | None = None
-    add_up: Callable[[Callable[[int], Tensor], int], Tensor] = _add_up_here
-    teach: Callable[[Lesson, Sequence[Transitions]], Learned] = _learn_here
 
-    def learn(self, lesson: Lesson, shards: int = 1) -> Learned:
-        """Collective. Learners are given the transitions of all rows, every rank what they learned from them.
+    def own_genomes(self, rows: Tensor) -> Tensor:
+        """Return the genomes of some of this process's own rows.
 
         Args:
-            lesson: called on each learner; what it returns on the first one goes to every rank.
-            shards: contiguous blocks of rows, each of which goes to one learner; there are as many learners, or as
-                many as there are ranks.
+            rows: `(k,)` int64 rows of the generation, all within `own_rows`.
 
-        Raises:
-            ValueError: the candidates did not want transitions.
+        Returns:
+            `(k, parameters)` float32.
         """
-        if self.transitions is None:
-            raise ValueError("nothing to learn from: the candidates did not want transitions")
-        rows = [block(shard, shards, len(self.rows)) for shard in range(shards)]
-        return self.teach(lesson, [self.transitions.within(part) for part in rows])
+        local = rows - self.own_rows.start
+        if isinstance(self.genomes, Tensor):
+            return self.genomes[local]
+        made = [self.genomes[row : row + 1] for row in local.tolist()]
+        return torch.cat(made or [self.genomes[:1][:0]])
 
     def columns(self) -> dict[str, Tensor]:
-        """The small per-row tensors by name, everything but the genomes."""
-        columns = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        """Return the small per-row tensors by name: everything that `ranks.share` gives to all ranks."""
+        columns = {name: getattr(self, name) for name in _COLUMNS}
         if self.observations is not None:
-            columns |= {f"observations.{name}": value for name, value in vars(self.observations).items()}
+            columns |= {_MOMENTS + name: value for name, value in vars(self.observations).items()}
         return columns
 
-    def with_columns(
-        self,
-        rows: range,
-        columns: Mapping[str, Tensor],
-        take_genomes: Callable[[Tensor], Tensor],
-        add_up: Callable[[Callable[[int], Tensor], int], Tensor],
-        teach: Callable[[Lesson, Sequence[Transitions]], Learned],
-    ) -> "Evaluation":
-        """The same evaluation over other rows: the counterpart of `columns`."""
-        prefix = "observations."
-        moments = {name.removeprefix(prefix): v for name, v in columns.items() if name.startswith(prefix)}
-        plain = {name: value for name, value in columns.items() if not name.startswith(prefix)}
-        observations = ObservationMoments(**moments) if moments else None
-        calls = {"take_genomes": take_genomes, "add_up": add_up, "teach": teach}
-        return replace(self, rows=rows, observations=observations, **calls, **plain)
+    def with_columns(self, rows: range, columns: Mapping[str, Tensor]) -> "Evaluation":
+        """Return this evaluation with the columns of other rows: the counterpart of `columns`."""
+        moments = {name.removeprefix(_MOMENTS): v for name, v in columns.items() if name.startswith(_MOMENTS)}
+        plain = {name: value for name, value in columns.items() if not name.startswith(_MOMENTS)}
+        return replace(self, rows=rows, observations=ObservationMoments(**moments) if moments else None, **plain)
 
 
 def usable(fitness: Tensor, descriptor: Tensor) -> Tensor:
@@ -242,7 +212,7 @@ def evaluated(
     failed: Tensor | None = None,
     observations: ObservationMoments | None = None,
 ) -> Evaluation:
-    """Put a task's results beside the candidates they belong to.
+    """Combine a task's results with the candidates they belong to.
 
     Rows whose fitness or descriptor is not `usable` or whose genome is not finite count as failed, besides those that
     `failed` names; a failed row's fitness and descriptor become NaN.
@@ -256,8 +226,8 @@ def evaluated(
         observations: moments of the observations of each row.
     """
     broken = ~usable(fitness, descriptor)
-    first, genomes = candidates.rows.start, candidates.genomes
-    if isinstance(genomes, Tensor):  # others are finite by making
+    genomes = candidates.genomes
+    if isinstance(genomes, Tensor):  # genomes made on access are finite by construction
         broken |= ~torch.isfinite(genomes).all(dim=1).to(broken.device)
     if failed is not None:
         broken |= failed
@@ -271,12 +241,7 @@ def evaluated(
         seeds=candidates.seeds,
         emitter=candidates.emitter,
         parent_cell=candidates.parent_cell,
-        take_genomes=lambda rows: _rows_of(genomes, rows - first),
+        own_rows=candidates.rows,
+        genomes=genomes,
         observations=observations,
     )
-
-
-def _rows_of(genomes: Tensor | Genomes, rows: Tensor) -> Tensor:
-    if isinstance(genomes, Tensor):
-        return genomes[rows]
-    return torch.cat([genomes[row : row + 1] for row in rows.tolist()] or [genomes[:1][:0]])

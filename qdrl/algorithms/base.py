@@ -11,6 +11,7 @@ from qdrl.archives.base import AnyArchive
 from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
 
@@ -47,8 +48,13 @@ class Algorithm(Protocol):
         """Candidates for these rows of the next generation; all rows when left out."""
         ...
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
-        """Learn from all rows of the generation asked for; returns counts worth recording. May be collective."""
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
+        """Update from all rows of the generation that `ask` proposed; return metrics for the history.
+
+        Args:
+            evaluation: all rows, the same columns on every rank.
+            exchange: the collectives: genomes of other ranks, sums over ranks, training on the learner group.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,20 +163,20 @@ def insert(
     emitters: tuple[str, ...],
     evaluation: Evaluation,
     valid: Tensor,
-    genomes: Tensor | Callable[[Tensor], Tensor] | None = None,
+    genomes: Tensor | Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """Collective. Let the valid rows compete for their cells; counts of what each emitter added and improved.
+    """Insert the valid rows into the archive; return how many each emitter added and improved.
 
     Args:
-        archive: changes.
-        emitters: names of what proposed.
+        archive: the archive, changed in place.
+        emitters: names by index.
         evaluation: all rows of a generation.
-        valid: `(rows,)` bool, which of them may enter.
-        genomes: of all rows, or of the rows that it is asked for, where every rank has them; what the ranks that
-            evaluated them hold when left out.
+        valid: `(rows,)` bool, the rows that may enter.
+        genomes: those of all rows, or a function from `(k,)` accepted rows to their genomes; with
+            `exchange.genomes` in it the call is collective.
     """
     insertion = archive.add(
-        evaluation.take_genomes if genomes is None else genomes,
+        genomes,
         evaluation.fitness,
         evaluation.descriptor,
         valid=valid,

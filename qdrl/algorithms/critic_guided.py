@@ -36,7 +36,8 @@ from qdrl.critics.replay_buffer import LabelledTransitions
 from qdrl.critics.settings import LearningSettings
 from qdrl.critics.variation import PolicyGradient
 from qdrl.errors import UserError
-from qdrl.evaluation import Candidates, Evaluation, Learned, Transitions
+from qdrl.evaluation import Candidates, Evaluation, Transitions
+from qdrl.parallel.exchange import LOCAL, Exchange, TrainingResult
 from qdrl.parallel.learners import Learners
 from qdrl.policies.mlp import Mlp
 from qdrl.streams import Streams
@@ -119,17 +120,17 @@ class CriticGuided(MapElites):
         device = archive.device
         self.learner = Learner(self._policy, self.dimensions, settings, streams, device)
         self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient, device)
-        self._learned: Learned = {}
+        self._learned: TrainingResult = {}
 
     def ask(self, rows: range | None = None) -> Candidates:
         return replace(super().ask(rows), wants_transitions=True)
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         check_turn(self.generation, evaluation, self.batch_size)
         # Before the archive changes: targets are drawn from it as it was when the rows were proposed.
-        learned = evaluation.learn(partial(self._lesson, evaluation), self._settings.learners)
+        learned = exchange.train(evaluation, partial(self._train, evaluation), self._settings.learners)
         probes = self._named(evaluation.emitter, "probe")
-        counts = self._insert(evaluation, ~evaluation.failed & ~probes)
+        counts = self._insert(evaluation, ~evaluation.failed & ~probes, exchange)
         if _TOLD[0] in learned:
             self._learned = {name: learned.pop(name) for name in _TOLD}
         report = {name: float(value) for name, value in learned.items()}
@@ -229,8 +230,8 @@ class CriticGuided(MapElites):
         """Descriptors as the critics see them, `(rows, dimensions)`."""
         return normalize(descriptors, self.archive.geometry.lower, self.archive.geometry.upper)[:, : self.dimensions]
 
-    def _lesson(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> Learned:
-        """On a rank that learns."""
+    def _train(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> TrainingResult:
+        """Collective over the learners. Label this learner's transitions and train on them."""
         kept = [self._label(drop_nonfinite(transitions), evaluation) for transitions in shards]
         return self.learner.train(self.generation, kept, learners)
 

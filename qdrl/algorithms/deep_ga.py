@@ -33,6 +33,7 @@ from qdrl.genomes.ancestry import NO_PARENT, Ancestry
 from qdrl.genomes.decoding import Decoder, Offspring
 from qdrl.genomes.mutation import MutationPower
 from qdrl.genomes.noise import KeyedNoise, Noise, share_noise, source_for
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
 from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
@@ -129,7 +130,7 @@ class DeepGa:
             parent_cell=torch.full((len(rows),), -1),
         )
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:  # noqa: ARG002
         check_turn(self.generation, evaluation, self.batch_size)
         candidates = float(len(self._candidates) * self._settings.candidate_episodes)
         counts = self._compare(evaluation) if len(self._candidates) else self._select(evaluation)

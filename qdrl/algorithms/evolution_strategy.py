@@ -16,8 +16,8 @@ from torch import Tensor
 
 from qdrl.compute.arrays import load_array
 from qdrl.compute.optimizers import Adam, Momentum
-from qdrl.evaluation import Evaluation
 from qdrl.genomes.noise import KeyedNoise, Noise, NoiseSource
+from qdrl.parallel.exchange import Exchange
 from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 
@@ -83,12 +83,13 @@ class Mean:
         signs = [0.0 if pair is None else 1.0 - 2.0 * (row % 2) for row, pair in zip(rows, pairs, strict=True)]
         return Perturbed(self.genome.numpy(), self._noise, numbers, [sign * self._settings.sigma for sign in signs])
 
-    def improve(self, evaluation: Evaluation, weights: np.ndarray) -> None:
-        """Collective. One step up the gradient: sum_i (w_2i - w_2i+1) noise_i / rows, less the weight decay.
+    def improve(self, generation: int, weights: np.ndarray, exchange: Exchange) -> None:
+        """Collective. Take one step up the gradient: sum_i (w_2i - w_2i+1) noise_i / rows, less the weight decay.
 
         Args:
-            evaluation: of all rows.
+            generation: the one whose perturbations the weights are of.
             weights: `(batch_size,)` of the perturbed rows.
+            exchange: adds the parts of the gradient.
         """
         differences = (weights[::2] - weights[1::2]) / self._settings.batch_size
 
@@ -96,10 +97,10 @@ class Mean:
             total = np.zeros(len(self.genome), np.float32)
             pairs = np.array_split(np.arange(len(differences)), self._settings.gradient_parts)[index]
             for pair in pairs[differences[pairs] != 0].tolist():
-                self._noise.add(total, self._number(evaluation.generation, pair), float(differences[pair]))
+                self._noise.add(total, self._number(generation, pair), float(differences[pair]))
             return torch.from_numpy(total)
 
-        uphill = evaluation.add_up(part, self._settings.gradient_parts)
+        uphill = exchange.sum_blocks(part, self._settings.gradient_parts)
         torch.sub(self._settings.weight_decay * self.genome, uphill, out=self._gradient)
         self._optimizer.step()
 

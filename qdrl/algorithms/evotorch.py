@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings
 from qdrl.archives.base import AnyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -109,7 +111,7 @@ class EvoTorch:
             parent_cell=torch.full((len(rows),), -1),
         )
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         """Learn from a whole generation.
 
         Failed rows count as the worst that did not fail. A generation that tells no row from another, because all
@@ -118,7 +120,8 @@ class EvoTorch:
         """
         check_turn(self.generation, evaluation, self.batch_size)
         # First, for it is collective: should a rank be lost, nothing was learned and the generation is done again.
-        counts = insert(self.archive, self.emitters, evaluation, ~evaluation.failed)
+        genomes = partial(exchange.genomes, evaluation)
+        counts = insert(self.archive, self.emitters, evaluation, ~evaluation.failed, genomes)
         fitness, failed = evaluation.fitness.cpu(), evaluation.failed.cpu()
         own = fitness[self._population :][~failed[self._population :]].numpy()
         if len(own):

@@ -5,6 +5,7 @@ replacement, and varies them (Iso+LineDD by default, Vassiliades and Mouret 2018
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from qdrl.archives.base import AnyArchive
 from qdrl.compute.arrays import native
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine, Variation
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.settings.base import SettingsModel
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -69,9 +71,9 @@ class MapElites:
             parent_cell=torch.from_numpy(parent_cell),
         )
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         check_turn(self.generation, evaluation, self.batch_size)
-        return self._insert(evaluation, ~evaluation.failed)
+        return self._insert(evaluation, ~evaluation.failed, exchange)
 
     def state_dict(self) -> dict[str, Any]:
         return {"generation": self.generation}
@@ -90,9 +92,9 @@ class MapElites:
         emitter = self.emitters.index("variation" if self._varies else "random")
         return genomes, cells, np.full(len(rows), emitter)
 
-    def _insert(self, evaluation: Evaluation, valid: Tensor) -> dict[str, float]:
-        """End the generation: the valid rows compete; counts of what each emitter added and improved."""
-        counts = insert(self.archive, self.emitters, evaluation, valid)
+    def _insert(self, evaluation: Evaluation, valid: Tensor, exchange: Exchange) -> dict[str, float]:
+        """Collective. End the generation: insert the valid rows; return what each emitter added and improved."""
+        counts = insert(self.archive, self.emitters, evaluation, valid, partial(exchange.genomes, evaluation))
         self.generation += 1
         return counts
 

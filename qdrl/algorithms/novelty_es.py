@@ -28,6 +28,7 @@ from qdrl.archives.novelty import novelty
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise, source_for
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -124,9 +125,9 @@ class NoveltyEs:
             parent_cell=torch.full((len(rows),), -1),
         )
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         check_turn(self.generation, evaluation, self.batch_size)
-        added = self._welcome(evaluation) if self._due else self._step(evaluation)
+        added = self._welcome(evaluation) if self._due else self._step(evaluation, exchange)
         self.generation += 1
         return {
             "added_mean": float(added),
@@ -171,7 +172,7 @@ class NoveltyEs:
         self._behaviour, self._entry = behaviour, entry
         self._champion = restored_champion(state["champion"], len(self.means[0].genome))
 
-    def _step(self, evaluation: Evaluation) -> int:
+    def _step(self, evaluation: Evaluation, exchange: Exchange) -> int:
         """Collective. After perturbations: their mean moves."""
         fitness, descriptor = evaluation.fitness.cpu().numpy(), evaluation.descriptor.cpu().numpy()
         new = np.full(len(fitness), np.nan)
@@ -179,7 +180,7 @@ class NoveltyEs:
         new[known] = novelty(descriptor[known], self.archive.descriptor.cpu().numpy(), self.archive.k)
         fit, far = centred_ranks(fitness), centred_ranks(new)
         share = {"ns": 0.0, "nsr": 0.5, "nsra": self.reward_weight}[self._settings.objective]
-        self.means[self._moving].improve(evaluation, share * fit + (1 - share) * far)
+        self.means[self._moving].improve(evaluation.generation, share * fit + (1 - share) * far, exchange)
         self._due = [self._moving]
         return 0
 

@@ -18,6 +18,7 @@ from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, 
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise, source_for
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
 from qdrl.streams import Streams
 from qdrl.tasks.base import Task
@@ -71,11 +72,11 @@ class OpenAiEs:
             parent_cell=torch.full((len(rows),), -1),
         )
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         check_turn(self.generation, evaluation, self.batch_size)
         fitness, before = evaluation.fitness.cpu().numpy(), self.mean.genome.numpy().copy()
         rows = self.mean.perturbed(self.generation, range(self.batch_size))
-        self.mean.improve(evaluation, centred_ranks(fitness[: self._settings.batch_size]))
+        self.mean.improve(evaluation.generation, centred_ranks(fitness[: self._settings.batch_size]), exchange)
         own = fitness[self._settings.batch_size :]
         if np.isfinite(own).any():
             self._champion = champion_of(own[np.isfinite(own)], evaluation.generation, genome=before)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from qdrl.errors import RankLost
+from qdrl.parallel.exchange import shards_of
 from qdrl.parallel.learners import MpiLearners, block
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qdrl.evaluation import Evaluation, Learned, Lesson, Transitions
+    from qdrl.evaluation import Evaluation, Transitions
+    from qdrl.parallel.exchange import Training, TrainingResult
 
 _Result = TypeVar("_Result")
 
@@ -92,28 +94,32 @@ class MpiRanks:
         sys.stderr.flush()
         os._exit(code)
 
+    @property
+    def exchange(self) -> "MpiRanks":
+        return self
+
     def share(self, evaluation: "Evaluation") -> "Evaluation":
         def gather() -> tuple[int, dict[str, "Tensor"]]:
             count = self._communicator.allreduce(len(evaluation.rows))
             return count, self._gather_columns(evaluation.columns(), count)
 
         count, columns = self._together(gather)
-        take = self._genome_exchange(evaluation.take_genomes, count)
-        return evaluation.with_columns(range(count), columns, take, self._add_up, self._teach)
+        return evaluation.with_columns(range(count), columns)
 
-    def _teach(self, lesson: "Lesson", shards: "Sequence[Transitions]") -> "Learned":
-        """Collective. The first ranks learn from all ranks' transitions, in row order; everyone gets the result."""
-        held = self._together(lambda: self._gather_shards(shards))
+    def train(self, evaluation: "Evaluation", training: "Training", shards: int = 1) -> "TrainingResult":
+        """Collective. The first ranks are the learners; transitions reach them in row order."""
+        own = shards_of(evaluation, shards)
+        held = self._together(lambda: self._gather_shards(own))
         return self._together(
-            lambda: self._broadcast(self._within(len(shards), lambda group: lesson(held, group)) if held else None)
+            lambda: self._broadcast(self._within(shards, lambda group: training(held, group)) if held else None)
         )
 
-    def _add_up(self, part: "Callable[[int], Tensor]", blocks: int) -> "Tensor":
-        """Collective. The sum of all parts, in order, each worked out by one rank."""
+    def sum_blocks(self, block: "Callable[[int], Tensor]", blocks: int) -> "Tensor":
+        """Collective. Return the sum of all terms, in order, each computed by one rank."""
         import torch
 
         def sum_of(group: MpiLearners) -> "Tensor":
-            parts = torch.stack([part(index) for index in group.shards])
+            parts = torch.stack([block(index) for index in group.shards])
             total = torch.empty_like(parts[0])
             group.sum(parts, total)
             return total
@@ -163,7 +169,7 @@ class MpiRanks:
             gathered[name] = torch.from_numpy(receive)
         return type(own)(**gathered) if here else None
 
-    def _broadcast(self, arrays: "Learned | None") -> "Learned":
+    def _broadcast(self, arrays: "TrainingResult | None") -> "TrainingResult":
         arrays = arrays if self.first else None
         shapes = None if arrays is None else {name: (a.shape, a.dtype.str) for name, a in arrays.items()}
         shapes = self._communicator.bcast(shapes, root=0)
@@ -214,21 +220,18 @@ class MpiRanks:
             shared[name] = torch.from_numpy(whole).to(columns[name].device)
         return shared
 
-    def _genome_exchange(self, take_own: Callable[["Tensor"], "Tensor"], count: int) -> Callable[["Tensor"], "Tensor"]:
+    def genomes(self, evaluation: "Evaluation", rows: "Tensor") -> "Tensor":
+        """Collective. Every rank gets the requested rows' genomes from the ranks that evaluated them."""
         import torch
 
-        def take(rows: "Tensor") -> "Tensor":
-            """Collective. Every rank gets the asked rows' genomes from the ranks that hold them."""
-            asked = rows.cpu().numpy()
-            bounds = [self._rows_of(rank, count) for rank in range(self.size)]
-            edges = np.searchsorted(asked, [b.start for b in bounds] + [count])
-            own = take_own(rows[edges[self.rank] : edges[self.rank + 1]])
-            send = np.ascontiguousarray(own.cpu().numpy())
-            receive = np.empty((len(asked), send.shape[1]), send.dtype)
-            self._together(lambda: self._allgather_rows(send, receive, np.diff(edges)))
-            return torch.from_numpy(receive).to(own.device)
-
-        return take
+        requested, count = rows.cpu().numpy(), len(evaluation.rows)
+        bounds = [self._rows_of(rank, count) for rank in range(self.size)]
+        edges = np.searchsorted(requested, [b.start for b in bounds] + [count])
+        own = evaluation.own_genomes(rows[edges[self.rank] : edges[self.rank + 1]])
+        send = np.ascontiguousarray(own.cpu().numpy())
+        receive = np.empty((len(requested), send.shape[1]), send.dtype)
+        self._together(lambda: self._allgather_rows(send, receive, np.diff(edges)))
+        return torch.from_numpy(receive).to(own.device)
 
     def _row_counts(self, count: int) -> np.ndarray:
         return np.array([len(self._rows_of(rank, count)) for rank in range(self.size)])

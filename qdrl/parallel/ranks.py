@@ -1,7 +1,7 @@
 """Who computes which rows: MPI ranks, or one process.
 
-Rank discipline: `share`, `any`, `from_first`, `shared`, `wait_for_all`, `leave`, and `take_genomes` and `learn` of a
-shared evaluation are collective; every rank calls them in the same order. Everything else is local.
+Rank discipline: `share`, `any`, `from_first`, `shared`, `gather`, `wait_for_all`, `leave` and the methods of `exchange`
+are collective; every rank calls them in the same order. Everything else is local.
 
 Under `mpirun --with-ft ulfm` (Open MPI 5) a killed rank is survived: the collective call during which it is missed
 raises `RankLost` on all others, which by then are a smaller communicator and can do the generation again.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from qdrl.errors import RankLost, UserError
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.start_watch import watched_start
 from qdrl.provenance.software import git_commit
 
@@ -132,7 +133,12 @@ class Ranks(Protocol):
         ...
 
     def share(self, evaluation: "Evaluation") -> "Evaluation":
-        """Collective. Give every rank the small columns of all rows, and a way to fetch genomes."""
+        """Collective. Return the evaluation with the small columns of all rows, on every rank."""
+        ...
+
+    @property
+    def exchange(self) -> Exchange:
+        """The collectives that an algorithm's `tell` may use."""
         ...
 
     def any(self, flag: bool) -> bool:
@@ -178,6 +184,10 @@ class OneProcess:
 
     def rows(self, count: int) -> range:
         return range(count)
+
+    @property
+    def exchange(self) -> Exchange:
+        return LOCAL
 
     def share(self, evaluation: "Evaluation") -> "Evaluation":
         return evaluation

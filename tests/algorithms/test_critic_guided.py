@@ -1,5 +1,6 @@
 """PGA-, DCG- and DCRL-MAP-Elites from a notebook: who proposes what, and what is learned from it."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from qdrl.archives.grid import Grid
 from qdrl.critics.injection import conditioned
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
-from qdrl.parallel.learners import OneLearner
+from qdrl.parallel.exchange import LOCAL, LocalExchange, Training, TrainingResult
 from qdrl.policies.mlp import Mlp
 from qdrl.streams import Streams
 from qdrl.tasks.episodic import EpisodicTask
@@ -205,24 +206,22 @@ def test_a_generation_done_again_is_learned_once() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     advance(algorithm)
     evaluation, steps = task.evaluate(algorithm.ask()), algorithm.learner.td3.steps
-    assert evaluation.transitions is not None
-    first = algorithm._lesson(evaluation, [evaluation.transitions], OneLearner())
-    again = algorithm._lesson(evaluation, [evaluation.transitions], OneLearner())
+    first = LOCAL.train(evaluation, partial(algorithm._train, evaluation))
+    again = LOCAL.train(evaluation, partial(algorithm._train, evaluation))
     assert algorithm.learner.td3.steps == steps + 12
     assert all(np.array_equal(first[key], again[key], equal_nan=True) for key in first)
 
 
 def test_a_rank_that_never_learned_cannot_take_the_learners_place() -> None:
     learner, heir, task = started("dcrl_map_elites"), started("dcrl_map_elites"), task_of()
-    told: dict[str, Any] = {}
-
-    def elsewhere(evaluation: Evaluation) -> Evaluation:
-        return Evaluation(**{**vars(evaluation), "teach": lambda lesson, shards: dict(told)})
-
     evaluation = task.evaluate(learner.ask())
-    assert evaluation.transitions is not None
-    told |= learner._lesson(evaluation, [evaluation.transitions], OneLearner())
-    heir.tell(elsewhere(evaluation))
+    result = LOCAL.train(evaluation, partial(learner._train, evaluation))
+
+    class TrainedElsewhere(LocalExchange):
+        def train(self, evaluation: Evaluation, training: Training, shards: int = 1) -> TrainingResult:
+            return dict(result)
+
+    heir.tell(evaluation, TrainedElsewhere())
     with pytest.raises(UserError, match="a rank that learned was lost"):
         heir.state_dict()  # no checkpoint without the replay, whenever the run ends
     with pytest.raises(UserError, match="a rank that learned was lost"):

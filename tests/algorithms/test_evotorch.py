@@ -21,6 +21,7 @@ from qdrl.archives.hdf5 import read_checkpoint, write_checkpoint
 from qdrl.config import parse_experiment
 from qdrl.errors import RankLost, UserError
 from qdrl.evaluation import Evaluation
+from qdrl.parallel.exchange import LocalExchange
 from qdrl.run.build import build
 from qdrl.streams import Streams
 from qdrl.tasks.registry import make_task
@@ -302,11 +303,12 @@ def test_a_rank_that_is_lost_before_genomes_have_crossed_leaves_the_generation_t
     algorithm, other = started(), started()
     evaluation = evaluated(algorithm)
 
-    def lost(_: Tensor) -> Tensor:
-        raise RankLost("1 of 2 ranks died")
+    class Broken(LocalExchange):
+        def genomes(self, evaluation: Evaluation, rows: Tensor) -> Tensor:
+            raise RankLost("1 of 2 ranks died")
 
     with pytest.raises(RankLost):
-        algorithm.tell(replace(evaluation, take_genomes=lost))
+        algorithm.tell(evaluation, Broken())
     assert len(algorithm.archive) == 0
     for each in (algorithm, other):
         advance(each, 3)

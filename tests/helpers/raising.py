@@ -10,6 +10,7 @@ from typing import Any
 from qdrl.algorithms.dcrl_map_elites import DcrlMapElites
 from qdrl.algorithms.map_elites import MapElites
 from qdrl.evaluation import Candidates, Evaluation
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.learners import Learners
 from qdrl.report import figures
 
@@ -75,7 +76,7 @@ class DcrlDyingOnOneRank(DcrlMapElites):
         die_if_told(self.generation)
         return super().ask(rows)
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         gradient, generation = self.learner.td3._critic_sum, self.generation
         reduce, steps = gradient.reduce, count()
 
@@ -86,7 +87,7 @@ class DcrlDyingOnOneRank(DcrlMapElites):
 
         gradient.reduce = reduce_or_die
         try:
-            return super().tell(evaluation)
+            return super().tell(evaluation, exchange)
         finally:
             gradient.reduce = reduce
 

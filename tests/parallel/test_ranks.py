@@ -190,7 +190,7 @@ def _assert_seen(seen: np.lib.npyio.NpzFile, prefix: str, count: int, *, moments
     expected = {name: column.numpy() for name, column in alone.columns().items()}
     expected["rows"] = np.arange(count)
     for name, rows in asked_rows(count).items():
-        expected[f"genomes of {name}"] = alone.take_genomes(rows).numpy()
+        expected[f"genomes of {name}"] = alone.own_genomes(rows).numpy()
         assert expected[f"genomes of {name}"].shape == (len(rows), PARAMETERS)
     assert {name for name in seen if name.startswith(prefix)} == {prefix + name for name in expected}
     for name, value in expected.items():

@@ -60,7 +60,7 @@ def exchange(ranks: Ranks, folder: Path) -> None:
             seen |= {f"{count}/{moments}/{name}": column.numpy() for name, column in shared.columns().items()}
             seen[f"{count}/{moments}/rows"] = np.array(shared.rows, np.int64)
             for name, rows in asked_rows(count).items():
-                seen[f"{count}/{moments}/genomes of {name}"] = shared.take_genomes(rows).numpy()
+                seen[f"{count}/{moments}/genomes of {name}"] = ranks.exchange.genomes(shared, rows).numpy()
     np.savez(folder / f"{ranks.rank}.npz", **seen)  # pyright: ignore[reportArgumentType]
     blocks = [list(ranks.rows(count)) for count in range(20)]
     anyone = [ranks.any(ranks.rank == k) for k in range(ranks.size)]

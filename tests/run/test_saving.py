@@ -24,6 +24,7 @@ from qdrl.archives.trees import check_storable
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import RunFailed, UserError
 from qdrl.evaluation import Evaluation
+from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import OneProcess
 from qdrl.run.history import History
 from qdrl.run.log import RunLog
@@ -59,8 +60,8 @@ class Reporting(MapElites):
 
     reported: ClassVar[dict[Any, Any]] = {}
 
-    def tell(self, evaluation: Evaluation) -> dict[str, float]:
-        counts = super().tell(evaluation)
+    def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
+        counts = super().tell(evaluation, exchange)
         return counts | Reporting.reported if self.generation == 3 else counts
 
 

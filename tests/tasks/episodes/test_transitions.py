@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from qdrl.evaluation import Evaluation, Transitions
+from qdrl.parallel.exchange import LOCAL
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.episodic import EpisodicTask
 from tests.tasks.builders import candidates, first_genomes
@@ -73,13 +74,13 @@ def test_nothing_is_kept_unless_wanted() -> None:
     task = small_task("point_omni", worlds=2)
     evaluation = task.evaluate(candidates(first_genomes(task, 3)))
     assert evaluation.transitions is None
-    with pytest.raises(ValueError, match="did not want transitions"):
-        evaluation.learn(lambda shards, learners: {})
+    with pytest.raises(ValueError, match="no transitions: set wants_transitions"):
+        LOCAL.train(evaluation, lambda shards, learners: {})
 
 
 def test_one_process_learns_from_its_own_transitions() -> None:
     evaluation = evaluate(small_task("hopper_uni", worlds=3))
-    learned = evaluation.learn(lambda shards, learners: {"steps": np.array(len(shards[0]))})
+    learned = LOCAL.train(evaluation, lambda shards, learners: {"steps": np.array(len(shards[0]))})
     assert learned["steps"] == evaluation.steps.sum()
 
 
