@@ -47,7 +47,7 @@ from qdrl.policies.mlp import Mlp
 from qdrl.run.build import build
 from qdrl.streams import Streams
 from qdrl.tasks.episodic import EpisodicTask
-from qdrl.tasks.locomotion.task import LocomotionWorlds
+from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 from qdrl.tasks.registry import make_task
 
 TASKS = ("walker2d_uni", "halfcheetah_uni", "ant_uni")

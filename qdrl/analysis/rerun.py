@@ -17,7 +17,7 @@ from qdrl.provenance.source_code import changed_sources, sources_of
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodes.rollout import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
-from qdrl.tasks.locomotion.task import LocomotionWorlds
+from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 
 
 @dataclass

@@ -1,35 +1,50 @@
 """Many MuJoCo worlds at once, behind one interface.
 
-`cpu.py` steps them on the CPU in float64, `gpu.py` on a GPU in float32: state and controls are torch tensors on a
-device, batched over worlds, and nothing in the interface asks for a world's Python object.
+`cpu.py` steps them on the CPU in float64, `gpu.py` on a GPU in float32. State and controls are torch tensors batched
+over worlds; the interface has no Python object per world. Physics is MuJoCo (Todorov, Erez and Tassa 2012,
+https://doi.org/10.1109/IROS.2012.6386109).
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-STATE_FIELDS = ("qpos", "qvel", "sensordata", "xpos", "xipos", "cfrc_ext")
+STATE_FIELDS = (
+    "qpos",
+    "qvel",
+    "sensordata",
+    "xpos",
+    "xquat",
+    "xipos",
+    "site_xpos",
+    "subtree_com",
+    "cvel",
+    "actuator_force",
+    "cfrc_ext",
+)
+"""Fields of MuJoCo's data that worlds can keep; see MuJoCo's documentation of `mjData`."""
 
 
 class Worlds(Protocol):
     """A batch of simulated worlds of one model.
 
     Attributes:
-        count: how many worlds.
-        device: where the tensors live.
-        control: `(count, nu)`, what the next step applies.
-        state: the asked fields of MjData by name, each `(count, ...)`, valid after `reset` and `step`.
+        count: Number of worlds.
+        device: Device of the tensors.
+        control: `(count, nu)` controls that the next step applies.
+        state: Requested fields of MjData by name, each `(count, ...)`, valid after `reset` and `step`.
     """
 
     count: int
-    device: torch.device
-    control: Tensor
-    state: dict[str, Tensor]
+    device: "torch.device"
+    control: "Tensor"
+    state: "dict[str, Tensor]"
 
-    def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
-        """Start these worlds anew from positions `(len(worlds), nq)` and velocities `(len(worlds), nv)`."""
+    def reset(self, worlds: Sequence[int], qpos: "Tensor", qvel: "Tensor") -> None:
+        """Reset these worlds to positions `(len(worlds), nq)` and velocities `(len(worlds), nv)`."""
         ...
 
     def step(self, count: int) -> None:
@@ -37,9 +52,9 @@ class Worlds(Protocol):
         ...
 
     def move(self, source: int, target: int) -> None:
-        """Let world `target` go on as world `source`; `source` is then free."""
+        """Copy world `source` into world `target`; the content of `source` is then undefined."""
         ...
 
     def unstable(self, world: int) -> bool:
-        """Whether MuJoCo found the world's state bad (NaN, infinite or huge) since its reset."""
+        """Return whether MuJoCo reported a bad state (NaN, infinite or huge) since the world's reset."""
         ...

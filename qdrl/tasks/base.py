@@ -9,6 +9,8 @@ import numpy as np
 from qdrl.archives.axes import Axis
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.evaluation import Candidates, Evaluation
+from qdrl.physics.mjcf import ModelSource
+from qdrl.policies.settings import MlpSettings, PolicySettings
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,33 @@ class TaskSpec:
     def upper(self) -> list[float]:
         """Upper bounds of the descriptor."""
         return [axis.upper for axis in self.axes]
+
+
+@dataclass(frozen=True)
+class TaskSetup:
+    """How a task computes: everything besides its own settings.
+
+    Attributes:
+        policy: Shape of the policies; ignored where genomes are not policies.
+        worlds: Worlds simulated at once.
+        threads: Threads that share them.
+        device: Device of the simulation, a value of `compute.device`.
+        arithmetic: How policies are computed; "blas" as in files of formats 1.0 and 1.1.
+        policy_as_given: Keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
+        episode_seconds: Wall-clock limit of an episode in users' environments; None for no limit.
+        isolate: Run users' environments in worker processes.
+        model: MuJoCo model of an archive, used instead of a robot's own file; None for the file.
+    """
+
+    policy: PolicySettings = field(default_factory=MlpSettings)
+    worlds: int = 64
+    threads: int = 1
+    device: str = "cpu"
+    arithmetic: Arithmetic = PORTABLE
+    policy_as_given: bool = False
+    episode_seconds: float | None = None
+    isolate: bool = False
+    model: ModelSource | None = None
 
 
 class Task(Protocol):

@@ -29,6 +29,7 @@ class EpisodicTask:
         policy: shape of the policies.
         worlds: worlds simulated at once by this process.
         mjcf: the MuJoCo model in use, as XML.
+        assets: files that the XML names, by name.
         make_rollout: makes what runs episodes of the task's policies; when left out, a `Rollout` in `worlds` worlds.
         failures: is told of episodes that failed, where users' code can fail.
         find_warning: looks for a reason why elites will not replay; returns one line or None.
@@ -43,6 +44,7 @@ class EpisodicTask:
         policy: PolicySettings,
         worlds: int,
         mjcf: str | None = None,
+        assets: Mapping[str, bytes] | None = None,
         make_rollout: Callable[[Any], RunsEpisodes] | None = None,
         failures: FailureLog | None = None,
         find_warning: Callable[[], str | None] = lambda: None,
@@ -52,6 +54,7 @@ class EpisodicTask:
         self.policy = make_policy(policy, spec.observation_size, spec.action_size, spec.image, spec.arithmetic)
         self.parameters = self.policy.parameters
         self.mjcf = mjcf
+        self.assets = dict(assets or {})
         self.normalizer = ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
         self.make_worlds = make_worlds
         self._make_rollout = make_rollout or (lambda _: self.rollout_in(self.make_worlds(worlds)))

@@ -9,7 +9,7 @@ from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.policies.settings import PolicySettings, policy_settings
-from qdrl.tasks.base import Task
+from qdrl.tasks.base import Task, TaskSetup
 
 _FUNCTION_NAMES = ("arm", "sphere", "rastrigin")
 _MAZE_NAMES = ("hard_maze", "medium_maze")
@@ -17,7 +17,7 @@ _MAZE_NAMES = ("hard_maze", "medium_maze")
 
 def task_names() -> tuple[str, ...]:
     """The names of the built-in tasks; `gym:<id>` names any Gymnasium environment besides."""
-    from qdrl.tasks.locomotion.task import LOCOMOTION_NAMES
+    from qdrl.tasks.locomotion.settings import LOCOMOTION_NAMES
 
     return (*LOCOMOTION_NAMES, *_MAZE_NAMES, "image_hard_maze", "point_omni", *_FUNCTION_NAMES)
 
@@ -32,7 +32,7 @@ def settings_class(name: str) -> type[BaseModel]:
     from qdrl.tasks.functions import FunctionSettings
     from qdrl.tasks.gym import GymSettings
     from qdrl.tasks.image_maze import ImageMazeSettings
-    from qdrl.tasks.locomotion.task import LOCOMOTION_NAMES, LocomotionSettings
+    from qdrl.tasks.locomotion.settings import LOCOMOTION_NAMES, LocomotionSettings
     from qdrl.tasks.maze import MazeSettings
     from qdrl.tasks.point import PointSettings
 
@@ -85,7 +85,8 @@ def build_task(
     from qdrl.tasks.functions import FunctionSettings, make_function_task
     from qdrl.tasks.gym import GymSettings, make_gym_task
     from qdrl.tasks.image_maze import ImageMazeSettings, make_image_maze_task
-    from qdrl.tasks.locomotion.task import LocomotionSettings, make_locomotion_task
+    from qdrl.tasks.locomotion.settings import LocomotionSettings
+    from qdrl.tasks.locomotion.task import make_locomotion_task
     from qdrl.tasks.maze import MazeSettings, make_maze_task
     from qdrl.tasks.point import PointSettings, make_point_task
 
@@ -109,7 +110,7 @@ def build_task(
         case GymSettings():
             return make_gym_task(settings, **parts, policy_as_given=policy_as_given, **limits)
         case LocomotionSettings():
-            return make_locomotion_task(settings, **parts, threads=threads, device=device)
+            return make_locomotion_task(settings, TaskSetup(**parts, threads=threads, device=device))
         case _:
             raise TypeError(f"{type(settings).__name__} is not the settings of a task")
 

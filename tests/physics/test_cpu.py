@@ -10,7 +10,8 @@ from torch import Tensor
 
 from qdrl.physics import Worlds
 from qdrl.physics.cpu import BatchWorlds, LoopWorlds, make_cpu_worlds
-from qdrl.tasks.locomotion.robots import ROBOTS, build_model
+from qdrl.tasks.locomotion.models import build_model
+from qdrl.tasks.locomotion.robots import ROBOTS
 
 STEPS = 60
 FIELDS = {
@@ -33,7 +34,7 @@ class Episode:
     def __init__(self, robot: str, seed: int, steps: int = STEPS) -> None:
         draw = np.random.default_rng(seed)
         self.frame_skip = ROBOTS[robot].frame_skip
-        self.model, _ = build_model(ROBOTS[robot], touch=True)
+        self.model = build_model(ROBOTS[robot], touch=True)
         self.qpos = torch.from_numpy(self.model.qpos0 + draw.uniform(-0.05, 0.05, self.model.nq))
         self.qvel = torch.from_numpy(draw.normal(0, 0.1, self.model.nv))
         low, high = self.model.actuator_ctrlrange.T
@@ -208,7 +209,7 @@ def test_a_broken_world_says_so_until_its_reset_and_writes_no_log(
 
 
 def test_only_the_asked_fields_are_kept() -> None:
-    model, _ = build_model(ROBOTS["hopper"], touch=True)
+    model = build_model(ROBOTS["hopper"], touch=True)
     worlds = make_cpu_worlds(model, 2, frame_skip=4, fields=("qpos", "xpos"))
     assert {name: tuple(t.shape) for name, t in worlds.state.items()} == {
         "qpos": (2, model.nq),

@@ -16,8 +16,10 @@ from qdrl.physics import Worlds
 from qdrl.physics.budget import ContactBudget
 from qdrl.physics.cpu import make_cpu_worlds
 from qdrl.physics.gpu import WarpWorlds, world_bytes
-from qdrl.tasks.locomotion.robots import ROBOTS, build_model
-from qdrl.tasks.locomotion.task import initial_state
+from qdrl.streams import generator_from_seed
+from qdrl.tasks.locomotion.behaviour import noisy_state
+from qdrl.tasks.locomotion.models import build_model
+from qdrl.tasks.locomotion.robots import ROBOTS
 from tests.helpers.devices import WARP_DEVICES
 
 # After ten control steps of the same random controls from the same states: m or rad, and m/s or rad/s.
@@ -31,7 +33,7 @@ TOLERANCES = {
 
 
 def model_of(name: str) -> mujoco.MjModel:
-    model, _ = build_model(ROBOTS[name], touch=True)
+    model = build_model(ROBOTS[name], touch=True)
     if name == "ant":
         # A leg steeper than 30 degrees from the vertical has its friction pyramid turned in MuJoCo Warp (mujoco issue
         # 2774). A cone has no sides to turn: with one nothing else is left to differ.
@@ -40,7 +42,7 @@ def model_of(name: str) -> mujoco.MjModel:
 
 
 def fields_of(name: str) -> tuple[str, ...]:
-    return ROBOTS[name].fields(rewards_progress=True)
+    return "qpos", "qvel", "sensordata", *ROBOTS[name].reward_fields
 
 
 def worlds_of(name: str, count: int, budget: ContactBudget | None = None, device: str = "warp-cpu") -> WarpWorlds:
@@ -56,7 +58,8 @@ def worlds_of(name: str, count: int, budget: ContactBudget | None = None, device
 
 
 def states_of(name: str, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    states = [initial_state(ROBOTS[name], model_of(name), ROBOTS[name].noise, seed) for seed in seeds]
+    robot, model = ROBOTS[name], model_of(name)
+    states = [noisy_state(model, generator_from_seed(seed), robot.noise, robot.velocity_noise) for seed in seeds]
     qpos, qvel = (torch.from_numpy(np.stack(part)) for part in zip(*states, strict=True))
     return qpos, qvel
 

@@ -1,1 +1,1 @@
-"""Locomotion tasks on MuJoCo: robots, settings and worlds."""
+"""Locomotion on MuJoCo: the built-in tasks, and `robot.Robot`, the base class of a user's robot."""

@@ -1,6 +1,4 @@
-"""Locomotion on a device: what `LocomotionWorlds` says of one world, said of all at once."""
-
-from collections.abc import Sequence
+"""Worlds of a robot on a device: the functions of `LocomotionWorlds`, for all worlds at once."""
 
 import torch
 from torch import Tensor
@@ -9,22 +7,22 @@ from qdrl.compute.devices import device_of
 from qdrl.physics.budget import ContactBudget
 from qdrl.physics.gpu import WarpWorlds, world_bytes
 from qdrl.physics.library import mujoco
-from qdrl.tasks.locomotion.robots import Robot
-from qdrl.tasks.locomotion.task import LocomotionSettings, LocomotionWorlds
+from qdrl.tasks.locomotion.behaviour import Behaviour
+from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 
 
 class DeviceLocomotionWorlds(LocomotionWorlds):
-    """See `qdrl.tasks.episodes.device_episodes.DeviceWorlds`.
+    """Worlds of one robot; see `qdrl.tasks.episodes.device_episodes.DeviceWorlds`.
 
     Args:
-        robot: which robot.
-        model: its compiled model.
-        physics: the worlds that simulate it.
-        settings: resolved settings of the task.
+        robot: Functions of the robot.
+        model: Compiled model.
+        physics: Simulation of the model.
+        observation_size: Length of an observation.
     """
 
-    def __init__(self, robot: Robot, model: mujoco.MjModel, physics: WarpWorlds, settings: LocomotionSettings) -> None:
-        super().__init__(robot, model, physics, settings)
+    def __init__(self, robot: Behaviour, model: mujoco.MjModel, physics: WarpWorlds, observation_size: int) -> None:
+        super().__init__(robot, model, physics, observation_size)
         self.device = physics.device
         self._warp = physics
 
@@ -36,9 +34,9 @@ class DeviceLocomotionWorlds(LocomotionWorlds):
         return super().outcome(count)
 
     def descriptors(self, steps: Tensor) -> Tensor:
-        if self._reach is None:
-            return torch.as_tensor(self._contacts) / steps
-        return self.physics.state["qpos"][:, :2].double()
+        if self._averages:
+            return torch.as_tensor(self._total) / steps
+        return torch.as_tensor(self._robot.descriptor(self._slice(0, self.count))).double()
 
     @property
     def failures(self) -> Tensor:
@@ -50,26 +48,18 @@ class DeviceLocomotionWorlds(LocomotionWorlds):
 
 
 class DeviceWorldMaker:
-    """Makes worlds on a device; see `qdrl.tasks.episodes.device_rollout.WorldMaker`.
+    """Factory of worlds on a device; see `qdrl.tasks.episodes.device_rollout.WorldMaker`.
 
     Args:
-        robot: which robot.
-        model: its compiled model.
-        settings: resolved settings of the task.
-        fields: of the physics state that the task needs.
-        device: what `compute.device` names; looked for when worlds are wanted, so that a run can be opened elsewhere.
+        robot: Functions of the robot.
+        model: Compiled model.
+        observation_size: Length of an observation.
+        device: Value of `compute.device`; resolved when worlds are made, so that a run can be opened on a machine
+            without the device.
     """
 
-    def __init__(
-        self,
-        robot: Robot,
-        model: mujoco.MjModel,
-        settings: LocomotionSettings,
-        fields: Sequence[str],
-        device: str,
-    ) -> None:
-        self._device = device
-        self._robot, self._model, self._settings, self._fields = robot, model, settings, fields
+    def __init__(self, robot: Behaviour, model: mujoco.MjModel, observation_size: int, device: str) -> None:
+        self._robot, self._model, self._observation_size, self._device = robot, model, observation_size, device
         self._budget = ContactBudget(model)
 
     @property
@@ -88,8 +78,8 @@ class DeviceWorldMaker:
             self._model,
             count,
             frame_skip=self._robot.frame_skip,
-            fields=self._fields,
+            fields=self._robot.fields,
             budget=self._budget,
             device=self.device,
         )
-        return DeviceLocomotionWorlds(self._robot, self._model, physics, self._settings)
+        return DeviceLocomotionWorlds(self._robot, self._model, physics, self._observation_size)

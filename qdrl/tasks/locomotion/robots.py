@@ -1,53 +1,45 @@
-"""The five robots: Gymnasium v5's models, rewards and terminations, as functions batched over worlds.
+"""Gymnasium's five robots: models, rewards and terminations of its `*-v5` environments, batched over worlds.
 
-Constants are the defaults of Gymnasium 1.x's `*-v5` environments. State arrays are those of `qdrl.physics.Worlds`,
-cut to the worlds in question: numpy's on the CPU, torch's elsewhere, so functions use what both understand.
+Constants are the defaults of Gymnasium 1.x (https://arxiv.org/abs/2407.17032). State arrays are those of
+`qdrl.physics.Worlds`, numpy arrays on the CPU and torch tensors elsewhere, so the functions use operations of both.
+Importing this module imports neither torch nor MuJoCo.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
-from xml.etree import ElementTree
 
-from qdrl.compute.arrays import Array
-from qdrl.physics.cpu import keep_mujoco_from_logging
-from qdrl.physics.library import mujoco
-
-State = Mapping[str, Array]
-
-_TOUCH_RADIUS = 10.0  # m: the site holds every contact of its body
-_TRAP = {"near": 7.0, "far": 12.0, "half_width": 3.0, "half_thickness": 0.25, "half_height": 0.5}  # m
+from qdrl.tasks.locomotion.behaviour import Array, State
 
 
 @dataclass(frozen=True)
-class Robot:
+class GymnasiumRobot:
     """One of Gymnasium's locomotion environments.
 
     Attributes:
-        gymnasium_id: the environment with the same physics and reward.
-        gymnasium_options: keyword arguments that make its observation the same too.
+        gymnasium_id: Environment with the same physics and reward.
         xml: Gymnasium's model file.
-        frame_skip: physics steps a control step.
-        noise: scale of the initial state's noise; positions are uniform within it.
-        velocity_noise: "uniform" within the same scale, or "normal" with it as deviation.
-        hidden_positions: leading positions that a policy does not see.
-        velocity_clip: what velocities are cut to in the observation, None for no cut.
-        forward_weight: reward per m/s forward.
-        healthy_reward: reward per step while healthy.
-        control_weight: cost of the squared control.
-        healthy: whether worlds are healthy, `(n,)` bool; None when episodes never end early.
-        progress: where worlds stand along x, `(n,)` m, from state and masses of bodies; its difference quotient is the
-            forward speed.
-        contact_cost: cost of contact forces, `(n,)`; None for none.
-        feet: names of the foot bodies, or None for the model's leaf bodies in order.
-        foot_names: what the descriptor calls them.
-        reward_offset: see `TaskSpec`; QDax 0.5's values for the robots' Brax twins, which do not bound the reward here.
+        frame_skip: Physics steps per control step.
+        noise: Scale of the initial state's noise; positions are uniform within it.
+        velocity_noise: "uniform" within the same scale, or "normal" with it as standard deviation.
+        hidden_positions: Number of leading positions that policies do not observe.
+        velocity_clip: Bound to which observed velocities are clipped; None for no bound.
+        forward_weight: Reward per m/s forward.
+        healthy_reward: Reward per step while healthy.
+        control_weight: Cost of the squared control.
+        healthy: Function from state to `(n,)` bool, False where the episode ends; None if episodes never end early.
+        progress: Function from state to positions along x, `(n,)` m; its difference quotient is the forward speed.
+        contact_cost: Function from state to the cost of contact forces, `(n,)`; None for no cost.
+        reward_fields: State fields that `progress` and `contact_cost` read, besides qpos and qvel.
+        feet: Names of the foot bodies; None for the model's leaf bodies in order.
+        foot_names: Names of the feet in the descriptor.
+        reward_offset: See `qdrl.tasks.base.TaskSpec`. These are the values of QDax 0.5 for the robots' Brax
+            counterparts; they are not bounds of the reward here.
+        gymnasium_options: Keyword arguments of the environment with which its observation is the same too.
     """
 
     gymnasium_id: str
-    gymnasium_options: dict[str, Any]
     xml: str
     frame_skip: int
     noise: float
@@ -58,87 +50,25 @@ class Robot:
     healthy_reward: float
     control_weight: float
     healthy: Callable[[State], Array] | None
-    progress: Callable[[State, Array], Array]
+    progress: Callable[[State], Array]
     contact_cost: Callable[[State], Array] | None
+    reward_fields: tuple[str, ...]
     feet: tuple[str, ...] | None
     foot_names: tuple[str, ...]
     reward_offset: float
-
-    def fields(self, *, rewards_progress: bool) -> tuple[str, ...]:
-        """Fields of the physics state that the task needs."""
-        fields = ["qpos", "qvel", "sensordata"]
-        if rewards_progress and self.progress is _torso_x:
-            fields.append("xpos")
-        if rewards_progress and self.progress is _mass_centre_x:
-            fields.append("xipos")
-        if rewards_progress and self.contact_cost is not None:
-            fields.append("cfrc_ext")
-        return tuple(fields)
+    gymnasium_options: dict[str, Any] = field(default_factory=dict)
 
 
-def build_model(robot: Robot, *, touch: bool, trap: bool = False) -> tuple[mujoco.MjModel, str]:
-    """Gymnasium's model, with what descriptors need added.
-
-    Args:
-        robot: whose model.
-        touch: add a touch sensor to each foot. It leaves the physics as it was, bit for bit.
-        trap: add the walls of AntTrap (Pierrot et al. 2022): a U around x in 7..12 m, y in +-3 m, open to the origin.
-
-    Returns:
-        the compiled model, and the XML that it was compiled from: the same bits come out whenever it is compiled again.
-    """
-    import gymnasium.envs.mujoco
-
-    # MjSpec.to_xml was measured to round to six digits, so that a stored model drifted by 1e-6 m in 20 steps.
-    assets = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
-    root = ElementTree.parse(assets / robot.xml).getroot()  # noqa: S314 - Gymnasium's own file
-    (world,) = root.findall("worldbody")
-    if touch:
-        sensors = ElementTree.SubElement(root, "sensor")
-        for body, name in zip(_foot_bodies(world, robot), robot.foot_names, strict=True):
-            site = f"{name} touch"
-            ElementTree.SubElement(body, "site", name=site, type="sphere", size=f"{_TOUCH_RADIUS}", group="5")
-            ElementTree.SubElement(sensors, "touch", name=site, site=site)
-    if trap:
-        _add_trap(world)
-    mjcf = ElementTree.tostring(root, encoding="unicode")
-    keep_mujoco_from_logging()  # HalfCheetah's own file asks for `settotalmass`, which MuJoCo 4 calls deprecated
-    return mujoco.MjModel.from_xml_string(mjcf), mjcf
-
-
-def _foot_bodies(world: ElementTree.Element, robot: Robot) -> list[ElementTree.Element]:
-    bodies = list(world.iter("body"))
-    if robot.feet is None:
-        return [body for body in bodies if body.find("body") is None]
-    by_name = {body.get("name"): body for body in bodies}
-    return [by_name[name] for name in robot.feet]
-
-
-def _add_trap(world: ElementTree.Element) -> None:
-    near, far, width = _TRAP["near"], _TRAP["far"], _TRAP["half_width"]
-    thickness, height = _TRAP["half_thickness"], _TRAP["half_height"]
-    middle, length = (near + far) / 2, (far - near) / 2
-    walls = {
-        "trap back": ((far, 0, height), (thickness, width, height)),
-        "trap left": ((middle, width, height), (length, thickness, height)),
-        "trap right": ((middle, -width, height), (length, thickness, height)),
-    }
-    for name, (position, size) in walls.items():
-        wall = ElementTree.SubElement(world, "geom", name=name, type="box", contype="1", conaffinity="1")
-        wall.set("pos", " ".join(map(str, position)))
-        wall.set("size", " ".join(map(str, size)))
-        wall.set("rgba", "0.5 0.5 0.6 1")
-
-
-def _root_x(state: State, masses: Array) -> Array:  # noqa: ARG001
+def _root_x(state: State) -> Array:
     return state["qpos"][:, 0]
 
 
-def _torso_x(state: State, masses: Array) -> Array:  # noqa: ARG001
+def _torso_x(state: State) -> Array:
     return state["xpos"][:, 1, 0]
 
 
-def _mass_centre_x(state: State, masses: Array) -> Array:
+def _mass_centre_x(state: State) -> Array:
+    masses = state["body_mass"]
     return (masses * state["xipos"][:, :, 0]).sum(1) / masses.sum()
 
 
@@ -176,14 +106,13 @@ def _humanoid_contact_cost(state: State) -> Array:
 
 
 def _squares(forces: Array) -> Array:
-    """Sum of squares a world."""
+    """Return the sum of squares of each world."""
     return (forces * forces).reshape(len(forces), -1).sum(1)
 
 
 ROBOTS = {
-    "walker2d": Robot(
+    "walker2d": GymnasiumRobot(
         gymnasium_id="Walker2d-v5",
-        gymnasium_options={},
         xml="walker2d_v5.xml",
         frame_skip=4,
         noise=5e-3,
@@ -196,13 +125,13 @@ ROBOTS = {
         healthy=_walker_healthy,
         progress=_root_x,
         contact_cost=None,
+        reward_fields=(),
         feet=("foot", "foot_left"),
         foot_names=("right foot", "left foot"),
         reward_offset=1.413,
     ),
-    "halfcheetah": Robot(
+    "halfcheetah": GymnasiumRobot(
         gymnasium_id="HalfCheetah-v5",
-        gymnasium_options={},
         xml="half_cheetah.xml",
         frame_skip=5,
         noise=0.1,
@@ -215,13 +144,13 @@ ROBOTS = {
         healthy=None,
         progress=_root_x,
         contact_cost=None,
+        reward_fields=(),
         feet=("bfoot", "ffoot"),
         foot_names=("back foot", "front foot"),
         reward_offset=9.231,
     ),
-    "hopper": Robot(
+    "hopper": GymnasiumRobot(
         gymnasium_id="Hopper-v5",
-        gymnasium_options={},
         xml="hopper.xml",
         frame_skip=4,
         noise=5e-3,
@@ -234,11 +163,12 @@ ROBOTS = {
         healthy=_hopper_healthy,
         progress=_root_x,
         contact_cost=None,
+        reward_fields=(),
         feet=("foot",),
         foot_names=("foot",),
         reward_offset=0.9,
     ),
-    "ant": Robot(
+    "ant": GymnasiumRobot(
         gymnasium_id="Ant-v5",
         gymnasium_options={"include_cfrc_ext_in_observation": False},
         xml="ant.xml",
@@ -253,11 +183,12 @@ ROBOTS = {
         healthy=_ant_healthy,
         progress=_torso_x,
         contact_cost=_ant_contact_cost,
+        reward_fields=("xpos", "cfrc_ext"),
         feet=None,
         foot_names=("front left foot", "front right foot", "back left foot", "back right foot"),
         reward_offset=3.24,
     ),
-    "humanoid": Robot(
+    "humanoid": GymnasiumRobot(
         gymnasium_id="Humanoid-v5",
         gymnasium_options={
             "include_cinert_in_observation": False,
@@ -277,6 +208,7 @@ ROBOTS = {
         healthy=_humanoid_healthy,
         progress=_mass_centre_x,
         contact_cost=_humanoid_contact_cost,
+        reward_fields=("xipos", "cfrc_ext"),
         feet=("right_foot", "left_foot"),
         foot_names=("right foot", "left foot"),
         reward_offset=0.0,

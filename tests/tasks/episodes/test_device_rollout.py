@@ -23,9 +23,8 @@ from qdrl.run.resume import resume
 from qdrl.run.start import start
 from qdrl.tasks.episodes.device_episodes import DeviceEpisodes
 from qdrl.tasks.episodes.device_transitions import Record
-from qdrl.tasks.locomotion import task as locomotion
 from qdrl.tasks.locomotion.device_worlds import DeviceLocomotionWorlds
-from qdrl.tasks.locomotion.task import LOCOMOTION_NAMES
+from qdrl.tasks.locomotion.settings import LOCOMOTION_NAMES
 from qdrl.tasks.registry import make_task
 from tests.helpers.devices import WARP_DEVICES
 from tests.helpers.processes import mpirun
@@ -191,10 +190,10 @@ class Nowhere:
 def test_a_control_step_asks_its_device_for_nothing_and_moves_no_tensor(name: Any, normalize: bool) -> None:
     """What a graph may hold; tensors without numbers refuse all else."""
     task: Any = make_task(name, policy={"hidden_sizes": (8,), "normalize_observations": normalize})
-    settings, made = locomotion.LocomotionSettings(name=name).resolved(), task.make_worlds(1)
+    made = task.make_worlds(1)
     with FakeTensorMode(allow_non_fake_inputs=True):
         physics: Any = Nowhere(made.model, tuple(made.physics.state))
-        worlds = DeviceLocomotionWorlds(made._robot, made.model, physics, settings)
+        worlds = DeviceLocomotionWorlds(made._robot, made.model, physics, task.spec.observation_size)
         record = Record(5, ROWS, task.policy.observation_size, task.policy.action_size, physics.device)
         episodes = DeviceEpisodes(worlds, task.policy, len(task.spec.axes), record)
         before = dict(vars(episodes))

@@ -14,9 +14,13 @@ import pytest
 import torch
 
 from qdrl.errors import UserError
+from qdrl.streams import generator_from_seed
 from qdrl.tasks.episodic import EpisodicTask
-from qdrl.tasks.locomotion.robots import ROBOTS, build_model
-from qdrl.tasks.locomotion.task import LOCOMOTION_NAMES, LocomotionWorlds, initial_state
+from qdrl.tasks.locomotion.behaviour import noisy_state
+from qdrl.tasks.locomotion.models import build_model
+from qdrl.tasks.locomotion.robots import ROBOTS
+from qdrl.tasks.locomotion.settings import LOCOMOTION_NAMES
+from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 from qdrl.tasks.registry import make_task
 
 UNI = ("walker2d_uni", "halfcheetah_uni", "hopper_uni", "ant_uni", "humanoid_uni")
@@ -134,7 +138,8 @@ def test_initial_states_are_distributed_as_gymnasiums_and_come_from_the_seed_alo
     task = locomotion(name)
     worlds = worlds_of(task)
     robot = ROBOTS[name.removesuffix("_uni")]
-    ours = np.array([np.concatenate(initial_state(robot, worlds.model, robot.noise, seed)) for seed in range(400)])
+    draws = [(generator_from_seed(seed), robot.noise, robot.velocity_noise) for seed in range(400)]
+    ours = np.array([np.concatenate(noisy_state(worlds.model, *draw)) for draw in draws])
     assert task.spec.gymnasium is not None
     with gymnasium.make(task.spec.gymnasium["id"], **task.spec.gymnasium["kwargs"], disable_env_checker=True) as env:
         twin: Any = env.unwrapped
@@ -220,7 +225,7 @@ def test_an_ant_pushed_into_the_trap_is_stopped_by_its_wall(wall: str) -> None:
 
 
 def test_the_traps_mouth_is_open_and_nothing_stands_outside_it() -> None:
-    model, _ = build_model(ROBOTS["ant"], touch=False, trap=True)
+    model = build_model(ROBOTS["ant"], touch=False, trap=True)
     boxes = [(model.geom(wall).pos, model.geom(wall).size) for wall in WALLS]
     lower, upper = (np.array([p + sign * s for p, s in boxes]) for sign in (-1, 1))
     np.testing.assert_allclose(lower.min(0), [7, -3.25, 0])
@@ -272,7 +277,7 @@ def test_making_a_task_writes_nothing_and_warns_of_nothing(tmp_path: Path) -> No
 
 
 def test_robots_that_cannot_fall_have_no_reward_for_health() -> None:
-    with pytest.raises(UserError, match="halfcheetah_uni knows no health"):
+    with pytest.raises(UserError, match="halfcheetah_uni has no healthy state"):
         make_task("halfcheetah_uni", healthy_reward=0.0)
     without, usual = locomotion("walker2d_uni", healthy_reward=0.0), locomotion("walker2d_uni")
     assert without.spec.gymnasium is not None

@@ -1,0 +1,133 @@
+"""The built-in tasks of Gymnasium's robots: `_uni` and `_omni`.
+
+`_uni`: fitness is the return of Gymnasium's v5 environment; the descriptor is the fraction of the episode's steps in
+which each foot is pressed by a contact (Cully et al. 2015, https://doi.org/10.1038/nature14422).
+
+`_omni`: the reward is that of staying alive minus the control cost, so standing still has the highest fitness; the
+descriptor is the final x and y.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qdrl.archives.axes import Axis
+from qdrl.physics.mjcf import ModelSource
+from qdrl.tasks.locomotion.behaviour import Array, Behaviour, State, Step, noisy_state
+from qdrl.tasks.locomotion.models import gymnasium_model
+from qdrl.tasks.locomotion.settings import DEFAULTS, LocomotionSettings
+
+
+class BuiltInRobot(Behaviour):
+    """Model, observation, health and control cost that both goals share.
+
+    Args:
+        settings: Resolved settings of the task.
+    """
+
+    def __init__(self, settings: LocomotionSettings) -> None:
+        super().__init__(settings)
+        self.defaults = DEFAULTS[settings.name]
+        self.body = self.defaults.robot
+        self.frame_skip, self.hidden_positions = self.body.frame_skip, self.body.hidden_positions
+        self.healthy_reward = 0.0 if settings.healthy_reward is None else settings.healthy_reward
+
+    def source(self) -> ModelSource:
+        return gymnasium_model(self.body, touch=self.settings.reach is None, trap=self.defaults.trap)
+
+    def initial_state(self, model: Any, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return noisy_state(model, generator, float(self.settings.initial_noise), self.body.velocity_noise)
+
+    def observe(self, state: State) -> Sequence[Array]:
+        velocities, bound = state["qvel"], self.body.velocity_clip
+        return [
+            state["qpos"][:, self.hidden_positions :],
+            velocities if bound is None else velocities.clip(-bound, bound),
+        ]
+
+    def healthy(self, state: State) -> Array | None:
+        return None if self.body.healthy is None else self.body.healthy(state)
+
+    def reward(self, step: Step) -> Array:
+        reward = -self.body.control_weight * (step.control * step.control).sum(1)
+        if step.healthy is not None:
+            reward += self.healthy_reward * step.healthy
+        return reward
+
+    def observation_text(self, model: Any) -> str:
+        clipped = f" cut to +-{self.body.velocity_clip:g}" if self.body.velocity_clip else ""
+        positions = model.nq - self.hidden_positions
+        return f"positions from index {self.hidden_positions} ({positions}), velocities{clipped} ({model.nv})"
+
+    def noise_text(self) -> str:
+        noise = self.settings.initial_noise
+        return f"positions uniform within {noise:g}, velocities {self.body.velocity_noise}"
+
+
+class UniRobot(BuiltInRobot):
+    """Run forward; the descriptor is the contact of each foot."""
+
+    summary = "Run forward; where the feet spend their time tells gaits apart."
+    descriptor_reduction = "mean"
+
+    def __init__(self, settings: LocomotionSettings) -> None:
+        super().__init__(settings)
+        body = self.body
+        self.fields = ("qpos", "qvel", "sensordata", *body.reward_fields)
+        self.axes = tuple(Axis(f"{name} contact", "1", 0.0, 1.0) for name in body.foot_names)
+        self.fitness_name = f"return of {body.gymnasium_id}"
+        self.reward_offset = body.reward_offset
+        self.gymnasium = {
+            "id": body.gymnasium_id,
+            "kwargs": {
+                "reset_noise_scale": settings.initial_noise,
+                **body.gymnasium_options,
+                **({"healthy_reward": settings.healthy_reward} if body.healthy is not None else {}),
+            },
+        }
+
+    def progress(self, state: State) -> Array:
+        return self.body.progress(state)
+
+    def reward(self, step: Step) -> Array:
+        reward = super().reward(step)
+        assert step.advance is not None  # noqa: S101 - of `progress`
+        reward += self.body.forward_weight * step.advance / step.seconds
+        if self.body.contact_cost is not None:
+            reward -= self.body.contact_cost(step.state)
+        return reward
+
+    def descriptor(self, state: State) -> Array:
+        return state["sensordata"] > 0
+
+
+class OmniRobot(BuiltInRobot):
+    """End anywhere, alive and with little effort; the descriptor is the final position."""
+
+    summary = "End anywhere, alive and with little effort. Standing still is the fitness optimum."
+    fitness_name = "sum of healthy reward - control cost over the episode"
+
+    def __init__(self, settings: LocomotionSettings) -> None:
+        super().__init__(settings)
+        self.reach = float(settings.reach or 0.0)
+        self.axes = tuple(Axis(f"final {name}", "m", -self.reach, self.reach) for name in "xy")
+
+    def prepare(self, model: Any) -> None:
+        strongest = np.square(model.actuator_ctrlrange).max(axis=1).sum()
+        # The lowest possible reward: full effort in the step that ends the robot's health.
+        self.reward_offset = float(self.body.control_weight * strongest)
+
+    def observe(self, state: State) -> Sequence[Array]:
+        return [*super().observe(state), state["qpos"][:, :2] / self.reach]
+
+    def descriptor(self, state: State) -> Array:
+        return state["qpos"][:, :2]
+
+    def observation_text(self, model: Any) -> str:
+        return f"{super().observation_text(model)}, x, y / {self.reach:g} m (2)"
+
+
+def built_in_robot(settings: LocomotionSettings) -> BuiltInRobot:
+    """Return the robot of resolved settings."""
+    return UniRobot(settings) if settings.reach is None else OmniRobot(settings)
