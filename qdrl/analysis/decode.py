@@ -1,6 +1,7 @@
 """What a stored archive means: its task, the shape of its policies, the weights of its genomes."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,15 +17,16 @@ from qdrl.errors import UserError
 from qdrl.genomes.ancestry import Ancestry, Lineage
 from qdrl.genomes.decoding import Decoder, Initial, Offspring
 from qdrl.genomes.noise import KeyedNoise, TableNoise, source_for
+from qdrl.physics.mjcf import ModelSource, stored_source
 from qdrl.policies.base import make_policy
 from qdrl.policies.conv import Conv
 from qdrl.policies.mlp import Mlp
 from qdrl.policies.settings import ConvSettings, policy_settings
-from qdrl.tasks.base import Task
-from qdrl.tasks.registry import make_task
+from qdrl.tasks.base import Task, TaskSetup
+from qdrl.tasks.registry import is_users_task, make_task
 
 # Arguments of `make_task` that are no options of a task.
-_RESERVED = {"policy", "worlds", "threads", "device", "arithmetic", "episode_seconds", "isolate", "policy_as_given"}
+_RESERVED = {item.name for item in fields(TaskSetup)}
 
 
 def policy_of(archive: StoredArchive) -> Mlp | Conv:
@@ -72,7 +74,15 @@ def task_of(
     permission.require(task["options"])
     arithmetic = arithmetic_of(archive)
     with permission.searching():
-        made = make_task(name, policy=shape, worlds=worlds, arithmetic=arithmetic, policy_as_given=True, **options)
+        made = make_task(
+            name,
+            policy=shape,
+            worlds=worlds,
+            arithmetic=arithmetic,
+            policy_as_given=True,
+            model=_model_of(archive) if is_users_task(name) else None,
+            **options,
+        )
     parameters = archive.parameters if len(archive) else made.parameters
     if made.parameters != parameters:
         raise UserError(
@@ -80,6 +90,12 @@ def task_of(
             " install the package versions that `qdrl archive info` names"
         )
     return made
+
+
+def _model_of(archive: StoredArchive) -> ModelSource | None:
+    """Return the MuJoCo model that an archive holds; it reads no other file."""
+    mjcf = archive.meta.get("mjcf")
+    return None if mjcf is None else stored_source(mjcf, archive.meta.get("assets") or {})
 
 
 def arithmetic_of(archive: StoredArchive) -> Arithmetic:

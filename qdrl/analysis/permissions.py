@@ -1,7 +1,7 @@
 """Whether what a file names may be imported and run: a file is data, and the user decides.
 
-A stored task of `gym:<id>` names a descriptor function, perhaps a module that registers the environment, and keyword
-arguments that may name files. None of them is touched before the user allows it.
+A stored task may be a user's class. One of `gym:<id>` names a descriptor function, perhaps a module that registers the
+environment, and keyword arguments that may name files. None of them is touched before the user allows it.
 """
 
 import importlib.util
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qdrl.errors import UserError
+from qdrl.tasks.registry import is_users_task
 
 _INSTALLED = ("gymnasium", "ale_py")  # packages whose environments are part of this installation
 _WORD = re.compile(r"[A-Za-z0-9_-]*")  # a string that names neither a file nor code
@@ -67,7 +68,7 @@ def named_code(options: Mapping[str, Any]) -> list[str]:
     """Return what making a task of these options would import or read from outside, each with where it lies."""
     name, found = str(options.get("name", "")), []
     if not name.startswith("gym:"):
-        return []
+        return [f"task '{name}' ({_origin(name.partition(':')[0])})"] if is_users_task(name) else []
     environment = name.removeprefix("gym:")
     module, _, rest = environment.rpartition(":")
     if module:

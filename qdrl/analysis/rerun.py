@@ -103,8 +103,7 @@ def replay(
 
 def _notes_on_code(archive: StoredArchive, task: Task) -> list[str]:
     """Return a line for each module of a user's that is not the one whose source the file holds."""
-    own = task.code if isinstance(task, EpisodicTask) else ()
-    names = changed_sources(archive.meta.get("code"), sources_of(own))
+    names = changed_sources(archive.meta.get("code"), sources_of(task.code))
     return [f"the module of {name} differs from the source in the file: episodes may differ" for name in names]
 
 

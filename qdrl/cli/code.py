@@ -5,6 +5,6 @@ import click
 allow_code_option = click.option(
     "--allow-code",
     is_flag=True,
-    help="Import and run code that the file names: descriptor functions, modules of environments.",
+    help="Import and run code that the file names: tasks, descriptor functions, modules of environments.",
 )
 """Adds `--allow-code`; without it such a file is refused in one line that names the code and where it lies."""

@@ -20,8 +20,7 @@ from qdrl.parallel.ranks import launched_size
 from qdrl.provenance.source_code import Sources, sources_of
 from qdrl.run.estimate import estimate, refuse_what_cannot_fit
 from qdrl.streams import Streams
-from qdrl.tasks.base import Task
-from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.base import Task, TaskSetup
 from qdrl.tasks.registry import build_task
 
 _HOST = torch.device("cpu")
@@ -63,7 +62,8 @@ def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmet
         UserError: the parts do not fit each other, or do not fit into memory.
     """
     compute, run = experiment.compute, experiment.run
-    task = build_task(experiment.task, policy=experiment.policy, arithmetic=arithmetic, **compute.model_dump())
+    setup = TaskSetup(policy=experiment.policy, arithmetic=arithmetic, **compute.model_dump())
+    task = build_task(experiment.task, setup)
     experiment = _with_version(experiment, task)
     if run.frames is not None and task.spec.frames_per_step == 1:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
@@ -97,8 +97,7 @@ def _with_version(experiment: Experiment, task: Task) -> Experiment:
 
 def _code_of(task: Task, names: Sequence[str]) -> Sources:
     """Return the source of the user's own code that a run executes; `names` are those of its algorithm and archive."""
-    own = task.code if isinstance(task, EpisodicTask) else ()
-    return sources_of([*own, *filter(is_reference, names)])
+    return sources_of([*task.code, *filter(is_reference, names)])
 
 
 def _device(experiment: Experiment) -> torch.device:

@@ -8,22 +8,19 @@ not cut. The largest of a policy's 18 outputs is the action.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.policies.settings import PolicySettings
-from qdrl.settings.base import SettingsModel
 from qdrl.streams import generator_from_seed
-from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.base import TaskSetup, TaskSpec
+from qdrl.tasks.episodes.rollout import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.settings import AtariSettings
 
 FRAMES_PER_STEP = 4
 _SIDE, _STACK, _ACTIONS = 84, 4, 18
@@ -31,22 +28,7 @@ _FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # actions that hold the 
 _NEVER = 2**31 - 1
 
 
-class AtariSettings(SettingsModel):
-    """Options of `atari:<game>`."""
-
-    name: Annotated[str, Field(pattern=r"^atari:[a-z0-9_]+$")]
-    """Name of the task: "atari:" and a ROM's name, as in `atari:frostbite`."""
-    episode_length: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
-    """Control steps of four frames; 5,000 are the 20,000 frames of Such et al. 2017's training."""
-    no_ops: Annotated[int, Field(ge=0, le=10_000)] = 30
-    """Most frames of doing nothing at the beginning."""
-    sticky_actions: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Chance that a frame repeats the action before (Machado et al. 2018 recommend 0.25)."""
-    qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    """Lower bound of the score, which the QD score subtracts."""
-
-
-class AtariWorlds:
+class AtariWorlds(EpisodeWorlds):
     """Games; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
 
     Args:
@@ -106,35 +88,15 @@ class AtariWorlds:
         shares = steps / self._episode_length, self._fires[self._game[slot]] / max(steps, 1)
         return torch.tensor(shares, dtype=torch.float64)
 
-    def failed(self, slot: int) -> bool:  # noqa: ARG002
-        return False
-
-    def truncated(self, slot: int) -> bool:  # noqa: ARG002
-        return False
-
     def move(self, source: int, target: int) -> None:
         self._game[[source, target]] = self._game[[target, source]]
 
 
-def make_atari_task(
-    settings: AtariSettings,
-    *,
-    policy: PolicySettings,
-    worlds: int,
-    arithmetic: Arithmetic = PORTABLE,
-    policy_as_given: bool = False,
-) -> EpisodicTask:
-    """Make the task that the settings describe.
-
-    Args:
-        settings: which game, and how.
-        policy: shape of the policies.
-        worlds: games at a time.
-        arithmetic: how policies are computed.
-        policy_as_given: keep `policy.output`, as archives before format 1.2 need it.
+def make_atari_task(settings: AtariSettings, setup: TaskSetup) -> EpisodicTask:
+    """Return the task that settings describe.
 
     Raises:
-        UserError: there is no such game, or ale-py is missing.
+        UserError: There is no such game, or ale-py is not installed.
     """
     game = settings.name.removeprefix("atari:")
     try:
@@ -162,8 +124,8 @@ def make_atari_task(
         frames_per_step=FRAMES_PER_STEP,
         initial_noise=f"up to {settings.no_ops} frames of doing nothing",
         options=settings.model_dump(),
-        arithmetic=arithmetic,
+        arithmetic=setup.arithmetic,
     )
-    if not policy_as_given:
-        policy = policy.model_copy(update={"output": "linear"})  # a saturated tanh has no largest output
-    return EpisodicTask(spec, partial(AtariWorlds, settings), policy=policy, worlds=worlds)
+    return EpisodicTask(
+        spec, partial(AtariWorlds, settings), policy=setup.policy_of(discrete=True), worlds=setup.worlds
+    )

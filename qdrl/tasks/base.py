@@ -1,7 +1,12 @@
-"""What a task is: genomes in, an evaluation out, and a description that travels in every file."""
+"""The interface of a task: it evaluates genomes, and its description is stored in every file.
+
+A user's task is a class that subclasses `Task`, `qdrl.tasks.functions.FunctionTask` or
+`qdrl.tasks.episodic.EpisodicTask`; see docs/how-to/task.md.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,64 +16,7 @@ from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.physics.mjcf import ModelSource
 from qdrl.policies.settings import MlpSettings, PolicySettings
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """What everyone may know of a task without running it.
-
-    Attributes:
-        name: the name it is asked for by.
-        summary: one sentence.
-        axes: the descriptor.
-        fitness_name: what fitness measures, with its unit.
-        episode_length: most control steps an episode takes; 1 for a function of the genome.
-        qd_offset: lower bound of fitness that the QD score subtracts.
-        reward_offset: what descriptor-conditioned critics add to each step's reward before they cut it at zero; None
-            for a task that states none, which such critics refuse.
-        observation: what a policy sees, in words.
-        observation_size: numbers in an observation; 0 where genomes are not policies.
-        action_size: numbers in an action.
-        discrete: whether an action is the index of the largest output of a policy.
-        frames_per_step: frames of a game that a control step takes; 1 where there are none.
-        image: channels, height and width of an observation, where it is an image.
-        initial_noise: how an episode's first state is drawn, in words.
-        options: the settings that make this task again.
-        arithmetic: how policies, and functions such as sines in the task's own code, are computed.
-        gymnasium: id and keyword arguments of the Gymnasium environment with the same physics and reward, if any.
-    """
-
-    name: str
-    summary: str
-    axes: tuple[Axis, ...]
-    fitness_name: str
-    episode_length: int
-    qd_offset: float
-    reward_offset: float | None
-    observation: str = "none"
-    observation_size: int = 0
-    action_size: int = 0
-    discrete: bool = False
-    frames_per_step: int = 1
-    image: tuple[int, int, int] | None = None
-    initial_noise: str = "none"
-    options: dict[str, Any] = field(default_factory=dict)
-    arithmetic: Arithmetic = PORTABLE
-    gymnasium: dict[str, Any] | None = None
-
-    def describe(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
-        return asdict(self)
-
-    @property
-    def lower(self) -> list[float]:
-        """Lower bounds of the descriptor."""
-        return [axis.lower for axis in self.axes]
-
-    @property
-    def upper(self) -> list[float]:
-        """Upper bounds of the descriptor."""
-        return [axis.upper for axis in self.axes]
+from qdrl.tasks.settings import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -97,38 +45,151 @@ class TaskSetup:
     isolate: bool = False
     model: ModelSource | None = None
 
+    def policy_of(self, *, discrete: bool) -> PolicySettings:
+        """Return the policies' shape; their output is linear where actions are discrete.
+
+        A saturated tanh has no largest output, so it could not choose an action.
+        """
+        if not discrete or self.policy_as_given:
+            return self.policy
+        return self.policy.model_copy(update={"output": "linear"})
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """The description of a task, stored in every file.
+
+    Attributes:
+        name: Name of the task in experiments.
+        summary: One sentence.
+        axes: Axes of the descriptor.
+        fitness_name: What fitness measures, with its unit.
+        episode_length: Control steps after which an episode is truncated; 1 for a function of the genome.
+        qd_offset: Lower bound of fitness, which the QD score subtracts.
+        reward_offset: Number that descriptor-conditioned critics add to each step's reward before they clip it at zero;
+            None for a task without one, which such critics refuse.
+        observation: The observation in words.
+        observation_size: Length of an observation; 0 where genomes are not policies.
+        action_size: Length of an action.
+        discrete: Whether an action is the index of a policy's largest output.
+        frames_per_step: Frames of a game per control step; 1 where there are none.
+        image: Channels, height and width of an observation that is an image.
+        initial_noise: Distribution of an episode's first state, in words.
+        options: Settings that make this task again.
+        arithmetic: How policies, and functions such as sines in the task's own code, are computed.
+        gymnasium: Id and keyword arguments of the Gymnasium environment with the same physics and reward, if any.
+    """
+
+    name: str
+    summary: str
+    axes: tuple[Axis, ...]
+    fitness_name: str
+    episode_length: int
+    qd_offset: float
+    reward_offset: float | None
+    observation: str = "none"
+    observation_size: int = 0
+    action_size: int = 0
+    discrete: bool = False
+    frames_per_step: int = 1
+    image: tuple[int, int, int] | None = None
+    initial_noise: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    arithmetic: Arithmetic = PORTABLE
+    gymnasium: dict[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: TaskSettings,
+        setup: TaskSetup,
+        *,
+        summary: str,
+        axes: tuple[Axis, ...],
+        fitness_name: str,
+        episode_length: int = 1,
+        qd_offset: float = 0.0,
+        reward_offset: float | None = None,
+        **more: Any,
+    ) -> "TaskSpec":
+        """Return the description of a user's task, with name, options and arithmetic filled in.
+
+        Args:
+            settings: The task's settings.
+            setup: How the task computes.
+            summary: See the class.
+            axes: See the class.
+            fitness_name: See the class.
+            episode_length: See the class.
+            qd_offset: See the class.
+            reward_offset: See the class.
+            more: Other attributes of the class.
+        """
+        return cls(
+            name=settings.name,
+            options=settings.model_dump(mode="json"),
+            arithmetic=setup.arithmetic,
+            summary=summary,
+            axes=axes,
+            fitness_name=fitness_name,
+            episode_length=episode_length,
+            qd_offset=qd_offset,
+            reward_offset=reward_offset,
+            **more,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return all attributes as values that JSON can hold."""
+        return asdict(self)
+
+    @property
+    def lower(self) -> list[float]:
+        """Lower bounds of the descriptor."""
+        return [axis.lower for axis in self.axes]
+
+    @property
+    def upper(self) -> list[float]:
+        """Upper bounds of the descriptor."""
+        return [axis.upper for axis in self.axes]
+
 
 class Task(Protocol):
-    """Evaluates genomes; row results depend on the row's genome and seed alone."""
+    """A task; a row's result depends only on the row's genome and seed.
+
+    A subclass sets `spec` and `parameters` and defines `initial` and `evaluate`; the rest has defaults.
+
+    Attributes:
+        spec: Description of the task.
+        parameters: Length of a genome.
+        mjcf: MuJoCo model in use, as XML; None for none.
+        assets: Files that the XML names, by name.
+        code: References `package.module:name` of users' code that evaluations run. Archives store its source.
+    """
 
     spec: TaskSpec
     parameters: int
+    mjcf: str | None = None
+    assets: Mapping[str, bytes] = MappingProxyType({})
+    code: tuple[str, ...] = ()
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
-        """A first random genome, `(parameters,)` float32."""
-        ...
+        """Return a random first genome, `(parameters,)` float32."""
+        raise NotImplementedError
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
-        """Run every row once."""
-        ...
+        """Evaluate every row once; `qdrl.evaluation.evaluated` makes the result."""
+        raise NotImplementedError
 
     def update(self, evaluation: Evaluation) -> None:
-        """Learn from the shared evaluation of a whole generation what all rows may share (observation statistics)."""
-        ...
+        """Update what all rows share (observation statistics) from the evaluation of a whole generation."""
 
     def describe_policy(self) -> dict[str, Any] | None:
-        """What a genome means, None where it is not a policy."""
-        ...
+        """Return the description of the policies that genomes stand for; None where they are not policies."""
+        return None
 
-    @property
-    def mjcf(self) -> str | None:
-        """The MuJoCo model in use, as XML."""
-        ...
-
-    def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None:
-        """Observation statistics, with those of the given generations; None when there are none."""
-        ...
+    def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None:  # noqa: ARG002
+        """Return the current observation statistics and those of the given generations; None without statistics."""
+        return None
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Put back what `state_dict` gave."""
-        ...
+        """Restore what `state_dict` returned."""

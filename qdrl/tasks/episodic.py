@@ -13,15 +13,15 @@ from qdrl.policies.base import make_policy
 from qdrl.policies.conv import Conv
 from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.policies.settings import PolicySettings
-from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.base import Task, TaskSpec
 from qdrl.tasks.environments.failures import FailureLog
 from qdrl.tasks.episodes.rollout import EpisodeWorlds, Rollout, RunsEpisodes
 
 _APART = 8  # steps between the observations that virtual batch normalisation refers to
 
 
-class EpisodicTask:
-    """See `qdrl.tasks.base.Task`.
+class EpisodicTask(Task):
+    """A task whose genomes are policies; see `qdrl.tasks.base.Task`.
 
     Args:
         spec: what the task is.

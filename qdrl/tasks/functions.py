@@ -1,21 +1,19 @@
-"""Tasks without physics: fitness and descriptor are functions of the genome. Cheap, exact, well known."""
+"""Tasks without physics: fitness and descriptor are exact, cheap functions of the genome."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.compute.arithmetic.trigonometry import portable_sines
 from qdrl.evaluation import Candidates, Evaluation, evaluated
-from qdrl.settings.base import SettingsModel
-from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.base import Task, TaskSetup, TaskSpec
+from qdrl.tasks.settings import FunctionSettings
 
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -23,26 +21,15 @@ _DOMAIN = 5.12
 _OPTIMUM = 0.4 * _DOMAIN
 
 
-class FunctionSettings(SettingsModel):
-    """Options of `arm`, `sphere` and `rastrigin`."""
-
-    name: Literal["arm", "sphere", "rastrigin"]
-    """The task."""
-    parameters: Annotated[int, Field(ge=2, le=100_000)] | None = None
-    """Length of the genome: the arm's joints, or the function's dimensions."""
-
-
-class FunctionTask:
-    """See `qdrl.tasks.base.Task`.
+class FunctionTask(Task):
+    """A task whose fitness and descriptor are functions of the genome; see `qdrl.tasks.base.Task`.
 
     Args:
-        spec: what the task is.
-        parameters: length of a genome.
-        spread: half the width of the interval around zero that first genomes are uniform in.
-        function: `(rows, parameters)` float64 -> fitness `(rows,)`, descriptor `(rows, d)`.
+        spec: Description of the task.
+        parameters: Length of a genome.
+        spread: Half the width of the interval around zero in which first genomes are uniform.
+        function: Maps genomes `(rows, parameters)` float64 to fitness `(rows,)` and descriptors `(rows, d)`.
     """
-
-    mjcf = None
 
     def __init__(self, spec: TaskSpec, parameters: int, spread: float, function: Function) -> None:
         self.spec = spec
@@ -58,21 +45,10 @@ class FunctionTask:
         steps = torch.ones(len(candidates.genomes), dtype=torch.int64, device=fitness.device)
         return evaluated(candidates, fitness=fitness, descriptor=descriptor, steps=steps)
 
-    def update(self, evaluation: Evaluation) -> None:
-        """Nothing is learnt from a generation."""
 
-    def describe_policy(self) -> dict[str, Any] | None:
-        return None
-
-    def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None:  # noqa: ARG002
-        return None
-
-    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """There is no state."""
-
-
-def make_function_task(settings: FunctionSettings, arithmetic: Arithmetic = PORTABLE) -> FunctionTask:
-    """Make the task that the settings name; `arithmetic` names how sines are computed."""
+def make_function_task(settings: FunctionSettings, setup: TaskSetup) -> FunctionTask:
+    """Return the task that settings name; `setup.arithmetic` decides how sines are computed."""
+    arithmetic = setup.arithmetic
     if settings.name == "arm":
         return _arm(settings.parameters or 8, arithmetic)
     return _linear_projection(settings.name, settings.parameters or 20, arithmetic)

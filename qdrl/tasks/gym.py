@@ -10,21 +10,18 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from pydantic import Field
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.arithmetic import PORTABLE, Arithmetic
+from qdrl.compute.arithmetic import Arithmetic
 from qdrl.errors import UserError
 from qdrl.naming import load_reference
-from qdrl.policies.settings import PolicySettings
 from qdrl.provenance.source_code import definition_of, is_users
-from qdrl.settings.base import SettingsModel
-from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.base import TaskSetup, TaskSpec
 from qdrl.tasks.environments.episode import EnvironmentFacts, EpisodePlan
 from qdrl.tasks.environments.failures import EpisodeFailure, FailureLog
 from qdrl.tasks.environments.ids import require_environment
@@ -34,88 +31,34 @@ from qdrl.tasks.environments.runners import DirectRunner, Runner, ThreadRunner
 from qdrl.tasks.environments.trajectory import Trajectory
 from qdrl.tasks.environments.worlds import GymWorlds
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.settings import GymSettings
 
-__all__ = ["AxisSettings", "GymSettings", "Trajectory", "make_gym_task"]
-
-
-class AxisSettings(SettingsModel):
-    """One axis of the descriptor: name, unit, bounds."""
-
-    name: str
-    """Name of the axis."""
-    unit: str = "1"
-    """Unit of the axis; "1" for a number without unit."""
-    lower: Annotated[float, Field(allow_inf_nan=False)]
-    """Lower bound of the descriptor."""
-    upper: Annotated[float, Field(allow_inf_nan=False)]
-    """Upper bound of the descriptor."""
+__all__ = ["Trajectory", "make_gym_task"]
 
 
-class GymSettings(SettingsModel):
-    """Options of `gym:<id>`."""
-
-    name: Annotated[str, Field(pattern=r"^gym:\S+$")]
-    """Name of the task: "gym:" and the environment's id."""
-    descriptor: str
-    """`package.module:function` that turns a trajectory into the descriptor."""
-    axes: Annotated[tuple[AxisSettings, ...], Field(min_length=1)]
-    """One entry a number of the descriptor."""
-    episode_length: Annotated[int, Field(ge=1)] | None = None
-    """Most steps; the environment's own limit when left out."""
-    qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    """A lower bound of the return."""
-    reward_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Number added to each step's reward that makes it non-negative, for critics that need it."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of `gymnasium.make`."""
-    keep_observations: Literal["all", "last"] | None = None  # None: configurations stored before stay as they are
-    """Which observations of an episode the descriptor function gets: "all", also when left out, or the "last" one only,
-    which saves the memory of images."""
-
-
-def make_gym_task(
-    settings: GymSettings,
-    *,
-    policy: PolicySettings,
-    worlds: int,
-    arithmetic: Arithmetic = PORTABLE,
-    episode_seconds: float | None = None,
-    isolate: bool = False,
-    policy_as_given: bool = False,
-) -> EpisodicTask:
-    """Make the task that the settings describe.
-
-    Args:
-        settings: the environment, the descriptor and its axes.
-        policy: shape of the policies.
-        worlds: most environments at a time.
-        arithmetic: how policies are computed.
-        episode_seconds: wall-clock limit of an episode; none when left out.
-        isolate: run environments and the descriptor function in worker processes.
-        policy_as_given: keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
+def make_gym_task(settings: GymSettings, setup: TaskSetup) -> EpisodicTask:
+    """Return the task that settings describe.
 
     Raises:
-        UserError: no such environment or function, bounds that cannot be, a space that policies cannot serve.
+        UserError: There is no such environment or function, the bounds are unusable, or policies cannot serve a space.
     """
     describe = load_reference(settings.descriptor)
     _check_descriptor_function(describe, settings.descriptor)
     require_environment(settings.name.removeprefix("gym:"))
-    plan = _plan_of(settings, isolate=isolate)
-    start = _starter(plan, episode_seconds, isolate=isolate)
+    plan = _plan_of(settings, isolate=setup.isolate)
+    start = _starter(plan, setup.episode_seconds, isolate=setup.isolate)
     probe, facts = _probe(plan, start)
     try:
-        spec = _spec_of(settings, facts, arithmetic)
+        spec = _spec_of(settings, facts, setup.arithmetic)
     except UserError:
         probe.close()
         raise
-    if spec.discrete and not policy_as_given:
-        policy = policy.model_copy(update={"output": "linear"})  # a saturated tanh has no largest output
     spare, failures = [probe], FailureLog()
     task = EpisodicTask(
         spec,
         _world_maker(spec, facts, lambda: spare.pop() if spare else start(), failures),
-        policy=policy,
-        worlds=worlds,
+        policy=setup.policy_of(discrete=spec.discrete),
+        worlds=setup.worlds,
         failures=failures,
         find_warning=lambda: why_not_repeatable(start),
         code=_code(settings, facts, describe),

@@ -7,30 +7,19 @@ points, as channels, the latest last: walls and the robot's front half are 1, th
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from qdrl.compute.arithmetic import PORTABLE, Arithmetic
-from qdrl.policies.settings import PolicySettings
-from qdrl.settings.base import SettingsModel
+from qdrl.compute.arithmetic import Arithmetic
+from qdrl.tasks.base import TaskSetup
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.maze import MAZES, RADIUS, Maze, MazeWorlds, maze_spec, walls
+from qdrl.tasks.settings import ImageMazeSettings
 
 _SIDE, _STACK = 84, 4
 _WALL, _GOAL, _FRONT, _REAR = 1.0, 0.75, 1.0, 0.5
-
-
-class ImageMazeSettings(SettingsModel):
-    """Options of `image_hard_maze`."""
-
-    name: Literal["image_hard_maze"]
-    """The task."""
-    episode_length: Annotated[int, Field(ge=1, le=100_000)] = 400
-    """Control steps."""
 
 
 class ImageMazeWorlds(MazeWorlds):
@@ -95,10 +84,8 @@ class ImageMazeWorlds(MazeWorlds):
         return picture
 
 
-def make_image_maze_task(
-    settings: ImageMazeSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
-) -> EpisodicTask:
-    """The task that the settings describe."""
+def make_image_maze_task(settings: ImageMazeSettings, setup: TaskSetup) -> EpisodicTask:
+    """Return the task that settings describe."""
     maze, length = MAZES["hard_maze"], settings.episode_length
     spec = replace(
         maze_spec("hard_maze", length),
@@ -108,11 +95,11 @@ def make_image_maze_task(
         observation_size=_STACK * _SIDE * _SIDE,
         image=(_STACK, _SIDE, _SIDE),
         options=settings.model_dump(),
-        arithmetic=arithmetic,
+        arithmetic=setup.arithmetic,
     )
     lines = walls("hard_maze")
 
     def make_worlds(count: int) -> ImageMazeWorlds:
-        return ImageMazeWorlds(maze, lines, count, length, arithmetic)
+        return ImageMazeWorlds(maze, lines, count, length, setup.arithmetic)
 
-    return EpisodicTask(spec, make_worlds, policy=policy, worlds=worlds)
+    return EpisodicTask(spec, make_worlds, policy=setup.policy, worlds=setup.worlds)

@@ -20,11 +20,9 @@ Published programs differ; docs/decisions/0010-mazes.md lists the differences. T
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
@@ -32,10 +30,9 @@ from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.compute.arithmetic.trigonometry import sines_in
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.policies.settings import PolicySettings
-from qdrl.settings.base import SettingsModel
-from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.base import TaskSetup, TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.settings import MazeSettings
 
 SUCCESS = 10.0
 """A robot that ends nearer to the goal than this, in units of the maze, has solved it: its fitness is above -10."""
@@ -115,15 +112,6 @@ def walls(name: str) -> np.ndarray:
     if name not in MAZES:
         raise UserError(f"no maze '{name}'{suggest(name, list(MAZES))}")
     return np.array(MAZES[name].walls, np.float64)
-
-
-class MazeSettings(SettingsModel):
-    """Options of `hard_maze` and `medium_maze`."""
-
-    name: Literal["hard_maze", "medium_maze"]
-    """The task."""
-    episode_length: Annotated[int, Field(ge=1, le=100_000)] = 400
-    """Control steps."""
 
 
 class MazeWorlds:
@@ -287,17 +275,15 @@ def _clip(values: np.ndarray, bound: float) -> np.ndarray:
     return np.maximum(np.minimum(values, bound), -bound)
 
 
-def make_maze_task(
-    settings: MazeSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
-) -> EpisodicTask:
-    """The task that the settings describe."""
+def make_maze_task(settings: MazeSettings, setup: TaskSetup) -> EpisodicTask:
+    """Return the task that settings describe."""
     maze, length = MAZES[settings.name], settings.episode_length
-    spec = replace(maze_spec(settings.name, length), options=settings.model_dump(), arithmetic=arithmetic)
+    spec = replace(maze_spec(settings.name, length), options=settings.model_dump(), arithmetic=setup.arithmetic)
 
     def make_worlds(count: int) -> MazeWorlds:
-        return MazeWorlds(maze, count, length, arithmetic)
+        return MazeWorlds(maze, count, length, setup.arithmetic)
 
-    return EpisodicTask(spec, make_worlds, policy=policy, worlds=worlds)
+    return EpisodicTask(spec, make_worlds, policy=setup.policy, worlds=setup.worlds)
 
 
 def maze_spec(name: str, length: int) -> TaskSpec:

@@ -1,19 +1,16 @@
 """point_omni: a point mass that drifts in the plane. A cheap toy with the omni property."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from qdrl.archives.axes import Axis
-from qdrl.compute.arithmetic import PORTABLE, Arithmetic
-from qdrl.policies.settings import PolicySettings
-from qdrl.settings.base import SettingsModel
 from qdrl.streams import generator_from_seed
-from qdrl.tasks.base import TaskSpec
+from qdrl.tasks.base import TaskSetup, TaskSpec
+from qdrl.tasks.episodes.rollout import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.settings import PointSettings
 
 _STEP = 0.1  # s
 _DRAG = 0.5  # 1/s
@@ -23,16 +20,7 @@ _NOISE = 0.1  # m
 _SPEED = 4.0  # m/s, what a velocity of 1 stands for in the observation
 
 
-class PointSettings(SettingsModel):
-    """Options of `point_omni`."""
-
-    name: Literal["point_omni"]
-    """The task."""
-    episode_length: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Control steps of 0.1 s."""
-
-
-class PointWorlds:
+class PointWorlds(EpisodeWorlds):
     """Point masses; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
 
     def __init__(self, count: int, episode_length: int) -> None:
@@ -61,20 +49,12 @@ class PointWorlds:
     def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
         return self._state[slot, :2]
 
-    def failed(self, slot: int) -> bool:  # noqa: ARG002
-        return False
-
-    def truncated(self, slot: int) -> bool:  # noqa: ARG002
-        return False
-
     def move(self, source: int, target: int) -> None:
         self._state[target] = self._state[source]
 
 
-def make_point_task(
-    settings: PointSettings, *, policy: PolicySettings, worlds: int, arithmetic: Arithmetic = PORTABLE
-) -> EpisodicTask:
-    """The task that the settings describe."""
+def make_point_task(settings: PointSettings, setup: TaskSetup) -> EpisodicTask:
+    """Return the task that settings describe."""
     length = settings.episode_length
     spec = TaskSpec(
         name="point_omni",
@@ -89,6 +69,6 @@ def make_point_task(
         action_size=2,
         initial_noise="position uniform within 0.1 m of the origin, velocity zero",
         options=settings.model_dump(),
-        arithmetic=arithmetic,
+        arithmetic=setup.arithmetic,
     )
-    return EpisodicTask(spec, lambda count: PointWorlds(count, length), policy=policy, worlds=worlds)
+    return EpisodicTask(spec, lambda count: PointWorlds(count, length), policy=setup.policy, worlds=setup.worlds)

@@ -1,118 +1,151 @@
-"""Tasks: what genomes are evaluated on. `make_task` makes one by name; `task_names` lists the names."""
+"""The registry of tasks: one table of the built-in tasks, and users' tasks by reference.
 
+Importing this module imports no task; its table names settings classes and factories, which are loaded when needed.
+"""
+
+import inspect
 import re
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
-from qdrl.naming import suggest
+from qdrl.naming import is_reference, load_reference, nearest, suggest
+from qdrl.physics.mjcf import ModelSource
 from qdrl.policies.settings import PolicySettings, policy_settings
-from qdrl.tasks.base import Task, TaskSetup
+from qdrl.provenance.source_code import definition_of
 
-_FUNCTION_NAMES = ("arm", "sphere", "rastrigin")
-_MAZE_NAMES = ("hard_maze", "medium_maze")
+if TYPE_CHECKING:
+    from qdrl.tasks.base import Task, TaskSetup
+
+CPU = ("cpu",)
+ALL_DEVICES = ("cpu", "cuda", "warp-cpu")
+_LOCOMOTION = "qdrl.tasks.locomotion"
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task, or one family of tasks, of the registry.
+
+    Attributes:
+        name: Name of the task; of a family its prefix and a placeholder, as in "gym:<id>".
+        summary: One line for lists of tasks.
+        settings: Reference of the settings class, which needs no torch.
+        factory: Reference of a function from settings and `TaskSetup` to the task.
+        devices: Values of `compute.device` that the task accepts.
+        limits_episodes: Whether `compute.episode_seconds` and `compute.isolate` apply.
+    """
+
+    name: str
+    summary: str
+    settings: str
+    factory: str
+    devices: tuple[str, ...] = CPU
+    limits_episodes: bool = False
+
+    def stands_for(self, name: str) -> bool:
+        """Return whether a name is the entry's own, or has its prefix."""
+        prefix, placeholder, _ = self.name.partition("<")
+        return name.startswith(prefix) if placeholder else name == prefix
+
+
+def _locomotion(name: str, summary: str) -> TaskEntry:
+    references = f"{_LOCOMOTION}.settings:LocomotionSettings", f"{_LOCOMOTION}.task:make_locomotion_task"
+    return TaskEntry(name, summary, *references, devices=ALL_DEVICES)
+
+
+def _plain(name: str, summary: str, settings: str, factory: str) -> TaskEntry:
+    return TaskEntry(name, summary, f"qdrl.tasks.settings:{settings}", f"qdrl.tasks.{factory}")
+
+
+_TASKS = (
+    _locomotion("walker2d_uni", "Walker2d runs forward; descriptor: contact of each foot."),
+    _locomotion("halfcheetah_uni", "HalfCheetah runs forward; descriptor: contact of each foot."),
+    _locomotion("hopper_uni", "Hopper runs forward; descriptor: contact of the foot."),
+    _locomotion("ant_uni", "Ant runs forward; descriptor: contact of each foot."),
+    _locomotion("humanoid_uni", "Humanoid runs forward; descriptor: contact of each foot."),
+    _locomotion("ant_omni", "Ant stays alive and saves energy; descriptor: final position."),
+    _locomotion("anttrap_omni", "The same with a trap in front of Ant; descriptor: final position."),
+    _locomotion("humanoid_omni", "Humanoid stays alive and saves energy; descriptor: final position."),
+    _plain("hard_maze", "A deceptive maze; descriptor: final position.", "MazeSettings", "maze:make_maze_task"),
+    _plain(
+        "medium_maze", "An easier deceptive maze; descriptor: final position.", "MazeSettings", "maze:make_maze_task"
+    ),
+    _plain(
+        "image_hard_maze",
+        "The hard maze seen from above, for convolutional policies.",
+        "ImageMazeSettings",
+        "image_maze:make_image_maze_task",
+    ),
+    _plain("point_omni", "A point mass in the plane; a cheap omni task.", "PointSettings", "point:make_point_task"),
+    _plain("arm", "Planar arm; descriptor: gripper position.", "FunctionSettings", "functions:make_function_task"),
+    _plain("sphere", "Sphere function of many dimensions.", "FunctionSettings", "functions:make_function_task"),
+    _plain("rastrigin", "Rastrigin function of many dimensions.", "FunctionSettings", "functions:make_function_task"),
+    TaskEntry(
+        "gym:<id>",
+        "Any Gymnasium environment, with a descriptor function of yours.",
+        "qdrl.tasks.settings:GymSettings",
+        "qdrl.tasks.gym:make_gym_task",
+        limits_episodes=True,
+    ),
+    _plain(
+        "atari:<game>",
+        "An Atari game, as in atari:frostbite; needs the extra 'atari'.",
+        "AtariSettings",
+        "atari:make_atari_task",
+    ),
+)
+
+
+def task_entries() -> tuple[TaskEntry, ...]:
+    """Return the registry: built-in tasks, then families such as `gym:<id>`."""
+    return _TASKS
 
 
 def task_names() -> tuple[str, ...]:
-    """The names of the built-in tasks; `gym:<id>` names any Gymnasium environment besides."""
-    from qdrl.tasks.locomotion.settings import LOCOMOTION_NAMES
-
-    return (*LOCOMOTION_NAMES, *_MAZE_NAMES, "image_hard_maze", "point_omni", *_FUNCTION_NAMES)
+    """Return the names of the built-in tasks; families and references name more."""
+    return tuple(entry.name for entry in _TASKS if "<" not in entry.name)
 
 
 def settings_class(name: str) -> type[BaseModel]:
-    """Which options a task takes.
-
-    Raises:
-        UserError: there is no such task.
-    """
-    from qdrl.tasks.atari import AtariSettings
-    from qdrl.tasks.functions import FunctionSettings
-    from qdrl.tasks.gym import GymSettings
-    from qdrl.tasks.image_maze import ImageMazeSettings
-    from qdrl.tasks.locomotion.settings import LOCOMOTION_NAMES, LocomotionSettings
-    from qdrl.tasks.maze import MazeSettings
-    from qdrl.tasks.point import PointSettings
-
-    if name.startswith("gym:"):
-        return GymSettings
-    if name.startswith("atari:"):
-        return AtariSettings
-    if name in LOCOMOTION_NAMES:
-        return LocomotionSettings
-    if name == "image_hard_maze":
-        return ImageMazeSettings
-    if name in _MAZE_NAMES:
-        return MazeSettings
-    if name == "point_omni":
-        return PointSettings
-    if name in _FUNCTION_NAMES:
-        return FunctionSettings
-    if re.search(r"-v\d+$", name):  # a Gymnasium id
-        raise UserError(f"task.name: no task '{name}'; did you mean 'gym:{name}'?")
-    raise UserError(f"task.name: no task '{name}'{suggest(name, [*task_names(), 'gym:<id>', 'atari:<game>'])}")
-
-
-def build_task(
-    settings: BaseModel,
-    *,
-    policy: PolicySettings,
-    worlds: int,
-    threads: int,
-    device: str = "cpu",
-    arithmetic: Arithmetic = PORTABLE,
-    policy_as_given: bool = False,
-    **limits: Any,
-) -> Task:
-    """The task that validated settings describe; see `make_task`.
+    """Return the settings class of a task.
 
     Args:
-        settings: the task's.
-        policy: shape of the policies.
-        worlds: worlds simulated at once.
-        threads: threads that share them.
-        device: where locomotion is simulated.
-        arithmetic: how policies are computed; "blas" as in files of formats 1.0 and 1.1.
-        policy_as_given: keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
-        limits: `episode_seconds` and `isolate` of `qdrl.config.ComputeSettings`.
+        name: Name of a built-in task, or reference `package.module:Class` of a user's.
 
     Raises:
-        UserError: the task cannot be made so.
+        UserError: There is no such task, or the user's class has no usable `Settings`.
     """
-    from qdrl.tasks.atari import AtariSettings, make_atari_task
-    from qdrl.tasks.functions import FunctionSettings, make_function_task
-    from qdrl.tasks.gym import GymSettings, make_gym_task
-    from qdrl.tasks.image_maze import ImageMazeSettings, make_image_maze_task
-    from qdrl.tasks.locomotion.settings import LocomotionSettings
-    from qdrl.tasks.locomotion.task import make_locomotion_task
-    from qdrl.tasks.maze import MazeSettings, make_maze_task
-    from qdrl.tasks.point import PointSettings, make_point_task
+    entry = _entry_of(name)
+    return load_reference(entry.settings) if entry else _settings_of(name, _load_users(name))
 
-    if device != "cpu" and not isinstance(settings, LocomotionSettings):
-        raise UserError(f"compute.device: only locomotion runs on '{device}', not {getattr(settings, 'name', 'this')}")
-    if set_ := [name for name, value in limits.items() if value and not isinstance(settings, GymSettings)]:
-        name = getattr(settings, "name", "this")
-        raise UserError(f"compute.{set_[0]}: only tasks behind 'gym:' run users' code, '{name}' does not; leave it out")
-    parts: dict[str, Any] = {"policy": policy, "worlds": worlds, "arithmetic": arithmetic}
-    match settings:
-        case FunctionSettings():
-            return make_function_task(settings, arithmetic)
-        case MazeSettings():
-            return make_maze_task(settings, **parts)
-        case PointSettings():
-            return make_point_task(settings, **parts)
-        case AtariSettings():
-            return make_atari_task(settings, **parts, policy_as_given=policy_as_given)
-        case ImageMazeSettings():
-            return make_image_maze_task(settings, **parts)
-        case GymSettings():
-            return make_gym_task(settings, **parts, policy_as_given=policy_as_given, **limits)
-        case LocomotionSettings():
-            return make_locomotion_task(settings, TaskSetup(**parts, threads=threads, device=device))
-        case _:
-            raise TypeError(f"{type(settings).__name__} is not the settings of a task")
+
+def build_task(settings: BaseModel, setup: "TaskSetup") -> "Task":
+    """Return the task that validated settings describe.
+
+    Args:
+        settings: The task's settings, an instance of `settings_class(settings.name)`.
+        setup: How the task computes.
+
+    Raises:
+        UserError: The task cannot be made with these settings or on this device.
+    """
+    name = str(getattr(settings, "name", ""))
+    if not isinstance(settings, settings_class(name)):
+        raise TypeError(f"{type(settings).__name__} is not the settings class of task '{name}'")
+    entry = _entry_of(name)
+    devices = entry.devices if entry else getattr(_load_users(name), "devices", CPU)
+    if setup.device not in devices:
+        raise UserError(f"compute.device: '{name}' runs on {', '.join(devices)}, not on '{setup.device}'")
+    limits = {"episode_seconds": setup.episode_seconds, "isolate": setup.isolate}
+    if (given := [key for key, value in limits.items() if value]) and not (entry and entry.limits_episodes):
+        raise UserError(f"compute.{given[0]}: applies only to tasks behind 'gym:', not to '{name}'; leave it out")
+    if entry:
+        return load_reference(entry.factory)(settings, setup)
+    return _make_users(name, settings, setup)
 
 
 def make_task(
@@ -126,26 +159,30 @@ def make_task(
     episode_seconds: float | None = None,
     isolate: bool = False,
     policy_as_given: bool = False,
+    model: ModelSource | None = None,
     **options: Any,
-) -> Task:
-    """Make a task by name.
+) -> "Task":
+    """Return a task by name.
 
     Args:
-        name: a name of `task_names()`, or `gym:<id>`.
-        policy: shape of the policies; ignored where genomes are not policies.
-        worlds: worlds simulated at once.
-        threads: threads that share them.
+        name: One of `task_names()`, `gym:<id>`, `atari:<game>`, or the reference `package.module:Class` of your own.
+        policy: Shape of the policies; ignored where genomes are not policies.
+        worlds: Worlds simulated at once.
+        threads: Threads that share them.
         device: "cpu"; locomotion also "cuda" and "warp-cpu", see `qdrl.config.ComputeSettings`.
-        arithmetic: how policies are computed; "blas" as in files of formats 1.0 and 1.1.
-        episode_seconds: wall-clock limit of an episode behind `gym:`; none when left out.
-        isolate: run environments and descriptor functions behind `gym:` in worker processes.
-        policy_as_given: keep `policy.output` where actions are discrete; otherwise it becomes "linear" there, and
-            files say so. Policies of archives before format 1.2 need it.
-        options: the task's own settings, for example `episode_length=250`.
+        arithmetic: How policies are computed; "blas" as in files of formats 1.0 and 1.1.
+        episode_seconds: Wall-clock limit of an episode behind `gym:`; None for no limit.
+        isolate: Run environments and descriptor functions behind `gym:` in worker processes.
+        policy_as_given: Keep `policy.output` where actions are discrete, as archives before format 1.2 need it;
+            otherwise it becomes "linear" there.
+        model: MuJoCo model of an archive, used instead of a robot's own file.
+        options: The task's own settings, for example `episode_length=250`.
 
     Raises:
-        UserError: no such task, or options it does not take.
+        UserError: There is no such task, or it does not have these options.
     """
+    from qdrl.tasks.base import TaskSetup
+
     kind = settings_class(name)
     try:
         shape = policy if isinstance(policy, PolicySettings) else policy_settings(policy)(**(policy or {}))
@@ -154,14 +191,110 @@ def make_task(
         detail = error.errors()[0]
         place = ".".join(str(part) for part in detail["loc"])
         raise UserError(f"task '{name}': {place}: {detail['msg']}") from error
-    limits: dict[str, Any] = {"episode_seconds": episode_seconds, "isolate": isolate}
-    return build_task(
-        settings,
+    setup = TaskSetup(
         policy=shape,
         worlds=worlds,
         threads=threads,
         device=device,
         arithmetic=arithmetic,
         policy_as_given=policy_as_given,
-        **limits,
+        episode_seconds=episode_seconds,
+        isolate=isolate,
+        model=model,
     )
+    return build_task(settings, setup)
+
+
+def is_users_task(name: str) -> bool:
+    """Return whether a name is the reference of a user's task."""
+    return _entry_of(name, missing_ok=True) is None and is_reference(name)
+
+
+def _entry_of(name: str, *, missing_ok: bool = False) -> TaskEntry | None:
+    """Return the entry of a name; None for a reference.
+
+    Raises:
+        UserError: The name is neither, unless that is allowed.
+    """
+    for entry in _TASKS:
+        if entry.stands_for(name):
+            return entry
+    if missing_ok or is_reference(name):
+        return None
+    if re.search(r"-v\d+$", name):  # a Gymnasium id
+        raise UserError(f"task.name: no task '{name}'; did you mean 'gym:{name}'?")
+    raise UserError(f"task.name: no task '{name}'{suggest(name, [entry.name for entry in _TASKS])}")
+
+
+def _load_users(reference: str) -> Any:
+    """Import what a reference to a user's task names."""
+    try:
+        return load_reference(reference)
+    except UserError as error:
+        package, _, rest = reference.partition(":")
+        if (family := nearest(package, ("gym", "atari"))) is not None:
+            raise UserError(f"task.name: no task '{reference}'; did you mean '{family}:{rest}'? ({error})") from error
+        raise UserError(f"task.name: {error}") from error
+
+
+def _settings_of(reference: str, found: Any) -> type[BaseModel]:
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
+        raise UserError(
+            f"task.name: '{reference}' needs a pydantic model as its attribute Settings; subclass"
+            " qdrl.tasks.settings.TaskSettings"
+        )
+    if "name" not in settings.model_fields:
+        raise UserError(f"task.name: {settings.__name__} of '{reference}' needs the field name: str")
+    return settings
+
+
+def _make_users(reference: str, settings: BaseModel, setup: "TaskSetup") -> "Task":
+    """Make a user's task, by its `make_task` if it has one (robots do), and check that it is one."""
+    found = _load_users(reference)
+    make: Callable[..., Any] = getattr(found, "make_task", found)
+    try:
+        inspect.signature(make).bind(settings, setup)
+    except TypeError as error:
+        raise UserError(f"task.name: '{reference}' must take two arguments, settings and setup: {error}") from error
+    task = make(settings, setup)
+    _check_task(reference, task, settings)
+    others = [name for name in (definition_of(found),) if name is not None and name != reference]
+    task.code = tuple(dict.fromkeys([reference, *others, *task.code]))
+    return task
+
+
+def _check_task(reference: str, task: Any, settings: BaseModel) -> None:
+    """Check that what a user's class made is a task, and that its description makes it again.
+
+    Raises:
+        UserError: It lacks something; the message names it.
+    """
+    from qdrl.tasks.base import Task, TaskSpec
+
+    members = [name for name in (*Task.__annotations__, *vars(Task)) if not name.startswith("_")]
+    own = [name for name in members if getattr(type(task), name, None) is not getattr(Task, name, ())]
+    missing = [name for name in dict.fromkeys(members) if not hasattr(task, name)]
+    missing += [name for name in ("initial", "evaluate") if name not in missing and name not in own]
+    if missing:
+        raise UserError(
+            f"task.name: '{reference}' lacks {', '.join(missing)}; subclass qdrl.tasks.base.Task and define them"
+        )
+    if not isinstance(task.spec, TaskSpec):
+        raise UserError(f"task.name: spec of '{reference}' must be a qdrl.tasks.base.TaskSpec")
+    if task.spec.name != reference:
+        raise UserError(
+            f"task.name: the spec of '{reference}' has the name '{task.spec.name}'; make it by"
+            " TaskSpec.of(settings, ...)"
+        )
+    try:
+        again = type(settings)(**task.spec.options)
+    except (ValidationError, TypeError):
+        again = None
+    if again != settings:
+        raise UserError(
+            f"task.name: spec.options of '{reference}' do not make its settings again; make it by"
+            " TaskSpec.of(settings, ...), with settings that JSON can hold"
+        )
+    if not isinstance(task.parameters, int) or task.parameters < 1:
+        raise UserError(f"task.name: parameters of '{reference}' must be a positive int, is {task.parameters!r}")

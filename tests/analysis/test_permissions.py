@@ -104,6 +104,7 @@ def test_what_the_user_allows_is_run(archive: StoredArchive, tmp_path: Path, mon
     [
         ({"name": "walker2d_uni"}, []),
         ({"name": "gym:CartPole-v1"}, []),
+        ({"name": "nowhere.mine:Task"}, ["task 'nowhere.mine:Task' (not found here)"]),
         ({"name": "gym:CartPole-v1", "kwargs": {"sutton_barto_reward": True, "sizes": [1, 2.5]}}, []),
         ({"name": "gym:FrozenLake-v1", "kwargs": {"map_name": "4x4", "render_mode": None}}, []),
         ({"name": "gym:nowhere:Env-v0"}, ["environment 'nowhere:Env-v0' of module 'nowhere' (not found here)"]),

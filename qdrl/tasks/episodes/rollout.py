@@ -21,39 +21,50 @@ from qdrl.tasks.episodes.transitions import TransitionLog
 
 
 class EpisodeWorlds(Protocol):
-    """A task's worlds as a rollout sees them; world i belongs to slot i.
+    """Worlds of a task in a rollout; world i belongs to slot i.
 
-    `count` is how many there are. Tensors are batched over the first slots; ages count control steps since reset.
+    Tensors are batched over the first n slots, where n may be smaller than `count`: worlds of finished episodes are
+    moved to the end and left out. A world's results must not depend on the other worlds.
+
+    Attributes:
+        count: Number of worlds.
     """
 
     count: int
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Start these worlds anew, each from the random stream of its seed."""
+        """Start a new episode in each of these worlds, with randomness from its seed alone."""
         ...
 
     def observe(self, ages: Tensor) -> Tensor:
-        """Observations of the first `len(ages)` worlds, `(n, observation_size)` float32, free to be changed."""
+        """Return the observations of the first `len(ages)` worlds, `(n, observation_size)` float32.
+
+        Args:
+            ages: `(n,)` int64 control steps since each world's reset.
+
+        Returns:
+            A tensor that the caller may overwrite.
+        """
         ...
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply actions `(n, action_size)` float32; rewards `(n,)` float64 and terminated `(n,)` bool."""
+        """Apply actions `(n, action_size)` float32; return rewards `(n,)` float64 and terminated `(n,)` bool."""
         ...
 
     def descriptor(self, slot: int, steps: int) -> Tensor:
-        """The descriptor `(d,)` float64 of an episode that ended after `steps`; NaN where it failed."""
+        """Return the descriptor `(d,)` float64 of the episode in a world that ended after `steps`; NaN if it failed."""
         ...
 
-    def failed(self, slot: int) -> bool:
-        """Whether the world broke since its reset."""
-        ...
+    def failed(self, slot: int) -> bool:  # noqa: ARG002
+        """Return whether the simulation broke since the world's reset; the evaluation then counts as failed."""
+        return False
 
-    def truncated(self, slot: int) -> bool:
-        """Whether an episode that `step` called terminated was in truth cut by a limit of the world's own."""
-        ...
+    def truncated(self, slot: int) -> bool:  # noqa: ARG002
+        """Return whether an episode that `step` called terminated was cut by a time limit of the world's own."""
+        return False
 
     def move(self, source: int, target: int) -> None:
-        """Let world `target` go on as world `source`."""
+        """Copy the state of world `source` into world `target`."""
         ...
 
 

@@ -154,7 +154,8 @@ def test_workers_that_are_started_after_mpi_give_the_same_archive_on_any_number_
 
 @pytest.mark.parametrize("limit", [{"isolate": True}, {"episode_seconds": 1.0}])
 def test_limits_of_users_code_are_refused_where_there_is_none(limit: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=rf"compute.{next(iter(limit))}: only tasks behind 'gym:'.*'arm'"):
+    match = rf"compute.{next(iter(limit))}: applies only to tasks behind 'gym:', not to 'arm'"
+    with pytest.raises(UserError, match=match):
         make_task("arm", **limit)
 
 

@@ -214,7 +214,7 @@ def test_tensors_of_a_gpu_do_what_arrays_of_the_cpu_do(name: str, monkeypatch: p
 
 
 def test_tasks_without_mujoco_are_refused_on_a_device() -> None:
-    with pytest.raises(UserError, match="only locomotion runs on 'cuda', not point_omni"):
+    with pytest.raises(UserError, match="'point_omni' runs on cpu, not on 'cuda'"):
         make_task("point_omni", device="cuda")
 
 

@@ -1,0 +1,185 @@
+"""Users' tasks by reference: those of docs/how-to/task.md, word for word, and classes that lack something."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from qdrl.archives.hdf5 import content_digest, open_archive
+from qdrl.cli import qdrl
+from qdrl.config import load_experiment
+from qdrl.errors import UserError
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.resume import resume
+from qdrl.run.start import start
+from qdrl.tasks.registry import make_task, settings_class
+from tests.helpers.processes import mpirun
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "task.md"
+MODULES = ("schwefel", "cart", "lacking")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """The files that the document tells to save."""
+    schwefel, _, cart = blocks("python")
+    schwefel_table, cart_table = blocks("toml")
+    for name, text in (
+        ("schwefel.py", schwefel),
+        ("cart.py", cart),
+        ("schwefel.toml", schwefel_table),
+        ("cart.toml", cart_table),
+    ):
+        (tmp_path / name).write_text(text)
+    before = list(sys.path)
+    yield tmp_path
+    sys.path[:] = before
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def forget() -> None:
+    """Leave no trace of the modules, as in a process that has not seen the experiment."""
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["schwefel", "cart"])
+def test_a_users_task_is_run_resumed_stored_and_rerun_where_that_is_allowed(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    overrides = ["run.generations=2", "algorithm.batch_size=8"]
+    experiment = load_experiment(f"{name}.toml", overrides)
+    run = start(experiment, OneProcess(), folder=folder / "run", modules=folder, progress=False).folder
+    resume(run, OneProcess(), overrides=["run.generations=4"], progress=False)
+    whole = load_experiment(f"{name}.toml", ["run.generations=4", "algorithm.batch_size=8"])
+    uninterrupted = start(whole, OneProcess(), folder=folder / "whole", progress=False)
+    assert content_digest(run / "archive.h5") == content_digest(uninterrupted.archive)
+
+    stored = open_archive(run / "archive.h5")
+    reference = str(stored.meta["task"]["name"])
+    assert reference.partition(":")[0] == name
+    assert stored.meta["code"][reference]["source"] == (folder / f"{name}.py").read_text()
+
+    forget()
+    show = ["archive", "show", str(run / "archive.h5"), str(stored.best_cell), "--replay"]
+    shown = CliRunner().invoke(qdrl, show)
+    assert isinstance(shown.exception, UserError)
+    assert f"task '{reference}' (" in str(shown.exception)
+    assert name not in sys.modules
+    shown = CliRunner().invoke(qdrl, [*show, "--allow-code"])
+    assert shown.exit_code == 0, shown.output
+    assert "bit for bit" in shown.output
+
+
+def test_a_changed_task_is_not_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    experiment = load_experiment("cart.toml", ["run.generations=1", "algorithm.batch_size=4"])
+    run = start(experiment, OneProcess(), folder=folder / "run", modules=folder, progress=False).folder
+    (folder / "cart.py").write_text((folder / "cart.py").read_text() + "\n")
+    with pytest.raises(UserError, match=r"module of cart:Cart has changed"):
+        resume(run, OneProcess(), overrides=["run.generations=2"], progress=False)
+
+
+@pytest.mark.mpi
+def test_a_users_task_gives_the_same_archive_on_two_ranks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    overrides = ["run.generations=3", "algorithm.batch_size=8"]
+    alone = start(load_experiment("cart.toml", overrides), OneProcess(), folder=folder / "one", progress=False)
+    sets = [argument for override in overrides for argument in ("--set", override)]
+    job = mpirun(2, ["-m", "qdrl", "evolve", folder / "cart.toml", "--output", folder / "two", *sets])
+    assert job.returncode == 0, job.stderr
+    assert content_digest(folder / "two" / "archive.h5") == content_digest(alone.archive)
+
+
+def test_the_python_line_of_the_document_makes_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    names: dict[str, Any] = {}
+    exec(compile(blocks("python")[1], str(DOCUMENT), "exec"), names)
+    assert names["task"].spec.options == {"name": "schwefel:Schwefel", "parameters": 6}
+    assert names["task"].code == ("schwefel:Schwefel",)
+    assert set(settings_class("schwefel:Schwefel").model_fields) == {"name", "parameters"}
+
+
+HEAD = """
+from pydantic import BaseModel
+from qdrl.archives.axes import Axis
+from qdrl.tasks.base import Task, TaskSpec
+from qdrl.tasks.functions import FunctionTask
+from qdrl.tasks.settings import TaskSettings
+
+class Sized(TaskSettings):
+    size: int = 3
+
+def spec_of(settings, setup, **more):
+    return TaskSpec.of(settings, setup, summary="s", axes=(Axis("x", "1", 0, 1),), fitness_name="f", **more)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("class Mine:\n    pass\n", "needs a pydantic model as its attribute Settings"),
+        ("class Mine:\n    class Settings(BaseModel):\n        size: int = 3\n", "needs the field name: str"),
+        ("class Mine(Task):\n    Settings = Sized\n    def __init__(self, settings):\n        pass\n", "two arguments"),
+        (
+            "class Mine:\n    Settings = Sized\n    def __init__(self, settings, setup):\n        pass\n",
+            "lacks spec, parameters, mjcf",
+        ),
+        (
+            "class Mine(Task):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
+            "        self.spec, self.parameters = spec_of(settings, setup), 3\n",
+            "lacks initial, evaluate; subclass",
+        ),
+        (
+            "class Mine(FunctionTask):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
+            "        renamed = settings.model_copy(update={'name': 'other'})\n"
+            "        super().__init__(spec_of(renamed, setup), 3, 1.0, None)\n",
+            "has the name 'other'",
+        ),
+        (
+            "class Mine(FunctionTask):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
+            "        changed = settings.model_copy(update={'size': 5})\n"
+            "        super().__init__(spec_of(changed, setup), 3, 1.0, None)\n",
+            "do not make its settings again",
+        ),
+        (
+            "class Mine(FunctionTask):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
+            "        super().__init__(spec_of(settings, setup), 0, 1.0, None)\n",
+            "must be a positive int, is 0",
+        ),
+        ("Other = 3\n", "has no 'Mine'"),
+        ("raise RuntimeError('at import')\n", "at import"),
+    ],
+)
+def test_a_class_that_is_no_task_is_an_error_in_one_line(
+    code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacking.py").write_text(HEAD + code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        with pytest.raises(UserError, match=words) as caught:
+            make_task("lacking:Mine")
+    finally:
+        forget()
+    assert "\n" not in str(caught.value)
+    assert "lacking" in str(caught.value)
+
+
+def test_a_users_task_runs_on_the_cpu_unless_it_states_devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    with pytest.raises(UserError, match=r"compute.device: 'cart:Cart' runs on cpu, not on 'cuda'"):
+        make_task("cart:Cart", device="cuda")
+    with pytest.raises(UserError, match=r"compute.isolate: applies only to tasks behind 'gym:', not to 'cart:Cart'"):
+        make_task("cart:Cart", isolate=True)
+    with pytest.raises(UserError, match=r"task 'cart:Cart': mass: Extra inputs"):
+        make_task("cart:Cart", mass=3.0)
