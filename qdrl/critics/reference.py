@@ -129,12 +129,12 @@ def reference_offspring(
     Returns:
         `(parameters,)` float64.
     """
-    actor, judge = to_network(policy, parent), to_network(critic, weights)
+    actor, value_network = to_network(policy, parent), to_network(critic, weights)
     adam = torch.optim.Adam(actor.parameters(), lr=settings.learning_rate)
     for state in states.double():
         target = descriptor.expand(len(state), -1)
         adam.zero_grad()
-        (-judge(torch.cat([actor(state), state, target], 1)).mean()).backward()
+        (-value_network(torch.cat([actor(state), state, target], 1)).mean()).backward()
         adam.step()
     return to_row(actor)
 

@@ -167,8 +167,8 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all transitions, arrays `(n, ...)` by name, oldest first."""
         oldest, rows = self._next if self._size == self.capacity else 0, self._table[: self._size].cpu()
-        held = self._cut(torch.cat([rows[oldest:], rows[:oldest]]))
-        return {name: getattr(held, name).numpy().copy() for name in COLUMNS}
+        stored = self._cut(torch.cat([rows[oldest:], rows[:oldest]]))
+        return {name: getattr(stored, name).numpy().copy() for name in COLUMNS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace all transitions by those of a state that `state_dict` returned.

@@ -179,9 +179,9 @@ def test_invalid_transitions_are_refused_and_none_is_kept(change: dict, message:
 
 
 def test_unconditioned_critics_accept_negative_rewards() -> None:
-    held = transitions(5, 3, 2, 0)
-    buffer = buffer_of(replace(held, reward=-held.reward))
-    assert torch.equal(oldest_first(buffer).reward, -held.reward)
+    given_ = transitions(5, 3, 2, 0)
+    buffer = buffer_of(replace(given_, reward=-given_.reward))
+    assert torch.equal(oldest_first(buffer).reward, -given_.reward)
 
 
 def test_a_buffer_without_capacity_is_refused() -> None:

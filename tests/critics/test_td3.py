@@ -185,8 +185,8 @@ def test_the_state_of_other_networks_is_refused() -> None:
 
 @pytest.mark.parametrize("spoilt", ["reward", "observation"])
 def test_a_phase_that_diverges_is_undone_and_reported(spoilt: str) -> None:
-    held = transitions(50, 7, 3, 2)
-    good, bad = buffer_of(held), buffer_of(replace(held, **{spoilt: torch.full_like(getattr(held, spoilt), 1e30)}))
+    given = transitions(50, 7, 3, 2)
+    good, bad = buffer_of(given), buffer_of(replace(given, **{spoilt: torch.full_like(getattr(given, spoilt), 1e30)}))
     td3, never = small(), small()
     for each in (td3, never):
         each.train(good, np.random.default_rng(0))
@@ -259,9 +259,9 @@ def test_settings_that_cannot_be_are_refused(change: dict) -> None:
 
 def test_a_conditioned_critic_distinguishes_descriptors() -> None:
     """Every step has reward 1 and terminates; a target equal to the reached descriptor is worth 1, others nearly 0."""
-    held = transitions(400, 7, 3, 1)
-    held = replace(
-        held,
+    given = transitions(400, 7, 3, 1)
+    given = replace(
+        given,
         reward=torch.ones(400),
         terminated=torch.ones(400),
         truncated=torch.zeros(400),
@@ -269,11 +269,11 @@ def test_a_conditioned_critic_distinguishes_descriptors() -> None:
         target_descriptor=torch.sign(normal(400, 1, seed=1)),
         observation=torch.zeros(400, 7),
     )
-    held = replace(held, action=held.descriptor.expand(-1, 3))
+    given = replace(given, action=given.descriptor.expand(-1, 3))
     td3 = small(SMALL.model_copy(update={"steps": 400, "critic_learning_rate": 3e-3}), dimensions=1)
-    counts = td3.train(buffer_of(held), np.random.default_rng(0))
+    counts = td3.train(buffer_of(given), np.random.default_rng(0))
     assert counts["critic_loss"] < 0.3
-    again = td3.train(buffer_of(held), np.random.default_rng(1))
+    again = td3.train(buffer_of(given), np.random.default_rng(1))
     assert again["critic_loss"] < 0.01
 
 

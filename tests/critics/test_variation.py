@@ -48,11 +48,11 @@ def material(policy: Mlp, critic: Mlp, rows: int) -> tuple[Tensor, Tensor, Tenso
     ids=lambda policy: f"{policy.hidden_sizes}-{policy.activation}-{policy.output}",
 )
 def test_offspring_equal_those_of_the_reference(dimensions: int, critic: tuple[int, ...], policy: MlpSettings) -> None:
-    shape, judge = shapes(dimensions, policy, critic)
-    parents, states, row, descriptors = material(shape, judge, 3)
-    offspring = PolicyGradient(shape, judge, SETTINGS).vary(parents, states, row, descriptors)
+    shape, critic_shape = shapes(dimensions, policy, critic)
+    parents, states, row, descriptors = material(shape, critic_shape, 3)
+    offspring = PolicyGradient(shape, critic_shape, SETTINGS).vary(parents, states, row, descriptors)
     for index in range(3):
-        expected = reference_offspring(shape, judge, parents[index], states, row, descriptors[index], SETTINGS)
+        expected = reference_offspring(shape, critic_shape, parents[index], states, row, descriptors[index], SETTINGS)
         torch.testing.assert_close(offspring[index].double(), expected, rtol=1e-3, atol=2e-5)
     assert (offspring - parents).abs().mean() > SETTINGS.learning_rate
 
@@ -61,9 +61,9 @@ def test_offspring_have_a_higher_value() -> None:
     policy, critic = shapes()
     parents, states, row, descriptors = material(policy, critic, 1)
     offspring = PolicyGradient(policy, critic, SETTINGS).vary(parents, states, row, descriptors)
-    judge, state = to_network(critic, row), states[0].double()
+    critic_shape, state = to_network(critic, row), states[0].double()
     values = [
-        judge(torch.cat([to_network(policy, genome)(state), state, descriptors.expand(BATCH, -1)], 1)).mean()
+        critic_shape(torch.cat([to_network(policy, genome)(state), state, descriptors.expand(BATCH, -1)], 1)).mean()
         for genome in (parents[0], offspring[0])
     ]
     assert values[1] > values[0] + 1e-2
@@ -93,16 +93,16 @@ def test_a_row_is_the_same_bits_beside_any_others_and_in_any_memory(
 ) -> None:
     """As on several ranks: each has its own buffers and rows, and has varied other rows before."""
     policy = Mlp(11, actions, MlpSettings(hidden_sizes=hidden))
-    judge = critic_mlp(conditioned(policy, 2), critic)
+    critic_shape = critic_mlp(conditioned(policy, 2), critic)
     settings = PolicyGradientSettings(steps=3, batch_size=data.draw(st.sampled_from((1, 17, 100)), "batch"))
-    parents, row = normal(rows, policy.parameters) / 4, normal(judge.parameters, seed=1) / 4
+    parents, row = normal(rows, policy.parameters) / 4, normal(critic_shape.parameters, seed=1) / 4
     states, descriptors = normal(3, settings.batch_size, 11, seed=2), normal(rows, 2, seed=3).clamp(-1, 1)
-    together = PolicyGradient(policy, judge, settings).vary(parents, states, row, descriptors)
+    together = PolicyGradient(policy, critic_shape, settings).vary(parents, states, row, descriptors)
     start = data.draw(st.integers(0, rows - 1), "start")
     end = data.draw(st.integers(start + 1, rows), "end")
     shift = data.draw(st.integers(0, 17), "shift")
     moved = torch.full((shift + states.numel(),), torch.nan)[shift:].view(states.shape).copy_(states)
-    other = PolicyGradient(policy, judge, settings)
+    other = PolicyGradient(policy, critic_shape, settings)
     other.vary(10 * parents[:1], -states, -row, descriptors[:1])
     share = other.vary(parents[start:end], moved, row, descriptors[start:end])
     assert torch.equal(share, together[start:end])
