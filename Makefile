@@ -68,6 +68,7 @@ benchmarks: env ## print `name value unit` lines; takes half an hour, use an idl
 	$(BIN)/python experiments/benchmarks/evaluation.py
 	$(BIN)/python experiments/benchmarks/training.py
 	$(BIN)/python experiments/benchmarks/generation.py
+	$(BIN)/python experiments/benchmarks/transitions.py
 	$(BIN)/python experiments/benchmarks/neuroevolution.py
 
 reference: env ## make the portable archives of archives/reference again, into runs/
