@@ -25,6 +25,7 @@ from qdrl.naming import nearest, run_name, search_also, suggest
 from qdrl.policies.settings import MlpSettings, PolicySettings, policy_settings
 from qdrl.provenance.software import as_unicode
 from qdrl.settings.base import SettingsModel
+from qdrl.settings.describe import Setting, describe
 from qdrl.settings.tables import check, check_whole, dotted_keys, fitting, unknown_key
 from qdrl.tasks.registry import settings_class, task_names
 
@@ -178,23 +179,58 @@ def parse_experiment(data: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def tables() -> dict[str, dict[str, type[BaseModel]]]:
-    """Return the models of every table of an experiment file: table -> what a model is for -> model.
+TABLES = {
+    "experiment": "Keys outside all tables: name, title, license, seed.",
+    "task": "What genomes are evaluated on; `qdrl tasks` lists the names.",
+    "policy": "Shape of the policies.",
+    "archive": "Kind and cells of the archive.",
+    "algorithm": "What proposes genomes; `qdrl algorithms` lists the names.",
+    "run": "Budgets and intervals of the run.",
+    "compute": "Worlds, threads and device of each rank.",
+}
+"""Summary of each table of an experiment file."""
 
-    The table "experiment" stands for the keys outside all tables.
+
+def models_of(table: str) -> dict[str, type[BaseModel]]:
+    """Return the models of a table of an experiment file by what they are for: names of tasks, kinds of archives.
+
+    Args:
+        table: a name of `TABLES`. The key is empty where a table has one model.
+
+    Raises:
+        UserError: there is no such table.
     """
-    task_models: dict[type[BaseModel], list[str]] = {}
-    for name in (*task_names(), "gym:<id>", "atari:<game>"):
-        task_models.setdefault(settings_class(name), []).append(name)
-    return {
-        "experiment": {"": Experiment},
-        "task": {", ".join(names): model for model, names in task_models.items()},
-        "policy": {kind: policy_settings({"kind": kind}) for kind in ("mlp", "conv")},
-        "archive": dict(ARCHIVES),
-        "algorithm": {name: algorithm_class(name).Settings for name in algorithm_names()},
-        "run": {"": RunSettings},
-        "compute": {"": ComputeSettings},
-    }
+    match table:
+        case "experiment":
+            return {"": Experiment}
+        case "task":
+            names: dict[type[BaseModel], list[str]] = {}
+            for name in (*task_names(), "gym:<id>", "atari:<game>"):
+                names.setdefault(settings_class(name), []).append(name)
+            return {", ".join(each): model for model, each in names.items()}
+        case "policy":
+            return {kind: policy_settings({"kind": kind}) for kind in ("mlp", "conv")}
+        case "archive":
+            return dict(ARCHIVES)
+        case "algorithm":
+            return {name: algorithm_class(name).Settings for name in algorithm_names()}
+        case "run":
+            return {"": RunSettings}
+        case "compute":
+            return {"": ComputeSettings}
+    raise UserError(f"no table '{table}'{suggest(table, TABLES)}")
+
+
+def describe_table(table: str) -> dict[str, list[Setting]]:
+    """Return the settings of a table of an experiment file, by what they are for; see `models_of`.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    described = {name: describe(model) for name, model in models_of(table).items()}
+    if table != "experiment":
+        return described
+    return {"": [setting for setting in described[""] if setting.key not in TABLES and "." not in setting.key]}
 
 
 def _check_storable(experiment: Experiment) -> None:

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 import qdrl
 from qdrl.cli import qdrl as command_line
-from qdrl.config import Experiment, tables
-from qdrl.settings.describe import Setting, as_markdown, describe
+from qdrl.config import TABLES, describe_table, models_of
+from qdrl.settings.describe import Setting, as_markdown
 
 API_SECTIONS = {
     "Tasks": ("make_task", "task_names"),
@@ -30,24 +30,20 @@ def settings() -> str:
     """Return the page of all settings of an experiment file."""
     parts = [
         "# Settings",
-        "Every key of an experiment file. `qdrl algorithms NAME` prints the same for one algorithm. A key that a table "
+        "Every key of an experiment file. `qdrl settings TABLE` prints the same. A key that a table "
         "lacks has the default shown here; `none` means that it may be left out. The tables are generated from the "
         "models that check an experiment file.",
     ]
-    for table, models in tables().items():
+    for table in TABLES:
+        models = models_of(table)
         parts.append("## Top level" if table == "experiment" else f"## `[{table}]`")
-        for choice, model in models.items():
+        for choice, described in describe_table(table).items():
             if choice:
                 key = "kind" if table in ("policy", "archive") else "name"
                 names = ", ".join(f'"{name}"' for name in choice.split(", "))
                 parts.append(f"### `{table}.{key} = {names}`")
-            described = [each for each in describe(model) if table != "experiment" or _is_top_level(each)]
-            parts += [_about(model), as_markdown(map(_escaped, described))]
+            parts += [_about(models[choice]), as_markdown(map(_escaped, described))]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _is_top_level(setting: Setting) -> bool:
-    return "." not in setting.key and setting.key in Experiment.model_fields and setting.key not in tables()
 
 
 def _about(model: type[BaseModel]) -> str:

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from qdrl.errors import UserError
 from qdrl.naming import is_reference, load_reference, suggest
 
-_ALGORITHMS = {
+ALGORITHMS = {
     "map_elites": "qdrl.algorithms.map_elites:MapElites",
     "pga_map_elites": "qdrl.algorithms.pga_map_elites:PgaMapElites",
     "dcg_map_elites": "qdrl.algorithms.dcg_map_elites:DcgMapElites",
@@ -17,11 +17,12 @@ _ALGORITHMS = {
     "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
     "evotorch": "qdrl.algorithms.evotorch:EvoTorch",
 }
+"""Reference of each built-in algorithm by name."""
 
 
 def algorithm_names() -> tuple[str, ...]:
     """The names of the built-in algorithms; `package.module:Class` names a user's own."""
-    return tuple(_ALGORITHMS)
+    return tuple(ALGORITHMS)
 
 
 def algorithm_class(name: str) -> Any:
@@ -30,9 +31,9 @@ def algorithm_class(name: str) -> Any:
     Raises:
         UserError: there is no such algorithm, or the user's class has no settings.
     """
-    if name not in _ALGORITHMS and not is_reference(name):
-        raise UserError(f"algorithm.name: no algorithm '{name}'{suggest(name, _ALGORITHMS)}")
-    found = load_reference(_ALGORITHMS.get(name, name))
+    if name not in ALGORITHMS and not is_reference(name):
+        raise UserError(f"algorithm.name: no algorithm '{name}'{suggest(name, ALGORITHMS)}")
+    found = load_reference(ALGORITHMS.get(name, name))
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
         raise UserError(f"algorithm.name: '{name}' needs a pydantic model as its attribute Settings")

@@ -1,59 +1,50 @@
 """`qdrl algorithms`."""
 
-from typing import TYPE_CHECKING
+import ast
+from pathlib import Path
 
 import click
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-    from pydantic.fields import FieldInfo
 
 
 @click.command()
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
-    """List the algorithms, or the settings of the one NAMEd with their defaults.
+    """List the algorithms, or describe the algorithm NAME and its settings.
 
     \b
     Example:
       qdrl algorithms
       qdrl algorithms map_elites
     """
-    from qdrl.algorithms.registry import algorithm_class, algorithm_names
-
     if name is None:
-        for each in algorithm_names():
-            click.echo(f"{each:<16}{_module_of(algorithm_class(each)).splitlines()[0]}")
-        click.echo("package.module:Class names an algorithm of your own; see docs/how-to/algorithm.md")
-        return
-    kind = algorithm_class(name)
-    click.echo(f"{_module_of(kind).strip()}\n\nsettings of [algorithm]:")
-    for key, field in kind.Settings.model_fields.items():
-        click.echo(f"  {key:<22}{_default(field)}")
-        for choice in _other_choices(field):
-            click.echo(f"    {'or ' + choice.model_fields['name'].default:<20}{_options(choice)}")
+        _list()
+    else:
+        _describe(name)
 
 
-def _module_of(kind: type) -> str:
+def _list() -> None:
+    """Print a line for each built-in algorithm, from its source: an import would load torch."""
+    from qdrl.algorithms.registry import ALGORITHMS
+
+    for name, reference in ALGORITHMS.items():
+        click.echo(f"{name:<16}{_docstring(reference.partition(':')[0]).splitlines()[0]}")
+    click.echo("package.module:Class names an algorithm of your own; see docs/how-to/algorithm.md")
+
+
+def _describe(name: str) -> None:
     import sys
 
-    return sys.modules[kind.__module__].__doc__ or kind.__name__
+    from qdrl.algorithms.registry import algorithm_class
+    from qdrl.settings.describe import as_text, describe
+
+    kind = algorithm_class(name)
+    click.echo((sys.modules[kind.__module__].__doc__ or kind.__name__).strip())
+    click.echo(f"\nSettings of [algorithm]:\n{as_text(describe(kind.Settings))}")
 
 
-def _default(field: "FieldInfo") -> str:
-    from pydantic import BaseModel
+def _docstring(module: str) -> str:
+    """Return the docstring of a module of this package without importing it."""
+    import qdrl
 
-    if field.is_required():
-        return "required"
-    return str(field.default.model_dump()) if isinstance(field.default, BaseModel) else repr(field.default)
-
-
-def _other_choices(field: "FieldInfo") -> "list[type[BaseModel]]":
-    """The models besides the default's that a table with a `name` may be."""
-    from typing import get_args
-
-    return [kind for kind in get_args(field.annotation) if field.discriminator and kind is not type(field.default)]
-
-
-def _options(kind: "type[BaseModel]") -> str:
-    return ", ".join(f"{key} {_default(field)}" for key, field in kind.model_fields.items() if key != "name")
+    path = Path(qdrl.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or module

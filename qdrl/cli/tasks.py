@@ -1,6 +1,7 @@
 """`qdrl tasks`."""
 
 import json
+from typing import Any
 
 import click
 
@@ -9,7 +10,7 @@ import click
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool) -> None:
-    """List the tasks, or describe the one NAMEd.
+    """List the built-in tasks, or describe the task NAME and its settings.
 
     \b
     Example:
@@ -17,30 +18,66 @@ def command(name: str | None, as_json: bool) -> None:
       qdrl tasks walker2d_uni
       qdrl tasks gym:Ant-v5
     """
-    if name is not None and name.startswith("gym:"):
-        _describe_environment(name.removeprefix("gym:"), as_json=as_json)
-        return
-    from qdrl.tasks.registry import make_task, task_names
-
-    names = task_names() if name is None else (name,)
-    described = [make_task(each).spec.describe() for each in names]
-    if as_json:
-        click.echo(json.dumps(described if name is None else described[0], indent=2))
-    elif name is None:
-        _list(described)
+    if name is None:
+        _list(as_json=as_json)
+    elif name.startswith("gym:"):
+        _describe_environment(name, as_json=as_json)
     else:
-        _describe(described[0])
+        _describe(name, as_json=as_json)
 
 
-def _describe_environment(environment_id: str, *, as_json: bool) -> None:
-    """Print what can be known of an environment without a descriptor."""
+def _list(*, as_json: bool) -> None:
+    from qdrl.cli.catalogue import read_catalogue
+
+    tasks = read_catalogue()
+    if as_json:
+        click.echo(json.dumps(tasks, indent=2))
+    else:
+        _print_table(tasks)
+
+
+def _describe(name: str, *, as_json: bool) -> None:
+    from qdrl.tasks.registry import make_task
+
+    task = make_task(name).spec.describe()
+    if as_json:
+        click.echo(json.dumps(task, indent=2))
+        return
+    lines = {
+        "task": task["name"],
+        "": task["summary"],
+        "fitness": f"{task['fitness_name']} (maximised; QD score offset {task['qd_offset']:g})",
+        "descriptor": "\n            ".join(_axis(axis) for axis in task["axes"]),
+        "episode": f"at most {task['episode_length']} steps",
+        "observation": f"{task['observation']} = {task['observation_size']}" if task["observation_size"] else "none",
+        "action": f"{task['action_size']} numbers in [-1, 1], scaled to the range of the actuators"
+        if task["action_size"]
+        else "none: the genome is the solution",
+        "start": task["initial_noise"],
+        "reward": f"offset per step {_offset(task)}, for critics that need non-negative rewards (the rest is cut)",
+        "gymnasium": json.dumps(task["gymnasium"]) if task["gymnasium"] else "no environment with the same physics",
+    }
+    _print_lines(lines)
+    _print_settings(name)
+
+
+def _describe_environment(name: str, *, as_json: bool) -> None:
+    """Print what is known of a Gymnasium environment without a descriptor function."""
     from qdrl.tasks.environments.ids import describe_environment
 
-    described = describe_environment(environment_id)
+    described = describe_environment(name.removeprefix("gym:"))
     if as_json:
         click.echo(json.dumps({name or "summary": text for name, text in described.items()}, indent=2))
     else:
         _print_lines(described)
+        _print_settings(name)
+
+
+def _print_settings(name: str) -> None:
+    from qdrl.settings.describe import as_text, describe
+    from qdrl.tasks.registry import settings_class
+
+    click.echo(f"\nSettings of [task]:\n{as_text(describe(settings_class(name)))}")
 
 
 def _print_lines(lines: dict[str, str]) -> None:
@@ -48,7 +85,7 @@ def _print_lines(lines: dict[str, str]) -> None:
         click.echo(f"{heading:<12}{text}")
 
 
-def _list(tasks: list[dict]) -> None:
+def _print_table(tasks: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -72,28 +109,9 @@ def _list(tasks: list[dict]) -> None:
     click.echo("atari:<game>     any Atari game, as in atari:frostbite; needs the extra 'atari'")
 
 
-def _describe(task: dict) -> None:
-    lines = {
-        "task": task["name"],
-        "": task["summary"],
-        "fitness": f"{task['fitness_name']} (maximised; QD score offset {task['qd_offset']:g})",
-        "descriptor": "\n            ".join(_axis(axis) for axis in task["axes"]),
-        "episode": f"at most {task['episode_length']} steps",
-        "observation": f"{task['observation']} = {task['observation_size']}" if task["observation_size"] else "none",
-        "action": f"{task['action_size']} numbers in [-1, 1], stretched over the actuators' range"
-        if task["action_size"]
-        else "none: the genome is the solution",
-        "start": task["initial_noise"],
-        "reward": f"offset per step {_offset(task)}, for critics that need non-negative rewards (the rest is cut)",
-        "options": json.dumps(task["options"]),
-        "gymnasium": json.dumps(task["gymnasium"]) if task["gymnasium"] else "no twin",
-    }
-    _print_lines(lines)
-
-
-def _axis(axis: dict) -> str:
+def _axis(axis: dict[str, Any]) -> str:
     return f"{axis['name']} [{axis['unit']}] in {axis['lower']:g}..{axis['upper']:g}"
 
 
-def _offset(task: dict) -> str:
+def _offset(task: dict[str, Any]) -> str:
     return "none" if task["reward_offset"] is None else f"{task['reward_offset']:g}"

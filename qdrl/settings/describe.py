@@ -98,8 +98,11 @@ def _description_of(model: type[BaseModel], name: str) -> str:
 
 
 def _choice_of(key: str, model: type[BaseModel]) -> str:
-    name = model.model_fields["name"].default if "name" in model.model_fields else model.__name__
-    return f"{key}.name = {json.dumps(name)}"
+    tag = "name" if "name" in model.model_fields else "kind"
+    if (field := model.model_fields.get(tag)) is None:
+        return ""
+    value = get_args(field.annotation)[0] if get_origin(field.annotation) is Literal else field.default
+    return f"{key}.{tag} = {json.dumps(value)}"
 
 
 def _default_of(field: FieldInfo) -> str:

@@ -5,14 +5,12 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from qdrl.config import tables
+from qdrl.config import TABLES, describe_table, models_of
 from qdrl.settings.base import SettingsModel
 from qdrl.settings.describe import Setting, as_markdown, as_text, describe
 
 MODELS = [
-    pytest.param(model, id=f"{table} {name}".strip())
-    for table, models in tables().items()
-    for name, model in models.items()
+    pytest.param(model, id=f"{table} {name}".strip()) for table in TABLES for name, model in models_of(table).items()
 ]
 
 
@@ -50,6 +48,10 @@ def test_every_setting_of_every_table_has_a_description_and_a_type(model: type[B
     for setting in settings:
         assert setting.description.endswith((".", ")")), setting
         assert not any(word in setting.type for word in ("typing", "<class", "Annotated", "qdrl")), setting
+
+
+def test_keys_outside_all_tables_are_described_without_the_tables() -> None:
+    assert [setting.key for setting in describe_table("experiment")[""]] == ["name", "title", "license", "seed"]
 
 
 def test_a_description_states_key_type_bounds_default_and_meaning() -> None:
