@@ -1,6 +1,6 @@
 """The part of a task that an archive file describes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,11 @@ class Described(Protocol):
     @property
     def mjcf(self) -> str | None:
         """The MuJoCo model as XML; None where the task uses none."""
+        ...
+
+    @property
+    def assets(self) -> Mapping[str, bytes]:
+        """Files that the MuJoCo model names, by name."""
         ...
 
     def describe_policy(self) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ found, `validate` lists them all. Nothing here needs torch.
 
 import json
 import logging
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -212,6 +213,9 @@ def _write(file: Any, archive: StoredArchive, kind_of_file: str) -> None:
     if archive.meta.get("mjcf"):
         meta["mjcf"] = archive.meta["mjcf"]
         meta["mjcf"].attrs["sha256"] = sha256(archive.meta["mjcf"].encode()).hexdigest()
+    if archive.meta.get("assets"):
+        encoded = {name: b64encode(content).decode() for name, content in archive.meta["assets"].items()}
+        meta["assets"] = json.dumps(encoded)
     if archive.meta.get("code"):
         meta["code"] = json.dumps(archive.meta["code"])
     group = file.create_group("archive")
@@ -298,6 +302,9 @@ def _read(file: Any, path: Path) -> StoredArchive:
     meta: dict[str, Any] = {name: from_json(file["meta"][name].asstr()[()]) for name in META_JSON}
     if "mjcf" in file["meta"]:
         meta["mjcf"] = file["meta/mjcf"].asstr()[()]
+    if "assets" in file["meta"]:
+        encoded = json.loads(file["meta/assets"].asstr()[()])
+        meta["assets"] = {name: b64decode(content) for name, content in encoded.items()}
     if "code" in file["meta"]:
         meta["code"] = json.loads(file["meta/code"].asstr()[()])
     group = file["archive"].attrs

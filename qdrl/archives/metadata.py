@@ -1,6 +1,7 @@
 """Checks of the JSON strings in /meta: that they are JSON, and that what readers use has the right types."""
 
 import json
+from base64 import b64decode
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -32,6 +33,8 @@ def meta_problems(meta: Any) -> list[str]:
         problems += json_problems(meta[name], f"/meta/{name}", _TYPES[name])
     if "code" in meta:
         problems += _code_problems(meta["code"])
+    if "assets" in meta:
+        problems += _assets_problems(meta["assets"])
     if "mjcf" in meta:
         problems += _mjcf_problems(meta["mjcf"])
     return problems
@@ -64,6 +67,18 @@ def _code_problems(dataset: Any) -> list[str]:
             return [f"/meta/code: {name} must have a source and a sha256, each a string or null"]
         if texts[0] is not None and sha256(texts[0].encode()).hexdigest() != texts[1]:
             return [f"/meta/code: {name} does not match its sha256"]
+    return []
+
+
+def _assets_problems(dataset: Any) -> list[str]:
+    """Say where the stored files of a model are not an object of base64 texts."""
+    if problems := json_problems(dataset, "/meta/assets", {}):
+        return problems
+    for name, content in (json.loads(_text(dataset)) or {}).items():
+        try:
+            b64decode(content, validate=True)
+        except (ValueError, TypeError):
+            return [f"/meta/assets: {name} is not base64 text"]
     return []
 
 

@@ -87,7 +87,8 @@ def without_genomes(
         axes = tuple(
             replace(named, lower=a.lower, upper=a.upper) for named, a in zip(task.spec.axes, axes, strict=True)
         )
-        meta = {"task": task.spec.describe(), "policy": task.describe_policy(), "mjcf": task.mjcf}
+        described = {"task": task.spec.describe(), "policy": task.describe_policy()}
+        meta = described | {"mjcf": task.mjcf, "assets": dict(task.assets)}
         needed = np.concatenate([columns["generation"], generations]).astype(np.int64)
         normalizer = task.state_dict(np.unique(needed).tolist())
     if normalizer is not None:

@@ -33,8 +33,8 @@ class StoredArchive:
         elites: `(n, ...)` columns by name, ordered by cell, genomes apart.
         history: `(generations,)` metrics by name.
         attributes: created_utc, qdrl_version, git_commit, seed, and `license` where the user stated one.
-        meta: config, command, packages, task, policy as parsed JSON, `code` where users' code was run; `mjcf` as text
-            where a model was used.
+        meta: config, command, packages, task, policy as parsed JSON; `code` where users' code was run; `mjcf` as text
+            and `assets`, the files that it names, where a model was used.
         normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
             `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.
         actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first takes

@@ -275,7 +275,8 @@ def _file_bytes(experiment: Experiment, task: Task, rows: int) -> int:
     elite = genome + _ELITE + 3 * 8 * len(task.spec.axes)
     if getattr(task, "normalizer", None) is not None:  # mean and variance of each generation that has an elite
         elite += 2 * 8 * task.spec.observation_size
-    return count and _FILE + len(task.mjcf or "") + count * elite + _history_bytes(experiment, rows)
+    model = len(task.mjcf or "") + 2 * sum(map(len, task.assets.values()))
+    return count and _FILE + model + count * elite + _history_bytes(experiment, rows)
 
 
 def _history_bytes(experiment: Experiment, rows: int) -> int:

@@ -22,6 +22,7 @@ from qdrl.errors import UserError
 from qdrl.provenance.source_code import changed_sources
 from qdrl.run.build import Parts
 from qdrl.run.history import History, Past
+from qdrl.tasks.registry import is_users_task
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def _notes_on_code(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"the module of {', '.join(names)} has changed since the run was saved: elites of before and after were"
+        f"the source of {', '.join(names)} has changed since the run was saved: elites of before and after were"
         " evaluated by different code"
     ]
 
@@ -308,9 +309,12 @@ def _refuse_other_evaluations(stored: StoredArchive, parts: Parts, *, accept_cha
             " policies with discrete actions do since archive format 1.2; start a new run"
         )
     names = changed_sources(stored.meta.get("code"), parts.code)
+    model = stored.meta.get("mjcf"), stored.meta.get("assets") or {}
+    if is_users_task(parts.task.spec.name) and model != (parts.task.mjcf, dict(parts.task.assets)):
+        names.append("the MuJoCo model")
     if names and not accept_changed_code:
         raise UserError(
-            f"the module of {', '.join(names)} has changed since the run was saved: resuming would mix two experiments;"
+            f"the source of {', '.join(names)} has changed since the run was saved: resuming would mix two experiments;"
             " restore it, start a new run, or add --accept-changed-code"
         )
     return names

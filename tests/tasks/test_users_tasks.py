@@ -86,7 +86,7 @@ def test_a_changed_task_is_not_resumed(folder: Path, monkeypatch: pytest.MonkeyP
     experiment = load_experiment("cart.toml", ["run.generations=1", "algorithm.batch_size=4"])
     run = start(experiment, OneProcess(), folder=folder / "run", modules=folder, progress=False).folder
     (folder / "cart.py").write_text((folder / "cart.py").read_text() + "\n")
-    with pytest.raises(UserError, match=r"module of cart:Cart has changed"):
+    with pytest.raises(UserError, match=r"source of cart:Cart has changed"):
         resume(run, OneProcess(), overrides=["run.generations=2"], progress=False)
 
 
