@@ -56,7 +56,7 @@ format: env ## fix what ruff can fix
 	$(BIN)/ruff format .
 
 docs: env ## the documentation site, into build/docs; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 
 wheel: env ## the wheel of this version, into dist/
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qdrl.archives.hdf5 import content_digest
 from tests.helpers.processes import run_qdrl
 
 ROOT = Path(__file__).parents[1]
@@ -125,13 +126,26 @@ def test_the_reading_example_of_the_format_needs_only_h5py() -> None:
     assert "[17, 6, 6]" in done.stdout
 
 
-def test_the_algorithm_and_the_task_of_the_docs_run_together(tmp_path: Path) -> None:
-    algorithm, descriptor = _blocks("docs/how-to/algorithm.md", "python")
-    (tmp_path / "mine.py").write_text(algorithm + descriptor)
-    algorithm_table, task_table = _blocks("docs/how-to/algorithm.md", "toml")
-    small = 'episode_length = 10\n[archive]\nkind = "grid"\nshape = [5, 5]\n[run]\ngenerations = 2\n'
-    (tmp_path / "mine.toml").write_text(task_table + small + algorithm_table.replace("128", "8"))
-    done = run_qdrl("evolve", "mine.toml", "--output", "run", folder=tmp_path)
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_the_guide_to_algorithms_runs_as_written(tmp_path: Path) -> None:
+    assert "3 passed" in _run_blocks("docs/how-to/algorithm.md", tmp_path)
+    assert content_digest(tmp_path / "runs/one/archive.h5") == content_digest(tmp_path / "runs/two/archive.h5")
+
+
+@pytest.mark.slow
+def test_the_guide_to_environments_runs_as_written(tmp_path: Path) -> None:
+    assert "ended by     run.generations = 20" in _run_blocks("docs/how-to/gymnasium.md", tmp_path)
+
+
+def test_the_algorithm_and_the_environment_of_the_docs_run_together(tmp_path: Path) -> None:
+    files = _files("docs/how-to/algorithm.md") | _files("docs/how-to/gymnasium.md")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    overrides = ["algorithm.name=tournament:Tournament", "algorithm.batch_size=8", "task.episode_length=10"]
+    settings = [word for each in (*overrides, "run.generations=2") for word in ("--set", each)]
+    command = [sys.executable, "-m", "qdrl", "evolve", "swing.toml", "--output", "run", *settings]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
