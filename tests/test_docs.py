@@ -186,5 +186,5 @@ def test_the_readme_names_every_verb() -> None:
     text = (ROOT / "README.md").read_text()
     help_text = run_qdrl("--help").stdout
     verbs = re.findall(r"^  ([a-z]+)  ", help_text.partition("Verbs:")[2], re.MULTILINE)
-    assert len(verbs) == 8
+    assert len(verbs) == 9
     assert all(f"`qdrl {verb}" in text for verb in verbs)
