@@ -76,7 +76,13 @@ def test_verbs_serve_or_refuse_hostile_files(sources: list[Source], tmp_path: Pa
     assert counts["refused"] > 0
 
 
-@pytest.mark.parametrize("wrong", [np.float64(0.5), "text"], ids=["scalar", "text"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param("text", id="text"),
+        pytest.param(np.float64(0.5), id="scalar", marks=pytest.mark.slow),  # 6 s: the same checks of another type
+    ],
+)
 def test_any_one_dataset_may_be_a_scalar_or_text(sources: list[Source], tmp_path: Path, wrong: Any) -> None:
     path = tmp_path / "changed.h5"
     for source in sources:

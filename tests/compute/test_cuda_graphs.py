@@ -65,7 +65,12 @@ def state_after(config: Path, generations: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("task", "algorithm", "normalize"),
-    [("walker2d_uni", "dcrl_map_elites", True), ("ant_omni", "pga_map_elites", False)],
+    [
+        ("walker2d_uni", "dcrl_map_elites", True),
+        pytest.param(
+            "ant_omni", "pga_map_elites", False, marks=pytest.mark.slow
+        ),  # 17 s, the same calls on another task
+    ],
 )
 def test_graphed_calls_leave_a_run_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, algorithm: str, normalize: bool

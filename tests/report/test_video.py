@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -42,6 +43,7 @@ def _qdrl(*arguments: str | Path, gl: str = "") -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+@cache
 def _working_backend() -> str | None:
     code = "import sys; from qdrl.report.video import check_rendering; sys.exit(check_rendering() is not None)"
     for gl in ("egl", "osmesa"):

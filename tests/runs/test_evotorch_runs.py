@@ -10,8 +10,8 @@ from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.parallel.ranks import OneProcess
 from qdrl.run.resume import load, resume
 from qdrl.run.start import start
-from tests.programs.evotorch import GENERATIONS, SEARCHERS, evolve, experiment
 from tests.helpers.processes import mpirun, run_python
+from tests.programs.evotorch import GENERATIONS, SEARCHERS, evolve, experiment
 
 PROGRAM = ["-m", "tests.programs.evotorch"]
 

@@ -1,4 +1,4 @@
-"""Runs of Deep GA under real MPI: the same lineages on any number of ranks and after kills; what the file gives."""
+"""What the file of a Deep GA run gives to every verb. Its runs on other ranks are in `test_rank_counts.py`."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from qdrl.archives.hdf5 import content_digest, open_archive, validate, write_archive
-from qdrl.cli import qdrl
-from qdrl.config import parse_experiment
 from qdrl.analysis.decode import champion_of, genome_of, genomes_of, task_of
-from qdrl.errors import UserError
 from qdrl.analysis.export import weights_of
+from qdrl.analysis.rerun import replay
+from qdrl.archives.hdf5 import open_archive, validate, write_archive
+from qdrl.cli import qdrl
+from qdrl.config import load_experiment, parse_experiment
+from qdrl.errors import UserError
 from qdrl.genomes.ancestry import Ancestry
 from qdrl.parallel.ranks import OneProcess
-from qdrl.analysis.rerun import replay
 from qdrl.run.start import start
 from qdrl.tasks.episodic import EpisodicTask
 from tests.archives.builders import damaged
-from tests.helpers.processes import mpirun, run_qdrl, run_until_killed
+from tests.helpers.processes import run_qdrl
 
 CONFIG = """
 name = "ga"
@@ -51,44 +51,16 @@ worlds = 8
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An experiment file and the digest of its archive, made by one process without MPI."""
-    folder = tmp_path_factory.mktemp("ga")
-    config = folder / "config.toml"
-    config.write_text(CONFIG)
-    run_qdrl("evolve", config, "--output", folder / "alone", check=True)
-    return config, content_digest(folder / "alone" / "archive.h5")
-
-
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as file:
         return dict(file)
 
 
 @pytest.fixture(scope="module")
-def archive(run: tuple[Path, str]) -> Path:
-    return run[0].parent / "alone" / "archive.h5"
-
-
-@pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_lineages_are_the_same_for_any_number_of_ranks(run: tuple[Path, str], tmp_path: Path, ranks: int) -> None:
-    job = mpirun(ranks, ["-m", "qdrl", "evolve", run[0], "--output", tmp_path / "run"], timeout=120)
-    assert job.returncode == 0, job.stderr
-    assert content_digest(tmp_path / "run" / "archive.h5") == run[1]
-
-
-@pytest.mark.mpi
-def test_a_killed_run_resumes_on_other_ranks_to_the_same_lineages(run: tuple[Path, str], tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    arguments = ["-m", "qdrl", "evolve", run[0], "--output", folder]
-    for rows in (3, 6):
-        run_until_killed(arguments, folder, rows)
-        arguments = ["-m", "qdrl", "resume", folder]
-    job = mpirun(3, ["-m", "qdrl", "resume", folder], timeout=120)
-    assert job.returncode == 0, job.stderr
-    assert content_digest(folder / "archive.h5") == run[1]
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ga")
+    (folder / "config.toml").write_text(CONFIG)
+    return start(load_experiment(folder / "config.toml"), OneProcess(), folder=folder / "run", progress=False).archive
 
 
 def test_elites_replay_from_their_lineages(archive: Path) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from qdrl.analysis.reevaluate import reevaluate_actor
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.cli import qdrl
 from qdrl.config import load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
-from qdrl.analysis.reevaluate import reevaluate_actor
 from qdrl.run.resume import resume
 from qdrl.run.start import start
 from tests.helpers.processes import mpirun

@@ -1,0 +1,58 @@
+"""Run every experiment of a folder on 1 to 4 ranks: `mpirun -n 4 python -m tests.programs.rank_counts split FOLDER`.
+
+Each subfolder of FOLDER holds a `config.toml`. `alone` runs it in one process without MPI, into `alone`. `split` runs
+it in groups of ranks, into `1` to `4`, and resumes the run in `killed` on three ranks. One job starts MPI once for all.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qdrl.config import load_experiment
+from qdrl.parallel.ranks import Ranks, abort, connect, launched_rank
+from qdrl.run.resume import resume
+from qdrl.run.start import start
+
+
+def _evolve(ranks: Ranks, folders: Sequence[Path], name: str) -> None:
+    """Collective. Run each folder's experiment, saved at its end only, into a subfolder of that name."""
+    for folder in folders:
+        experiment = load_experiment(folder / "config.toml", ["run.checkpoint_seconds=60"])
+        start(experiment, ranks, folder=folder / name, progress=False)
+
+
+def _alone(ranks: Ranks, folders: Sequence[Path]) -> None:
+    _evolve(ranks, folders, "alone")
+
+
+def _split(ranks: Ranks, folders: Sequence[Path]) -> None:
+    """Use all four ranks; then three and one; then two groups of two, each with half of the experiments."""
+    from mpi4py import MPI
+
+    from qdrl.parallel.mpi import MpiRanks
+
+    _evolve(ranks, folders, "4")
+    group = MpiRanks(MPI.COMM_WORLD.Split(ranks.rank == 3))
+    _evolve(group, folders, str(group.size))
+    if group.size == 3:
+        for folder in folders:
+            resume(folder / "killed", group, progress=False)
+    second = ranks.rank >= 2
+    _evolve(MpiRanks(MPI.COMM_WORLD.Split(second)), folders[second::2], "2")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
+    program, folder = arguments
+    folders = sorted(path.parent for path in Path(folder).glob("*/config.toml"))
+    try:
+        {"alone": _alone, "split": _split}[program](connect(), folders)
+    except Exception as error:
+        rank = launched_rank()
+        if rank is None:
+            raise
+        abort(error, rank)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
