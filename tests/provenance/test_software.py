@@ -137,7 +137,8 @@ def test_no_process_is_started_after_mpi_has_and_git_is_asked_once(
     (tmp_path / "arm.toml").write_text(ARM)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "no font cache yet"))
-    done = mpirun(2, ["-m", "qdrl", "evolve", tmp_path / "arm.toml", "--output", tmp_path / "run"], fresh=True)
+    arguments = ["-m", "qdrl", "evolve", tmp_path / "arm.toml", "--output", tmp_path / "run"]
+    done = mpirun(2, arguments, timeout=180, fresh=True)
     assert done.returncode == 0, done.stderr
     seen = (tmp_path / "seen").read_text().splitlines()
     assert [line for line in seen if line.startswith("True")] == []
