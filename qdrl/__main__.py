@@ -16,7 +16,7 @@ from qdrl.parallel.ranks import abort, end_all_ranks, launched_rank, limit_threa
 
 _READERS = {"archive", "export", "render"}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
-_PATIENCE = 3.0  # seconds; most mistakes are seen by all ranks, and then the first one ends the job
+_LATER_RANKS_WAIT_SECONDS = 3.0  # most mistakes are seen by all ranks, and then the first one ends the job
 
 
 def main() -> None:
@@ -58,13 +58,13 @@ def main() -> None:
 
 
 def _help_of(error: ClickException) -> str:
-    """Name the help of the verb that was used wrongly."""
+    """Return a pointer to the help of the verb that was used wrongly."""
     context = error.ctx if isinstance(error, UsageError) else None
     return f"; see `{context.command_path} --help`" if context is not None else ""
 
 
 def _may_run_users_code(arguments: Sequence[str]) -> bool:
-    """Whether modules of the current folder may be imported: a verb that reads a file must not run what lies by it."""
+    """Return whether modules of the current folder may be imported; a verb that reads a file must not run them."""
     return "--allow-code" in arguments or not set(arguments[:1]) & _READERS
 
 
@@ -88,10 +88,10 @@ def _print_any_text() -> None:
 
 
 def _say(reason: object) -> None:
-    """One line on stderr: from the first rank at once, from another only if the first lets it live that long."""
+    """Write one line to stderr: the first rank at once, the others later unless the first has ended them."""
     rank = launched_rank()
     if rank:
-        time.sleep(_PATIENCE)
+        time.sleep(_LATER_RANKS_WAIT_SECONDS)
     with suppress(OSError):
         sys.stderr.write(f"qdrl: {f'rank {rank}: ' if rank else ''}{reason}\n")
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What an experiment file may say, and the one line a user gets when it says something else.
+"""Experiment files: their settings, and one-line errors for what does not fit.
 
 An experiment is TOML. Each table is checked by the model that owns it: the task's, the algorithm's, the policy's.
 Nothing is written and no MPI is started before the whole file has passed.
@@ -53,7 +53,10 @@ class RunSettings(SettingsModel):
     """Largest share of failed evaluations in a generation; a larger one ends the run with exit code 1. A generation in
     which all evaluations failed always does."""
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    """Seconds between checkpoints."""
+    """Shortest time between the starts of two checkpoints, in seconds; 0 for a checkpoint after every generation."""
+    checkpoint_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Largest share of the run's time that checkpoints may take. Checkpoints that take long to write become rarer.
+    Results do not depend on it."""
     log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     """Seconds between progress lines."""
     folder: str = "runs"
@@ -278,7 +281,7 @@ _MAIN_KEYS = {"task": "name", "algorithm": "name", "archive": "kind", "policy": 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A TOML file in UTF-8, with or without a byte order mark."""
+    """Return the content of a TOML file in UTF-8, with or without a byte order mark."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -294,7 +297,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _cannot_read(path: Path, error: OSError) -> str:
-    """Why an experiment file cannot be read, and what was probably meant."""
+    """Return why an experiment file cannot be read, and what was probably meant."""
     inside = path / "config.toml"
     if not path.is_dir():
         near = nearest(path.name, [file.name for file in path.parent.glob("*.toml")])
@@ -340,7 +343,7 @@ def _refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
 
 
 def _all_keys(data: Mapping[str, Any]) -> list[str]:
-    """Dotted keys that the file may have, as far as the names of its task and algorithm are known."""
+    """Return the dotted keys that the file may have, as far as the names of its task and algorithm are known."""
     models: dict[str, list[type[BaseModel]]] = {
         "run": [RunSettings],
         "compute": [ComputeSettings],
@@ -354,7 +357,7 @@ def _all_keys(data: Mapping[str, Any]) -> list[str]:
         table = data.get(key, {})
         try:
             models[key] = [find(str(table.get("name", default)))] if isinstance(table, Mapping) else []
-        except UserError:  # said when the table itself is checked
+        except UserError:  # reported when the table itself is checked
             models[key] = []
     keys = [each for table, kinds in models.items() for kind in kinds for each in dotted_keys(kind, table)]
     return list(dict.fromkeys(keys))

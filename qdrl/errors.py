@@ -2,9 +2,9 @@
 
 
 class UserError(ValueError):
-    """A mistake in what came from outside: a config, a file, an argument.
+    """A mistake in a config, a file or an argument.
 
-    The message is one line that names what came, what was expected and the remedy. The command line prints it and exits
+    The message is one line: what came, what was expected, how to fix it. The command line prints it and exits
     with code 2.
     """
 
@@ -14,7 +14,7 @@ class RankLost(Exception):  # noqa: N818 - a recoverable event, not an error
 
 
 class RunFailed(Exception):  # noqa: N818 - a result of the run, not a defect
-    """A run that cannot give what was asked for: its last files cannot be written, or its evaluations fail.
+    """A run that cannot complete: its last files cannot be written, or too many evaluations fail.
 
-    The message is one line that names what failed and the remedy. The command line prints it and exits with code 1.
+    The message is one line: what failed and how to fix it. The command line prints it and exits with code 1.
     """

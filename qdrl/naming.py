@@ -96,7 +96,7 @@ def _folded(name: str) -> str:
 
 
 def _remedy(error: BaseException) -> str:
-    """What to do where a module was not found at all."""
+    """Return a hint for a module that was not found."""
     if not isinstance(error, ModuleNotFoundError):
         return ""
     return "; modules are searched in the current folder, the folder of an experiment file, and PYTHONPATH"

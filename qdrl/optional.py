@@ -22,7 +22,7 @@ _INSTALLS = {
 
 
 def require(module: str, purpose: str) -> None:
-    """Import a module, or say in one line what needs it.
+    """Import a module, or raise a one-line error that names the package to install.
 
     Args:
         module: its name, for example "imageio".

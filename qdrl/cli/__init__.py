@@ -1,4 +1,4 @@
-"""The command line: one file a verb, imported when it is called, so that `qdrl --help` is quick."""
+"""The command line: one module for each verb, imported when the verb is called, so that `qdrl --help` is quick."""
 
 from importlib import import_module
 
@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def _suggestion(self, ctx: click.Context, name: str) -> str:
-        """The verb that an unknown one probably meant: of this group, or of a group inside or around it."""
+        """Return the verb that an unknown one probably meant, of this group or of a group inside or around it."""
         from qdrl.naming import suggest
 
         for group in self._verbs:
@@ -76,12 +76,12 @@ class LazyGroup(click.Group):
         "tasks": ("qdrl.cli.tasks", "List the tasks, or describe one."),
         "algorithms": ("qdrl.cli.algorithms", "List the algorithms, or describe one and its settings."),
         "settings": ("qdrl.cli.settings", "List the tables of an experiment file, or describe one's settings."),
-        "archive": ("qdrl.cli.archive", "Look into an archive file: info, plot, show, find, validate."),
+        "archive": ("qdrl.cli.archive", "Inspect an archive file: info, plot, show, find, validate."),
         "export": ("qdrl.cli.export", "Write one genome's weights as .npz."),
         "render": ("qdrl.cli.render", "Film an elite as .mp4 or .gif."),
         "doctor": (
             "qdrl.cli.doctor",
-            "Say what this machine offers: MPI, threads, HDF5, MuJoCo, devices, GL.",
+            "Check this machine: MPI, threads, HDF5, MuJoCo, devices, OpenGL.",
         ),
     },
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,4 +1,4 @@
-"""The option that lets a verb run what a file names."""
+"""The option that allows a verb to run code that a file names."""
 
 import click
 

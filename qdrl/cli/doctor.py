@@ -13,9 +13,9 @@ _DRAWING_SECONDS = 60.0
 
 @click.command()
 def command() -> None:
-    """Say what this machine offers and what is wrong with it. Under mpirun the first rank speaks.
+    """Check this machine: what it offers and what is broken. Under mpirun the first rank prints.
 
-    Every line is printed, whatever is broken: a broken part is what its line says.
+    Every check prints a line; a broken part is reported in its line.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def command() -> None:
     try:
         ranks = connect()
         places = ranks.gather((os.uname().nodename, os.sched_getaffinity(0)))
-    except Exception as error:  # a broken launcher or MPI is what the line says
+    except Exception as error:  # a broken launcher or MPI is the finding
         trouble, places = error, [(os.uname().nodename, os.sched_getaffinity(0))]
     cores = set().union(*(cores for node, cores in places if node == os.uname().nodename))
     if first:
@@ -88,7 +88,7 @@ def _cores(cores: set[int]) -> str:
 
 
 def _threads(cores: set[int]) -> str:
-    """Thread limits, and whether this node's ranks have more threads than the job has cores here."""
+    """Return thread limits, and whether this node's ranks have more threads than the job has cores here."""
     from qdrl.parallel.ranks import THREAD_VARIABLES, local_size
 
     limits = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES)

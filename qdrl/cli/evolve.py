@@ -11,11 +11,17 @@ import click
 @click.option("--unset", multiple=True, metavar="TABLE.KEY", help="Remove a setting of the file; repeatable.")
 @click.option("--seed", type=click.IntRange(min=0), help="Override the seed.")
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda", "warp-cpu"]), help="Where locomotion is simulated; compute.device."
+    "--device",
+    type=click.Choice(["cpu", "cuda", "warp-cpu"]),
+    help="Device of the physics of locomotion tasks; sets compute.device.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="The run folder; it must not exist yet.")
 @click.option("--dry-run", is_flag=True, help="Print memory, time and file sizes of the run, and write nothing.")
-@click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Draw a live bar, or print plain lines; by default a bar only for one process on a terminal.",
+)
 def command(
     experiment: Path,
     overrides: tuple[str, ...],

@@ -11,7 +11,7 @@ from qdrl.cli.code import allow_code_option
 @click.command()
 @archive_argument
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--cell", type=int, help="Whose elite; the run's champion, or the best elite, when left out.")
+@click.option("--cell", type=int, help="Cell of the elite; when left out, the run's champion or else the best elite.")
 @allow_code_option
 def command(archive: Path, output: Path, cell: int | None, allow_code: bool) -> None:
     """Write the weights of one genome of ARCHIVE to OUTPUT (.npz).

@@ -1,4 +1,4 @@
-"""How `evolve` and `resume` join the other ranks of a job."""
+"""Joining the other ranks of an MPI job, for `evolve` and `resume`."""
 
 import platform
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""How `evolve` and `resume` end: what they print, and the exit code."""
+"""The end of `evolve` and `resume`: figures, printed summary and exit code."""
 
 import os
 
@@ -14,7 +14,7 @@ STOPPED = os.EX_TEMPFAIL  # 75: a job that may be started again
 
 
 def end(outcome: Outcome, ranks: Ranks) -> None:
-    """Collective. Draw the figures and print what the run made, then leave with the exit code of the outcome.
+    """Draw the figures, print a summary and leave with the exit code of the outcome. Collective.
 
     When the first rank is lost meanwhile, the next one draws and prints.
 
@@ -35,7 +35,7 @@ def end(outcome: Outcome, ranks: Ranks) -> None:
 
 
 def show(outcome: Outcome) -> None:
-    """Draw the figures and print what the run made."""
+    """Draw the figures and print a summary of the run."""
     archive = open_archive(outcome.archive)
     statistics = archive.statistics()
     lines = {
@@ -59,7 +59,7 @@ def show(outcome: Outcome) -> None:
 
 
 def _explain_spent(outcome: Outcome) -> None:
-    """Say why a resumed run did nothing, and how to let it continue."""
+    """Print why a resumed run did nothing, and how to continue it."""
     names = [budget.partition(" ")[0] for budget in outcome.ended_by.split(", ")]
     raised = " ".join(f"--set {name}=..." for name in names)
     removed = " ".join(f"--unset {name}" for name in names)
@@ -68,7 +68,7 @@ def _explain_spent(outcome: Outcome) -> None:
 
 
 def _figures(outcome: Outcome, archive: StoredArchive) -> dict[str, object]:
-    """Draw heatmap and curves; a figure that cannot be drawn or written costs a line, not the run."""
+    """Draw heatmap and curves; print a line about a figure that cannot be drawn or written."""
     try:
         from qdrl.report.curves import figure_of_curves
         from qdrl.report.figures import save_figure

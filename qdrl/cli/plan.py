@@ -1,4 +1,4 @@
-"""What `qdrl evolve --dry-run` prints."""
+"""The output of `qdrl evolve --dry-run`."""
 
 import click
 
@@ -10,11 +10,11 @@ from qdrl.run.forecast import Forecast, Pace, duration, forecast, measure
 
 
 def print_plan(experiment: Experiment, ranks: Ranks) -> None:
-    """Collective. Print what a run would need and how long it would take, on the first rank; write nothing.
+    """Print what a run would need and how long it would take, on the first rank. Collective; writes no files.
 
     Args:
-        experiment: what would be run.
-        ranks: who would run it.
+        experiment: the settings of the run.
+        ranks: the ranks of the run.
 
     Raises:
         UserError: the parts do not fit each other, or do not fit into memory.
@@ -48,7 +48,7 @@ def _of_ranks(count: int) -> str:
 
 
 def _times(expected: Forecast, paces: list[Pace], parts: Parts) -> dict[str, str]:
-    """Lines about a generation and the whole run."""
+    """Return lines about a generation and the whole run."""
     now, full = expected.generation_seconds
     generation = f"{duration(now)} with random genomes"
     if full > 1.05 * now:

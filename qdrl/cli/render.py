@@ -10,7 +10,7 @@ from qdrl.cli.code import allow_code_option
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--cell", type=int, help="Whose elite to film; the best one when left out.")
+@click.option("--cell", type=int, help="Cell of the elite to film; the best one when left out.")
 @click.option("--width", type=click.IntRange(16, 4096), default=640, show_default=True)
 @click.option("--height", type=click.IntRange(16, 4096), default=480, show_default=True)
 @allow_code_option

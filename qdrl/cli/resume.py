@@ -23,7 +23,11 @@ import click
     is_flag=True,
     help="Continue although the source of your own task or algorithm has changed.",
 )
-@click.option("--progress/--no-progress", default=None, help="A live bar, or plain lines; decided by the terminal.")
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Draw a live bar, or print plain lines; by default a bar only for one process on a terminal.",
+)
 def command(
     folder: Path,
     overrides: tuple[str, ...],

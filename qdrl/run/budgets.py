@@ -1,4 +1,4 @@
-"""Which of a run's budgets are spent."""
+"""The spent budgets of a run."""
 
 from collections.abc import Callable
 

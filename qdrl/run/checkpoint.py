@@ -14,6 +14,17 @@ from qdrl.run.contents import state_of
 from qdrl.run.log import LOGGER, RunLog
 
 
+def checkpoint_interval(seconds: float, share: float, save_seconds: float) -> float:
+    """Return the seconds from the start of a save to the start of the next.
+
+    Args:
+        seconds: shortest interval, `run.checkpoint_seconds`; 0 for a save after every generation.
+        share: largest share of time that saving may take, `run.checkpoint_share`.
+        save_seconds: duration of the last save.
+    """
+    return max(seconds, save_seconds / share) if seconds else 0.0
+
+
 class Checkpoints:
     """Saves of a run; the first rank writes, every rank knows whether it succeeded.
 
@@ -36,6 +47,7 @@ class Checkpoints:
         self._generation = 0  # the one that the last checkpoint continues with
         self._failed = 0  # saves since the last good one
         self._last = time.monotonic()
+        self._save_seconds = 0.0  # of the last save
 
     def begin(self) -> None:
         """Start the interval and count the generation that the algorithm is in as saved."""
@@ -43,7 +55,7 @@ class Checkpoints:
 
     def is_due(self) -> bool:
         """Return whether to save now: the writing rank's clock decides for all. Collective."""
-        due = time.monotonic() - self._last >= self._parts.experiment.run.checkpoint_seconds
+        due = time.monotonic() - self._last >= self._interval()
         return self._ranks.any(self._log.is_open and due and self._parts.algorithm.generation > self._generation)
 
     def save(self, *, last: bool = False) -> None:
@@ -53,10 +65,15 @@ class Checkpoints:
             RunFailed: the last save failed.
             RankLost: a rank died; the files may be those of the save before.
         """
-        getattr(self._parts.algorithm, "collect_state", lambda: None)()
         self._last = time.monotonic()
+        getattr(self._parts.algorithm, "collect_state", lambda: None)()
         if self._ranks.from_first(self._log.is_open and self._try_to_write(last=last)):
             self._generation, self._failed = self._parts.algorithm.generation, 0
+        self._save_seconds = time.monotonic() - self._last
+
+    def _interval(self) -> float:
+        run = self._parts.experiment.run
+        return checkpoint_interval(run.checkpoint_seconds, run.checkpoint_share, self._save_seconds)
 
     def _try_to_write(self, *, last: bool) -> bool:
         """Write the files and return True; report a failure and return False."""
@@ -89,5 +106,5 @@ class Checkpoints:
             self._log.note(line)
             raise RunFailed(f"{line}; free space, then `qdrl resume {self._folder}` computes the rest again")
         if self._failed == 1:
-            seconds = self._parts.experiment.run.checkpoint_seconds
+            seconds = self._interval()
             LOGGER.warning(f"{line}; trying again every {seconds:g} s" if seconds else f"{line}; trying again")

@@ -1,7 +1,7 @@
-"""What a run needs, from its settings alone: memory, file sizes, ranks without rows, threads beyond cores.
+"""Estimate what a run needs from its settings: memory, file sizes, ranks without rows, threads beyond cores.
 
 Figures are upper bounds: an archive whose cells are all full, episodes of full length, a full replay. Memory of a GPU
-is not counted here; what lives there checks it when it is made.
+is not counted here; it is checked when it is allocated.
 """
 
 import os
@@ -54,7 +54,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run needs.
+    """Memory and file sizes of a run.
 
     Attributes:
         rows: rows of a generation, at most.
@@ -119,7 +119,7 @@ class Estimate:
 
 
 def estimate(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Estimate:
-    """Return what a run needs.
+    """Estimate memory and file sizes of a run.
 
     Args:
         experiment: the run's settings.
@@ -180,7 +180,7 @@ def size(count: int) -> str:
 
 
 def _resident() -> int:
-    """Memory that this process has now."""
+    """Return the resident memory of this process in bytes."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
@@ -210,7 +210,7 @@ def _archive(experiment: Experiment, task: Task) -> Need:
 
 
 def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
-    """Genomes of a rank's rows and the networks of its worlds; those of lineages are made one at a time."""
+    """Return memory of a rank's genomes and of the networks of its worlds; lineages are decoded one at a time."""
     held = 0 if is_of_lineages(_algorithm(experiment)) else rows
     worlds = min(experiment.compute.worlds, rows) if isinstance(task, EpisodicTask) else 0
     keys = f"algorithm.batch_size, compute.worlds and {_of_genomes(task)} ({task.parameters:,} parameters)"
@@ -218,7 +218,7 @@ def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
 
 
 def _widths(settings: Any, task: Task) -> tuple[int, int, int]:
-    """Numbers in an observation, an action and, where critics know descriptors, a descriptor."""
+    """Return the sizes of an observation, an action and, for conditioned critics, a descriptor."""
     kind = algorithm_class(settings.name)
     return (
         task.spec.observation_size,
@@ -251,7 +251,7 @@ def _critics(settings: LearningSettings, task: Task) -> Need:
 
 
 def _transitions(settings: Any, task: Task, rows: int, ranks: int) -> list[Need]:
-    """Control steps of a generation: a rank's own, and on a learner those of its share of all rows; both twice."""
+    """Return memory of a generation's transitions: those of a rank's rows, and a learner's share of all; both twice."""
     observation, action, descriptor = _widths(settings, task)
     step = _FLAGS + _FLOAT * (2 * observation + action)
     holders = min(settings.learners, ranks)

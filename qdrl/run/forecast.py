@@ -1,4 +1,4 @@
-"""How long a run will take, from a few seconds of its own work. Nothing is written."""
+"""Forecast how long a run takes from a few seconds of its own work. Nothing is written."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _CRITIC_STEPS, _GRADIENT_STEPS = 40, 10
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a rank works.
+    """Speed of a rank.
 
     Attributes:
         row_seconds: of a row's evaluation now, when genomes are random.
@@ -46,7 +46,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How long a run takes, from what its ranks measured.
+    """Duration of a run, from the measured speed of its ranks.
 
     Attributes:
         generation_seconds: of a generation now, and with episodes of full length.
@@ -69,7 +69,7 @@ class Forecast:
 
 
 def measure(parts: Parts, rows: int) -> Pace:
-    """Return how fast this rank works: the evaluation of some rows, and some steps of the critics.
+    """Measure the speed of this rank: evaluate some rows and run some steps of the critics.
 
     Args:
         parts: a run before its first generation.
@@ -106,7 +106,7 @@ def forecast(paces: list[Pace], parts: Parts, ranks: int) -> Forecast:
 
 
 def _generations(budget: RunSettings, rows: int, counted: int, steps: float, frames: int) -> float:
-    """Generations after which the first budget is spent."""
+    """Return the number of generations after which the first budget is spent."""
     ends = [
         (budget.generations, 1),
         (budget.evaluations, counted),
@@ -117,7 +117,7 @@ def _generations(budget: RunSettings, rows: int, counted: int, steps: float, fra
 
 
 def _evaluate(parts: Parts, rows: int) -> tuple[float, float, int]:
-    """Seconds and control steps a row, and how many rows: of ever more rows until it has taken long enough."""
+    """Return seconds and control steps of a row, and the number of rows: doubled until the time is long enough."""
     algorithm, task = parts.algorithm, parts.task
     rows = min(rows, algorithm.batch_size)
     task.evaluate(algorithm.ask(range(1)))  # makes the worlds and compiles what is compiled
@@ -132,7 +132,7 @@ def _evaluate(parts: Parts, rows: int) -> tuple[float, float, int]:
 
 
 def _learn(settings: LearningSettings, parts: Parts) -> tuple[float, float]:
-    """Seconds of a generation's critic steps, and of a row's gradient variation, from a few steps of each."""
+    """Return seconds of a generation's critic steps and of a row's gradient variation, from a few steps of each."""
     policy, device = getattr(parts.task, "policy", None), parts.archive.device
     if not isinstance(policy, Mlp):
         return 0.0, 0.0
@@ -148,7 +148,7 @@ def _learn(settings: LearningSettings, parts: Parts) -> tuple[float, float]:
 
 
 def _climb(settings: LearningSettings, policy: Mlp, td3: Td3, device: Any) -> float:
-    """Seconds of a step of a row's gradient variation."""
+    """Return the seconds of one step of a row's gradient variation."""
 
     def vary(steps: int) -> None:
         few = settings.gradient.model_copy(update={"steps": steps})
@@ -161,7 +161,7 @@ def _climb(settings: LearningSettings, policy: Mlp, td3: Td3, device: Any) -> fl
 
 
 def _noise(count: int, policy: Mlp, dimensions: int) -> LabelledTransitions:
-    """Transitions that mean nothing and cost as much as any."""
+    """Return random transitions, which cost as much as real ones."""
     generator = np.random.default_rng(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -181,7 +181,7 @@ def _noise(count: int, policy: Mlp, dimensions: int) -> LabelledTransitions:
 
 
 def _seconds_of(work: Callable[[int], Any], steps: int) -> float:
-    """Seconds a step, once it is warm."""
+    """Return seconds a step after a warm-up."""
     work(2)
     begun = time.perf_counter()
     work(steps)
@@ -189,7 +189,7 @@ def _seconds_of(work: Callable[[int], Any], steps: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a span of time as people say it: "0.35 s", "4 min 10 s", "3 h 5 min", "12 d 4 h"."""
+    """Return a duration as text: "0.35 s", "4 min 10 s", "3 h 5 min", "12 d 4 h"."""
     if not isfinite(seconds):
         return "no end"
     if seconds < 60:

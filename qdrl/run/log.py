@@ -1,4 +1,4 @@
-"""A run's log: log.txt with every line, stderr with warnings. A full disk costs lines, never the run."""
+"""A run's log: log.txt with every line, stderr with warnings. A full disk loses lines but never stops the run."""
 
 import logging
 import sys
@@ -28,7 +28,7 @@ class RunLog:
         return bool(self._handlers)
 
     def open(self) -> None:
-        """Begin to log.
+        """Add the handlers and set the level of the logger to INFO.
 
         Raises:
             OSError: the file cannot be opened.
@@ -49,7 +49,7 @@ class RunLog:
             self._handlers[0].handle(LOGGER.makeRecord(LOGGER.name, logging.ERROR, "", 0, message, (), None))
 
     def close(self) -> None:
-        """Stop logging and leave the logger as it was."""
+        """Remove the handlers and restore the level of the logger."""
         if not self._handlers:
             return
         for handler in self._handlers:

@@ -1,4 +1,4 @@
-"""metrics.csv: the history as text, a row a generation, for whoever watches a run."""
+"""metrics.csv: the history as text, one row for each generation, to watch a run."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ class MetricsFile:
         """Write the history's last row, or every row where the file lacks more.
 
         Args:
-            history: what the file is to hold.
+            history: the rows that the file shall hold.
             rewrite: whether rows or columns in the file may differ from the history.
         """
         try:

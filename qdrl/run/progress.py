@@ -11,12 +11,12 @@ from qdrl.config import RunSettings
 
 
 class Progress:
-    """Writes the first rank's progress to stderr, once enabled.
+    """Progress output of the first rank on stderr, once enabled.
 
     Args:
         budget: budgets and the interval between lines.
         live: a live bar; when left out, one is drawn for a single process on a terminal.
-        alone: whether the run is a single process.
+        alone: whether the run has a single process.
     """
 
     def __init__(self, budget: RunSettings, *, live: bool | None, alone: bool) -> None:
@@ -30,7 +30,7 @@ class Progress:
         self._done_before = 0.0
 
     def begin(self, history: Mapping[str, Sequence[float]]) -> None:
-        """Start the clock from where the history stands."""
+        """Start the clock; what the history holds was done before."""
         self._begun = time.monotonic()
         self._last_line = -float("inf")
         if history:
@@ -39,7 +39,7 @@ class Progress:
             self._done_before = self._done(latest)
 
     def enable(self) -> None:
-        """Begin to write."""
+        """Start writing, with a bar where one is wanted."""
         self._enabled = True
         if self._live:
             from rich.console import Console

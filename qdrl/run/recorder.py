@@ -37,6 +37,7 @@ class Recorder:
         folder: the run folder.
         past: the run before this job; left out for a new run.
         progress: whether to draw a live bar; only for a single process on a terminal when left out.
+        handle_signals: whether signals stop the run, see `StopSignals`.
 
     Attributes:
         history: the metrics so far.
@@ -50,7 +51,14 @@ class Recorder:
     """
 
     def __init__(
-        self, parts: Parts, ranks: Ranks, folder: Path, past: Past | None = None, *, progress: bool | None = None
+        self,
+        parts: Parts,
+        ranks: Ranks,
+        folder: Path,
+        past: Past | None = None,
+        *,
+        progress: bool | None = None,
+        handle_signals: bool = True,
     ) -> None:
         self._past = past or Past()
         self.history = self._past.history
@@ -64,7 +72,7 @@ class Recorder:
         self._parts = parts
         self._ranks = ranks
         self._folder = folder
-        self._signals = StopSignals()
+        self._signals = StopSignals(enabled=handle_signals)
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._log = RunLog(folder / "log.txt")  # open on the rank that writes

@@ -39,6 +39,7 @@ def resume(
     from_archive: bool = False,
     accept_changed_code: bool = False,
     progress: bool | None = None,
+    handle_signals: bool = True,
 ) -> Outcome:
     """Continue a run from its last checkpoint, on any number of ranks. Collective.
 
@@ -54,6 +55,8 @@ def resume(
             checkpoint. Copies of the archive and of metrics.csv are kept beside them.
         accept_changed_code: continue although the source of the user's own code has changed.
         progress: whether to draw a live bar; only for a single process on a terminal when left out.
+        handle_signals: whether SIGINT, SIGTERM and SIGUSR1 stop the run after the current generation. Never in a thread
+            other than the main one.
 
     Returns:
         How the job ended.
@@ -70,6 +73,6 @@ def resume(
     parts = build(experiment_of(folder, overrides, unset), arithmetic=stored_arithmetic(folder))
     make_worlds(parts.task)
     restored = restore_run(parts, folder, from_archive=from_archive, accept_changed_code=accept_changed_code)
-    recorder = Recorder(parts, ranks, folder, restored.past, progress=progress)
+    recorder = Recorder(parts, ranks, folder, restored.past, progress=progress, handle_signals=handle_signals)
     rewrites_config = bool(overrides or unset) or not (folder / "config.toml").is_file()
     return run_job(parts, ranks, folder, recorder, restored=restored, rewrites_config=rewrites_config)

@@ -21,6 +21,7 @@ def start(
     folder: Path | None = None,
     modules: Path | None = None,
     progress: bool | None = None,
+    handle_signals: bool = True,
 ) -> Outcome:
     """Run an experiment from its first generation in a new folder. Collective.
 
@@ -30,6 +31,8 @@ def start(
         folder: the run folder; made under `experiment.run.folder` when left out.
         modules: the folder of the experiment file, where `resume` searches the user's modules too.
         progress: whether to draw a live bar; only for a single process on a terminal when left out.
+        handle_signals: whether SIGINT, SIGTERM and SIGUSR1 stop the run after the current generation. Never in a thread
+            other than the main one.
 
     Returns:
         How the run ended.
@@ -43,7 +46,7 @@ def start(
     make_worlds(parts.task)
     _refuse_unstorable(parts)
     made = make_folder(folder, parts.experiment, ranks, modules if parts.code else None)
-    recorder = Recorder(parts, ranks, made, progress=progress)
+    recorder = Recorder(parts, ranks, made, progress=progress, handle_signals=handle_signals)
     try:
         return run_job(parts, ranks, made, recorder)
     except UserError:

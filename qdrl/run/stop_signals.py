@@ -13,16 +13,20 @@ class StopSignals:
     Signal handlers can be set in a process's main thread only. In any other thread nothing is set, and signals keep
     their effect on the process.
 
+    Args:
+        enabled: False to leave the process's signal handlers alone.
+
     Attributes:
         received: name of the signal, None before it came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, enabled: bool = True) -> None:
+        self._enabled = enabled
         self.received: str | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
+        if self._enabled and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
         return self
 

@@ -1,4 +1,4 @@
-"""Tables of an experiment against their models, and the one line a user gets for what does not fit.
+"""Check tables of an experiment file against their models, with one-line errors.
 
 Two things are accepted that pydantic refuses: a whole number written as a float (`1e6`), and a table of a union without
 its `name`. Otherwise tables are read as strict JSON: no number out of a string or a truth value, but a list may become
@@ -15,9 +15,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrl.errors import UserError
 from qdrl.naming import nearest, suggest
 
-_ROUNDS = 8  # of repairs; each removes every mistake that it can
-_CUTOFF_ELSEWHERE = 0.75  # least similarity of a key in another table that is worth naming
-_SHOWN = 80  # characters of a value in a message
+_REPAIR_ROUNDS = 8  # each repairs all that it can
+_MINIMUM_SIMILARITY = 0.75  # least similarity of a key in another table that is worth naming
+_MAXIMUM_CHARACTERS = 80  # characters of a value in a message
 _WORDS = {
     "tuple_type": "expected a list such as [10, 10]",
     "model_type": "expected a table",
@@ -74,7 +74,7 @@ def dotted_keys(model: type[BaseModel], table: str) -> list[str]:
 
 
 def unknown_key(place: str, here: Iterable[str], elsewhere: Iterable[str]) -> str:
-    """Say which key an unknown one probably meant.
+    """Return the error for an unknown key, with the key that was probably meant.
 
     Args:
         place: the dotted key.
@@ -88,7 +88,7 @@ def unknown_key(place: str, here: Iterable[str], elsewhere: Iterable[str]) -> st
     here = list(here)
     if nearest(key, here) is None:
         last = {other.rpartition(".")[2]: other for other in elsewhere}
-        if (near := nearest(key, last, cutoff=_CUTOFF_ELSEWHERE)) is not None:
+        if (near := nearest(key, last, cutoff=_MINIMUM_SIMILARITY)) is not None:
             return f"unknown key '{place}'; did you mean '{last[near]}'?"
     return f"unknown key '{place}'{suggest(key, here)}"
 
@@ -101,7 +101,7 @@ def fitting(kinds: Mapping[str, type[BaseModel]], keys: Iterable[str], default: 
 
 
 def _validated(validate: Any, model: type[BaseModel], data: Any, table: str, elsewhere: Iterable[str]) -> Any:
-    for _ in range(_ROUNDS):
+    for _ in range(_REPAIR_ROUNDS):
         try:
             return validate()
         except ValidationError as error:
@@ -113,7 +113,7 @@ def _validated(validate: Any, model: type[BaseModel], data: Any, table: str, els
 
 
 def _repair(model: type[BaseModel], data: Any, detail: Mapping[str, Any]) -> bool:
-    """Put a mistake right in the data, where it is none that a person would call one."""
+    """Correct a value that a person would not call a mistake, and return whether it was one."""
     path = detail["loc"]
     holder, value = _holder(data, path), detail["input"]
     if detail["type"] in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer():
@@ -146,7 +146,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _holder(data: Any, path: Sequence[Any]) -> Any:
-    """What holds the value at a place; pydantic's paths also name union members, which the data does not."""
+    """Return the container of the value at a path. Pydantic's paths also name union members, which data lack."""
     for part in path[:-1]:
         if _has(data, part):
             data = data[part]
@@ -160,7 +160,7 @@ def _has(data: Any, part: Any) -> bool:
 
 
 def _explain(detail: Mapping[str, Any], model: type[BaseModel], data: Any, table: str, elsewhere: Iterable[str]) -> str:
-    """A mistake in one line: where, what came, what was expected."""
+    """Return a mistake in one line: where it is, what came, what was expected."""
     path = list(detail["loc"])
     place = ".".join([*([table] if table else []), *_written(data, path)])
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
@@ -175,11 +175,11 @@ def _explain(detail: Mapping[str, Any], model: type[BaseModel], data: Any, table
     if isinstance(value, Mapping | BaseModel):  # a rule over several keys, which the reason names
         return f"{place}: {reason}" if place else reason
     text = repr(value)
-    return f"{place}: {reason}, got {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"
+    return f"{place}: {reason}, got {text if len(text) <= _MAXIMUM_CHARACTERS else text[:_MAXIMUM_CHARACTERS] + '...'}"
 
 
 def _written(data: Any, path: Sequence[Any]) -> list[str]:
-    """The path as the user wrote it, without the names of union members."""
+    """Return the path as the user wrote it, without the names of union members."""
     parts = []
     for index, part in enumerate(path):
         if _has(data, part):

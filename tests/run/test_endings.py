@@ -1,10 +1,11 @@
 """What ends a run, what is said of it, and the exit code."""
 
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -194,6 +195,23 @@ def test_a_run_starts_and_resumes_in_a_thread_that_is_not_the_main_one(tmp_path:
     thread.start()
     thread.join()
     assert [outcome.generations for outcome in outcomes] == [3, 2]
+
+
+def test_signal_handlers_are_left_alone_where_they_are_not_wanted(tmp_path: Path) -> None:
+    class Watching(OneProcess):
+        handlers: ClassVar[list[Any]] = []
+
+        def any(self, flag: bool) -> bool:
+            self.handlers.append(signal.getsignal(signal.SIGTERM))
+            return super().any(flag)
+
+    before = signal.getsignal(signal.SIGTERM)
+    start(parse_experiment(ARM), Watching(), folder=tmp_path / "run", progress=False, handle_signals=False)
+    assert set(Watching.handlers) == {before}
+    Watching.handlers.clear()
+    start(parse_experiment(ARM), Watching(), folder=tmp_path / "handled", progress=False)
+    assert before not in Watching.handlers
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_figures_that_cannot_be_written_are_a_warning(tmp_path: Path) -> None:

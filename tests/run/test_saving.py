@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ import pytest
 
 from qdrl.algorithms.map_elites import MapElites
 from qdrl.archives.files import write_hdf5, write_text
-from qdrl.archives.hdf5 import content_digest, open_archive, read_checkpoint, validate
+from qdrl.archives.hdf5 import content_digest, open_archive, read_checkpoint, validate, write_checkpoint
 from qdrl.archives.strict_json import from_json, to_json
 from qdrl.archives.trees import check_storable
 from qdrl.config import load_experiment, parse_experiment
@@ -26,6 +27,7 @@ from qdrl.errors import RunFailed, UserError
 from qdrl.evaluation import Evaluation
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import OneProcess
+from qdrl.run.checkpoint import checkpoint_interval
 from qdrl.run.history import History
 from qdrl.run.log import RunLog
 from qdrl.run.metrics import MetricsFile
@@ -144,6 +146,33 @@ def test_a_disk_that_stays_full_ends_the_run_in_one_line_with_its_last_good_file
     outcome = resume(folder, OneProcess(), progress=False)
     assert validate(outcome.archive) == []
     assert outcome.generations == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "save_seconds", "expected"),
+    [(60, 0.05, 0, 60), (60, 0.05, 3, 60), (60, 0.05, 30, 600), (60, 1, 90, 90), (0, 0.05, 30, 0)],
+)
+def test_slow_checkpoints_become_rarer(seconds: float, share: float, save_seconds: float, expected: float) -> None:
+    assert checkpoint_interval(seconds, share, save_seconds) == pytest.approx(expected)
+
+
+def test_checkpoints_take_at_most_their_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[float] = []
+
+    def write_slowly(*arguments: Any) -> None:
+        begun.append(time.monotonic())
+        time.sleep(0.1)
+        write_checkpoint(*arguments)
+
+    monkeypatch.setattr("qdrl.run.checkpoint.write_checkpoint", write_slowly)
+    run = {"minutes": 0.03, "checkpoint_seconds": 0.001, "checkpoint_share": 0.25}
+    outcome = start(parse_experiment(ARM | {"run": run}), OneProcess(), folder=tmp_path / "run", progress=False)
+    assert len(begun) >= 2
+    assert (np.diff(begun[:-1]) >= 0.1 / 0.25).all()  # the last save does not wait
+    whole = start(
+        parse_experiment(ARM | {"run": {"generations": outcome.generations}}), OneProcess(), folder=tmp_path / "whole"
+    )
+    assert content_digest(outcome.archive) == content_digest(whole.archive)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])

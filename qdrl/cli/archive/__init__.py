@@ -17,7 +17,7 @@ from qdrl.cli import LazyGroup
     },
 )
 def command() -> None:
-    """Look into an archive file.
+    """Inspect an archive file.
 
     \b
     Example:

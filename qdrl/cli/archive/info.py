@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @archive_argument
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(archive: Path, as_json: bool) -> None:
-    """Say what an archive holds: task, cells, statistics, origin, digest.
+    """Print what an archive holds: task, cells, statistics, origin, digest.
 
     ARCHIVE is an archive file or a run folder.
 
@@ -35,7 +35,7 @@ def command(archive: Path, as_json: bool) -> None:
 
 
 def describe(stored: "StoredArchive") -> dict[str, Any]:
-    """Everything `info` says, as plain nested data."""
+    """Return all that `info` prints, as plain nested data."""
     origin = ("created_utc", "qdrl_version", "git_commit", "seed", "license")
     return {
         "path": str(stored.path),
@@ -62,7 +62,7 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
 
 
 def _lineages(stored: "StoredArchive") -> dict[str, Any] | None:
-    """What lineages take to keep, and what their weights would."""
+    """Return the storage size of lineages, and that of their weights."""
     if stored.lineages is None:
         return None
     import numpy as np
@@ -106,7 +106,7 @@ def _actor(stored: "StoredArchive") -> dict[str, Any] | None:
 
 
 def _novelty(stored: "StoredArchive") -> dict[str, Any] | None:
-    """How spread the entries of a novelty archive are."""
+    """Return statistics of the entries of a novelty archive."""
     if stored.neighbours is None:
         return None
     return {
@@ -155,7 +155,7 @@ def _spaced(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command_line(command: Any) -> dict[str, Any]:
-    """What was typed and on how many ranks, where the file says so."""
+    """Return the command line and the number of ranks, where the file states them."""
     if not isinstance(command, dict) or "arguments" not in command:
         return {"command": command}
     facts = {"command": " ".join(command["arguments"]), "ranks": command.get("ranks")}
@@ -165,7 +165,7 @@ def _command_line(command: Any) -> dict[str, Any]:
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:
-    """Without what is nested or printed elsewhere; --json has everything."""
+    """Return the facts without nested ones and those printed elsewhere; --json has all of them."""
     elsewhere = ("axes", "fitness_name", "qd_offset")
     return {name: v for name, v in facts.items() if name not in elsewhere and not isinstance(v, dict)}
 

@@ -20,7 +20,7 @@ from qdrl.errors import UserError
 @click.option("--vmin", type=float, help="Value of the lowest colour.")
 @click.option("--vmax", type=float, help="Value of the highest colour.")
 def command(archive: Path, output: Path | None, value: str, vmin: float | None, vmax: float | None) -> None:
-    """Draw the heatmap and the metric curves; figures of an earlier call are replaced.
+    """Draw the heatmap and the metric curves. Figures of an earlier call are replaced.
 
     Entries of a novelty archive, which has no cells, are drawn as points where they were measured.
 
@@ -46,7 +46,7 @@ def command(archive: Path, output: Path | None, value: str, vmin: float | None, 
 
 
 def figure_files(archive: Path, output: Path | None) -> tuple[Path, Path]:
-    """Where the heatmap and the curves go; a folder asked for is made.
+    """Return the paths of the heatmap and the curves; make the folder that the user named.
 
     Figures of a run's own archive.h5 are called heatmap and curves, those of any other file carry its name.
 

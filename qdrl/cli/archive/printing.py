@@ -45,7 +45,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def brief(value: Any) -> str:
-    """A value in a few characters: six digits, a dash for what is unknown."""
+    """Return a value as short text: six digits, a dash for an unknown value."""
     value = jsonable(value)
     if value is None:
         return "-"

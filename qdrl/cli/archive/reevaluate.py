@@ -16,7 +16,7 @@ from qdrl.cli.code import allow_code_option
 @allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: bool) -> None:
-    """Run all elites again, and the actor where there is one: what is the archive worth?
+    """Evaluate all elites again, and the actor where there is one, to correct QD score and descriptor errors.
 
     Prints the corrected QD score, the best mean fitness and the descriptor error (mean distance between the descriptor
     asked for and the one reached) of the elites, and of the conditioned actor asked for the elites' descriptors and for
@@ -44,7 +44,7 @@ def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: b
 
 
 def worth_of(stored: Any, repeats: int, seed: int, *, allow_code: bool = False) -> dict[str, dict[str, float | None]]:
-    """What `reevaluate` says, by who was run."""
+    """Return what `reevaluate` prints, for elites and actor."""
     from qdrl.analysis.reevaluate import Reevaluation, reevaluate_actor, reevaluate_elites
 
     def measured(found: Reevaluation) -> dict[str, float | None]:

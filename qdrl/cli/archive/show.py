@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class _NegativeCell(click.Command):
-    """A command that takes a negative number for a cell, to refuse it as one; click takes it for an option."""
+    """A command that accepts a negative number as a cell, to refuse it as such; click would read it as an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Move negative numbers behind the options, then parse as usual."""
@@ -60,7 +60,7 @@ def command(
 
 
 def describe_elite(stored: "StoredArchive", row: int) -> dict[str, Any]:
-    """Everything the file says about one elite."""
+    """Return all that the file states about one elite."""
     columns: dict[str, Any] = {name: column[row] for name, column in stored.elites.items()}
     return columns | {
         "emitter": stored.emitters[columns["emitter"]],
@@ -71,7 +71,7 @@ def describe_elite(stored: "StoredArchive", row: int) -> dict[str, Any]:
 
 
 def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
-    """What a genome is made of: weights, or mutations."""
+    """Return what a genome consists of: weights, or mutations."""
     if stored.lineages is not None:
         seeds, sigmas = stored.lineages.of(row)
         return {
