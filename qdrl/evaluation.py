@@ -101,6 +101,10 @@ class Transitions:
         part = self.select(slice(start, end))
         return replace(part, observations=self.observations[first:stop], index=part.index - first)
 
+    def to(self, device: torch.device) -> "Transitions":
+        """Return the transitions on a device; those that are there already are not copied."""
+        return Transitions(**{name: column.to(device) for name, column in vars(self).items()})
+
     @staticmethod
     def join(parts: "Sequence[Transitions]") -> "Transitions":
         """Return the transitions of several ranges of rows, given in the order of rows; a single part is not copied."""

@@ -55,8 +55,8 @@ def filled_log(seed: int) -> TransitionLog:
     steps = np.where(draw.random(ROWS) < 0.5, LENGTH, draw.integers(20, LENGTH, ROWS))
     for age in range(LENGTH):
         rows = np.flatnonzero(age < steps)
-        numbers = (draw.standard_normal((len(rows), size), np.float32) for size in (OBSERVATION, ACTION))
-        log.add(rows, np.full(len(rows), age), *numbers, draw.random(len(rows), np.float32))
+        observations, actions = (draw.standard_normal((len(rows), size), np.float32) for size in (OBSERVATION, ACTION))
+        log.add(rows, np.full(len(rows), age), observations, actions, draw.random(len(rows), np.float32))
     for row, count in enumerate(steps.tolist()):
         log.end(row, count, draw.standard_normal(OBSERVATION, np.float32), terminated=count < LENGTH)
     return log

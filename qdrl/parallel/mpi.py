@@ -146,28 +146,23 @@ class MpiRanks:
             raise
 
     def _gather_shards(self, shards: "Sequence[Transitions]") -> "Sequence[Transitions]":
-        """The transitions of the shards that this rank holds."""
+        """Return all ranks' transitions of the shards that this rank holds.
+
+        Two collectives: the lengths of all parts, and one message from each rank to each learner.
+        """
+        from qdrl.parallel.messages import BLOCK_BYTES, TransitionMessages
+
         learners = min(self.size, len(shards))
-        holders = [rank for rank in range(learners) for _ in block(rank, learners, len(shards))]
-        gathered = [self._gather_transitions(own, root) for own, root in zip(shards, holders, strict=True)]
-        return [transitions for transitions in gathered if transitions is not None]
-
-    def _gather_transitions(self, own: "Transitions", root: int) -> "Transitions | None":
-        import torch
-
-        here = self.rank == root
-        lengths = np.array(self._communicator.allgather((len(own), len(own.observations))))
-        shifted = own.index + int(_starts(lengths[:, 1])[self.rank])
-        gathered = {}
-        for name, tensor in (vars(own) | {"index": shifted}).items():
-            counts = lengths[:, int(name == "observations")]
-            send = np.ascontiguousarray(tensor.cpu().numpy())
-            receive = np.empty((counts.sum() if here else 0, *send.shape[1:]), send.dtype)
-            with self._row_type(send) as row:
-                message = [receive, (counts, _starts(counts)), row] if here else None
-                self._communicator.Gatherv([send, len(send), row], message, root=root)
-            gathered[name] = torch.from_numpy(receive)
-        return type(own)(**gathered) if here else None
+        held = [block(rank, learners, len(shards)) if rank < learners else range(0) for rank in range(self.size)]
+        lengths = self._communicator.allgather([(len(part), len(part.observations)) for part in shards])
+        messages = TransitionMessages(shards[0], lengths, held, self.rank)
+        outgoing, incoming = messages.pack(shards), np.empty((messages.received.sum(), BLOCK_BYTES), np.uint8)
+        with self._row_type(outgoing) as row:
+            self._communicator.Alltoallv(
+                [outgoing, (messages.sent, _starts(messages.sent)), row],
+                [incoming, (messages.received, _starts(messages.received)), row],
+            )
+        return messages.join(shards, incoming)
 
     def _broadcast(self, arrays: "TrainingResult | None") -> "TrainingResult":
         arrays = arrays if self.first else None
