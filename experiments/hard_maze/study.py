@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from qdrl.archives.hdf5 import open_archive
 from qdrl.run.resume import load
-from qdrl.tasks.maze import MAZES, SUCCESS, walls
+from qdrl.tasks.maze import SUCCESS
+from qdrl.tasks.mazes import MAZES, walls
 
 HERE = Path(__file__).parent
 OBJECTIVES = {"novelty": "novelty search", "objective": "distance to the goal"}

@@ -1,4 +1,4 @@
-"""How much room contacts need: MuJoCo Warp allocates it once."""
+"""Numbers of contacts and constraints to allocate: MuJoCo Warp allocates them once."""
 
 import logging
 
@@ -13,16 +13,16 @@ _MARGIN, _LEAST = 2.0, 8
 
 
 class ContactBudget:
-    """Room for contacts and constraints.
+    """Numbers of contacts and constraints to allocate.
 
-    It begins at twice what robots that flail at random need in C MuJoCo.
+    They start at twice the numbers that random controls need in C MuJoCo.
 
     Args:
-        model: compiled.
+        model: Compiled model.
 
     Attributes:
-        contacts: a world, in a pool that all worlds share.
-        constraints: rows of the constraint Jacobian, of any one world.
+        contacts: Contacts per world, in a pool that all worlds share.
+        constraints: Rows of the constraint Jacobian of one world.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
@@ -32,12 +32,14 @@ class ContactBudget:
         """Double both."""
         self.contacts, self.constraints = 2 * self.contacts, 2 * self.constraints
         _LOGGER.warning(
-            "a world needed more room: %d contacts and %d constraints from now on", self.contacts, self.constraints
+            "contacts overflowed in a world; allocating %d contacts and %d constraints per world from now on",
+            self.contacts,
+            self.constraints,
         )
 
 
 def _needed(model: mujoco.MjModel) -> tuple[int, int]:
-    """The most contacts and constraints of robots that flail at random, upright and in any pose."""
+    """Return the maximum contacts and constraints under random controls, upright and in any pose."""
     keep_mujoco_from_logging()
     generator, data = np.random.default_rng(0), mujoco.MjData(model)
     limits, most = model.actuator_ctrlrange, (0, 0)

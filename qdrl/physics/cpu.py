@@ -1,4 +1,4 @@
-"""MuJoCo worlds on the CPU, two ways behind one interface; `make_cpu_worlds` picks.
+"""MuJoCo worlds on the CPU: two implementations of one interface; `make_cpu_worlds` selects one.
 
 Both keep each world's solver warm start between control steps, as Gymnasium does, so every episode is bit for bit
 Gymnasium's. (`mujoco.rollout` drops it, and its results leave Gymnasium's within 80 steps.)
@@ -35,15 +35,15 @@ def make_cpu_worlds(
     fields: Sequence[str] = ("qpos", "qvel", "sensordata"),
     threads: int = 1,
 ) -> Worlds:
-    """Worlds of a compiled model.
+    """Return worlds of a compiled model.
 
     Args:
-        model: shared by all worlds.
-        count: how many worlds.
-        frame_skip: physics steps a control step.
-        fields: which of `qdrl.physics.STATE_FIELDS` to keep in `state`; "cfrc_ext" costs an `mj_rnePostConstraint`
-            a step, and MuJoCo's own batch cannot call it.
-        threads: threads that share the worlds; 1 steps them in this thread.
+        model: Model that all worlds share.
+        count: Number of worlds.
+        frame_skip: Physics steps per control step.
+        fields: Fields of `qdrl.physics.STATE_FIELDS` to keep in `state`; "cfrc_ext" costs an `mj_rnePostConstraint`
+            per step, which MuJoCo's own batch cannot call.
+        threads: Threads that share the worlds; 1 steps them in this thread.
     """
     keep_mujoco_from_logging()
     kind = LoopWorlds if "cfrc_ext" in fields else BatchWorlds
@@ -51,7 +51,7 @@ def make_cpu_worlds(
 
 
 class BatchWorlds:
-    """MuJoCo's own batch: a row of state a world, loaded in turn into one MjData a thread, which stays in the cache.
+    """MuJoCo's own batch: one row of state per world, loaded into one MjData per thread, which stays in the cache.
 
     See `make_cpu_worlds` for the arguments; every field but "cfrc_ext".
     """
@@ -65,8 +65,8 @@ class BatchWorlds:
         self._batch = Batch(model, count, threads)
         self._ids = np.arange(count, dtype=np.int32)
         self._fresh = self._batch.state[0].copy()
-        self._broken = np.zeros(count, bool)  # what the batch's own counters do not tell: errors, and moved worlds
-        self._forgiven = np.zeros(count, np.int64)  # warnings that belong to earlier episodes
+        self._broken = np.zeros(count, bool)  # errors and moved worlds, which the batch does not count
+        self._earlier_warnings = np.zeros(count, np.int64)  # warnings of earlier episodes
         self.control = torch.from_numpy(self._batch.bind("ctrl"))
         self.state: dict[str, Tensor] = {}
         self._derived: list[tuple[np.ndarray, np.ndarray]] = []
@@ -81,17 +81,19 @@ class BatchWorlds:
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
+        """Reset these worlds to positions and velocities."""
         given = np.asarray(worlds, np.int32)
-        ids = np.sort(given)  # as the batch wants them
+        ids = np.sort(given)  # the batch requires ascending ids
         self._batch.state[ids] = self._fresh
         self._qpos[given], self._qvel[given] = qpos.numpy(), qvel.numpy()
         self._broken[ids] = False
-        self._forgiven[ids] = self._warnings(ids)
+        self._earlier_warnings[ids] = self._warnings(ids)
         self._guarded(self._batch.forward, ids)
         for kept, bound in self._derived:
             kept[ids] = bound[ids]
 
     def step(self, count: int) -> None:
+        """Advance the first worlds by one control step."""
         if count == 0:
             return
         self._guarded(self._batch.step, self._ids[:count], self._frame_skip)
@@ -99,21 +101,23 @@ class BatchWorlds:
             kept[:count] = bound[:count]
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         self._broken[target] = self.unstable(source)
-        self._forgiven[target] = self._warnings(target)
+        self._earlier_warnings[target] = self._warnings(target)
         self._batch.state[target] = self._batch.state[source]
         for kept, _ in self._derived:
             kept[target] = kept[source]
 
     def unstable(self, world: int) -> bool:
-        return bool(self._broken[world] or self._warnings(world) > self._forgiven[world])
+        """Return whether MuJoCo reported a bad state since the reset."""
+        return bool(self._broken[world] or self._warnings(world) > self._earlier_warnings[world])
 
     def _warnings(self, worlds: int | np.ndarray) -> np.ndarray:
-        """Counted warnings of a bad state, of a world or of each of several."""
+        """Return the number of bad-state warnings of a world, or of each of several."""
         return self._batch.warning[worlds][..., _BAD_STATE, 1].sum(-1)
 
     def _guarded(self, call: Any, ids: np.ndarray, *arguments: int) -> None:
-        """Run a call of the batch; worlds in which MuJoCo itself gave up are broken, the others went on."""
+        """Run a call of the batch; mark worlds in which MuJoCo raised an error as broken."""
         try:
             call(ids, *arguments)
         except SimulationError as error:
@@ -121,7 +125,7 @@ class BatchWorlds:
 
 
 class LoopWorlds:
-    """One MjData a world, stepped through views bound once; `mj_rnePostConstraint` is called where forces are asked.
+    """One MjData per world, stepped through views bound once; `mj_rnePostConstraint` is called for contact forces.
 
     See `make_cpu_worlds` for the arguments.
     """
@@ -144,6 +148,7 @@ class LoopWorlds:
         self._threads = threads
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
+        """Reset these worlds to positions and velocities."""
         positions, velocities = qpos.numpy(), qvel.numpy()
         for row, world in enumerate(worlds):
             data = self._datas[world]
@@ -155,6 +160,7 @@ class LoopWorlds:
                 kept[:] = view
 
     def step(self, count: int) -> None:
+        """Advance the first worlds by one control step."""
         if self._pool is None:
             self._step_part(0, count)
             return
@@ -162,6 +168,7 @@ class LoopWorlds:
         list(self._pool.map(lambda part: self._step_part(*part), pairwise(edges)))
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         self._datas[source], self._datas[target] = self._datas[target], self._datas[source]
         for tensor in (self.control, *self.state.values()):
             tensor[target] = tensor[source]
@@ -169,6 +176,7 @@ class LoopWorlds:
             self._bound[world] = self._bind(self._datas[world], world)
 
     def unstable(self, world: int) -> bool:
+        """Return whether MuJoCo reported a bad state since the reset."""
         warnings = self._datas[world].warning
         return any(warnings[kind].number for kind in _BAD_STATE)
 
@@ -198,4 +206,4 @@ def keep_mujoco_from_logging() -> None:
 
 
 def _ignore_warning(message: str) -> None:
-    """What MuJoCo calls instead of writing its log."""
+    """Ignore a warning, which MuJoCo would otherwise write to its log."""

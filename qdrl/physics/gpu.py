@@ -4,7 +4,7 @@ State and controls are Warp's own arrays, seen by torch without a copy; on a GPU
 is one CUDA graph. Warp's CPU device runs the same code slowly, which is how it is tested where there is no GPU. Numbers
 are float32, so that episodes are not Gymnasium's bit for bit.
 
-All worlds step together. A world that nobody uses costs as much as any other.
+All worlds step together. An unused world costs as much as a used one.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,12 +29,12 @@ class WarpWorlds:
     """See `qdrl.physics.Worlds`; tensors are float32.
 
     Args:
-        model: shared by all worlds.
-        count: how many worlds.
-        frame_skip: physics steps a control step.
-        fields: which of `qdrl.physics.STATE_FIELDS` to keep in `state`.
-        budget: room for contacts and constraints.
-        device: where; on "cpu" Warp's own, slow device.
+        model: Model that all worlds share.
+        count: Number of worlds.
+        frame_skip: Physics steps per control step.
+        fields: Fields of `qdrl.physics.STATE_FIELDS` to keep in `state`.
+        budget: Numbers of contacts and constraints to allocate.
+        device: Device; "cpu" is Warp's own, slow device.
 
     Raises:
         UserError: MuJoCo Warp is not installed, or it cannot simulate this model.
@@ -63,17 +63,17 @@ class WarpWorlds:
                 self._model = self._mjw.put_model(model)
             except NotImplementedError as error:
                 raise UserError(f"MuJoCo Warp cannot simulate this model: {error}") from error
-            self._model.opt.warn_overflow = 0  # `overflows` tells
+            self._model.opt.warn_overflow = 0  # `overflows` reports it
             if device.type == "cuda" and not self._warp.is_conditional_graph_supported():
                 self._model.opt.graph_conditional = False  # as many iterations as there may be, in every world
             self._data = self._mjw.make_data(model, nworld=count, nconmax=budget.contacts, njmax=budget.constraints)
-        self.control = self._seen("ctrl")
-        self.state = {name: self._seen(name) for name in fields}
-        self._qpos, self._qvel = self._seen("qpos"), self._seen("qvel")
+        self.control = self._torch_view("ctrl")
+        self.state = {name: self._torch_view(name) for name in fields}
+        self._qpos, self._qvel = self._torch_view("qpos"), self._torch_view("qvel")
         self._derived = [tensor for name, tensor in self.state.items() if name not in ("qpos", "qvel")]
         # What a world's future depends on besides its positions and velocities; none of the robots has activations.
-        self._kept = [self._qpos, self._qvel, self.control, *map(self._seen, ("qacc_warmstart", "act", "time"))]
-        self._overflow, kinds = self._seen("overflow"), self._mjw.OverflowType
+        self._kept = [self._qpos, self._qvel, self.control, *map(self._torch_view, ("qacc_warmstart", "act", "time"))]
+        self._overflow, kinds = self._torch_view("overflow"), self._mjw.OverflowType
         # C MuJoCo does not exceed its iterations either: it stops there.
         self._counted = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
         self._bad = torch.zeros(count, dtype=torch.bool, device=self.device)
@@ -81,6 +81,7 @@ class WarpWorlds:
         self._advance = self._launched(self._substeps)
 
     def reset(self, worlds: Sequence[int], qpos: Tensor, qvel: Tensor) -> None:
+        """Reset these worlds to positions and velocities."""
         index = torch.as_tensor(list(worlds), device=self.device)
         for tensor in self._kept:
             tensor[index] = 0
@@ -95,22 +96,25 @@ class WarpWorlds:
             tensor.copy_(old)
 
     def step(self, count: int) -> None:  # noqa: ARG002 - all of them step
+        """Advance the first worlds by one control step."""
         self.advance()
         self.watch()
 
     def advance(self) -> None:
-        """`step` without `watch`: MuJoCo Warp's part of it, which has a graph of its own."""
+        """Advance physics: `step` without `watch`, with its own CUDA graph."""
         self._advance()
 
     def watch(self) -> None:
-        """Take note of worlds that have broken. All torch's work: it may be part of a graph of the caller's."""
+        """Mark broken worlds; only torch operations, so it may be part of the caller's CUDA graph."""
         self._bad |= ~((self._qpos.abs() < _HUGE).all(1) & (self._qvel.abs() < _HUGE).all(1))
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         for tensor in (*self._kept, *self._derived, self._overflow, self._bad):
             tensor[target] = tensor[source]
 
     def unstable(self, world: int) -> bool:
+        """Return whether MuJoCo reported a bad state since the reset."""
         return bool(self._bad[world])
 
     @property
@@ -120,14 +124,14 @@ class WarpWorlds:
 
     @property
     def overflows(self) -> Tensor:
-        """`(count,)` int32: not 0 where contacts or constraints of a step since the reset had no room.
+        """`(count,)` int32, nonzero where contacts or constraints overflowed since the reset.
 
         MuJoCo Warp looks at the end of a step; of RK4 that is the last of its four stages.
         """
         return self._overflow & self._counted
 
-    def _seen(self, name: str) -> Tensor:
-        """An array of the simulation as torch sees it, `(count, ...)`."""
+    def _torch_view(self, name: str) -> Tensor:
+        """Return an array of the simulation as a torch tensor that shares its memory, `(count, ...)`."""
         return self._warp.to_torch(getattr(self._data, name))
 
     def _substeps(self) -> None:
@@ -169,7 +173,7 @@ class WarpWorlds:
 
 
 def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
-    """What one more world takes of a device's memory, with a quarter more for a step's intermediate results."""
+    """Return the device memory per world in bytes, plus a quarter for a step's intermediate results."""
     warp, mujoco_warp = _libraries()
     with warp.ScopedDevice("cpu"):
         few, many = (

@@ -1,9 +1,9 @@
-"""Atari games on the Arcade Learning Environment (Bellemare et al. 2013).
+"""Atari games on the Arcade Learning Environment (Bellemare et al. 2013, https://arxiv.org/abs/1207.4708).
 
-Preprocessed as by Mnih et al. 2015 and Such et al. 2017. A control step is four frames: the largest of the last two,
-grey, 84 x 84, and policies see the last four of these as channels, divided by 255. An episode begins with up to 30
-frames of doing nothing, as many as its seed says; it ends with the game, not with a life; rewards are the game's score,
-not cut. The largest of a policy's 18 outputs is the action.
+Preprocessing is that of Mnih et al. 2015 and Such et al. 2017. A control step is four frames: the maximum of the last
+two, grey, 84 x 84. Policies observe the last four of these as channels, divided by 255. An episode begins with up to 30
+frames without action, their number drawn from its seed. It ends with the game, not with a life. Rewards are the game's
+score, not clipped. The action is the index of the largest of a policy's 18 outputs.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from qdrl.tasks.settings import AtariSettings
 FRAMES_PER_STEP = 4
 _SIDE, _STACK, _ACTIONS = 84, 4, 18
 _FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # actions that hold the button, of ALE's full set
-_NEVER = 2**31 - 1
+_NO_FRAME_LIMIT = 2**31 - 1
 
 
 class AtariWorlds(EpisodeWorlds):
     """Games; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
 
     Args:
-        settings: which game, and how.
-        count: how many.
+        settings: Settings of the game.
+        count: Number of games.
     """
 
     def __init__(self, settings: AtariSettings, count: int) -> None:
@@ -44,7 +44,7 @@ class AtariWorlds(EpisodeWorlds):
             settings.name.removeprefix("atari:"),
             count,
             num_threads=1,
-            max_num_frames_per_episode=_NEVER,
+            max_num_frames_per_episode=_NO_FRAME_LIMIT,
             repeat_action_probability=settings.sticky_actions,
             full_action_space=True,
             noop_max=settings.no_ops,
@@ -58,6 +58,7 @@ class AtariWorlds(EpisodeWorlds):
         self._pictures = np.zeros((count, _STACK, _SIDE, _SIDE), np.uint8)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start a new episode in each of these worlds."""
         if not self._started:  # a first time, all of them
             self._games.reset(seed=np.arange(self.count))
             self._started = True
@@ -71,12 +72,14 @@ class AtariWorlds(EpisodeWorlds):
         self._fires[games] = 0
 
     def observe(self, ages: Tensor) -> Tensor:
+        """Return the observations of the first worlds."""
         pictures = self._pictures[self._game[: len(ages)]].reshape(len(ages), -1)
         return torch.from_numpy(pictures.astype(np.float32) / np.float32(255))
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions; return rewards and terminated."""
         games = self._game[: len(actions)]
-        chosen = np.zeros(self.count, np.int32)  # the games of nobody do nothing
+        chosen = np.zeros(self.count, np.int32)  # idle games receive no action
         chosen[games] = actions.numpy().argmax(axis=1)
         pictures, rewards, terminated, truncated, _ = self._games.step(chosen)
         self._pictures[games] = pictures[games]
@@ -85,10 +88,12 @@ class AtariWorlds(EpisodeWorlds):
         return torch.from_numpy(rewards[games].astype(np.float64)), torch.from_numpy(ended[games])
 
     def descriptor(self, slot: int, steps: int) -> Tensor:
+        """Return the descriptor of an ended episode."""
         shares = steps / self._episode_length, self._fires[self._game[slot]] / max(steps, 1)
         return torch.tensor(shares, dtype=torch.float64)
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         self._game[[source, target]] = self._game[[target, source]]
 
 

@@ -1,4 +1,4 @@
-"""A task whose genomes are policies that act in worlds for an episode."""
+"""Tasks whose genomes are policies that act in worlds for an episode."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,23 +17,23 @@ from qdrl.tasks.base import Task, TaskSpec
 from qdrl.tasks.environments.failures import FailureLog
 from qdrl.tasks.episodes.rollout import EpisodeWorlds, Rollout, RunsEpisodes
 
-_APART = 8  # steps between the observations that virtual batch normalisation refers to
+_REFERENCE_INTERVAL = 8  # steps between the reference observations of virtual batch normalisation
 
 
 class EpisodicTask(Task):
     """A task whose genomes are policies; see `qdrl.tasks.base.Task`.
 
     Args:
-        spec: what the task is.
-        make_worlds: makes a number of worlds.
-        policy: shape of the policies.
-        worlds: worlds simulated at once by this process.
-        mjcf: the MuJoCo model in use, as XML.
-        assets: files that the XML names, by name.
-        make_rollout: makes what runs episodes of the task's policies; when left out, a `Rollout` in `worlds` worlds.
-        failures: is told of episodes that failed, where users' code can fail.
-        find_warning: looks for a reason why elites will not replay; returns one line or None.
-        code: references, `package.module:name`, of users' code that evaluations run.
+        spec: Description of the task.
+        make_worlds: Factory of a number of worlds.
+        policy: Shape of the policies.
+        worlds: Worlds simulated at once by this process.
+        mjcf: MuJoCo model in use, as XML.
+        assets: Files that the XML names, by name.
+        make_rollout: Factory of the rollout for a policy; a `Rollout` in `worlds` worlds if left out.
+        failures: Log of failed episodes, where users' code can fail.
+        find_warning: Function that returns one line if elites cannot be rerun exactly, otherwise None.
+        code: References `package.module:name` of users' code that evaluations run.
     """
 
     def __init__(
@@ -69,9 +69,11 @@ class EpisodicTask(Task):
         return None if self._failures is None else self._failures.first
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
+        """Return a random first genome."""
         return self.policy.initial(generator)
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
+        """Evaluate every row once."""
         episodes = self.rollout().run(
             candidates.genomes,
             candidates.seeds.tolist(),
@@ -92,11 +94,12 @@ class EpisodicTask(Task):
         return replace(evaluation, transitions=transitions)
 
     def update(self, evaluation: Evaluation) -> None:
+        """Update the observation statistics."""
         if self.normalizer is not None and evaluation.observations is not None:
             self.normalizer.update(evaluation.observations, ~evaluation.failed)
 
     def rollout(self) -> RunsEpisodes:
-        """What evaluations run through; made at the first call, its worlds with it."""
+        """Return the rollout that evaluations use; the first call makes it and its worlds."""
         if self._rollout is None:
             self._rollout = self._make_rollout(self.policy)
         return self._rollout
@@ -108,16 +111,16 @@ class EpisodicTask(Task):
             rollout.close()
 
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
-        """A rollout of this task's policies and episodes in worlds of the caller's."""
+        """Return a rollout of this task's policies in the given worlds."""
         rollout = Rollout(worlds, self.policy, len(self.spec.axes), self.spec.episode_length)
         if isinstance(self.policy, Conv) and self.policy.settings.virtual_batch_norm:
             rollout.set_reference(self.reference())
         return rollout
 
     def reference(self) -> Tensor:
-        """What virtual batch normalisation is over, `(n, observation)`: a policy's `virtual_batch_norm` observations.
+        """Return the reference observations of virtual batch normalisation, `(virtual_batch_norm, observation)`.
 
-        They are what random actions show: every eighth step of one episode after another.
+        They come from random actions: every eighth step of consecutive episodes.
         """
         count = self.policy.settings.virtual_batch_norm if isinstance(self.policy, Conv) else 0
         worlds, generator, seen, age = self.make_worlds(1), np.random.default_rng(0), [], 0
@@ -127,16 +130,19 @@ class EpisodicTask(Task):
             actions = torch.from_numpy(generator.uniform(-1, 1, (1, self.spec.action_size)).astype(np.float32))
             _, over = worlds.step(actions)
             age = 0 if over[0] else age + 1
-            if age % _APART == 0:
+            if age % _REFERENCE_INTERVAL == 0:
                 seen.append(worlds.observe(torch.tensor([age]))[0].clone())
         return torch.stack(seen) if seen else torch.empty(0, self.spec.observation_size)
 
     def describe_policy(self) -> dict[str, Any] | None:
+        """Return the description of the policies."""
         return self.policy.describe()
 
     def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None:
+        """Return the observation statistics."""
         return None if self.normalizer is None else self.normalizer.state_dict(generations)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore the observation statistics."""
         if self.normalizer is not None:
             self.normalizer.load_state_dict(state)

@@ -38,9 +38,11 @@ class FunctionTask(Task):
         self._function = function
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
+        """Return a random first genome."""
         return generator.uniform(-self._spread, self._spread, self.parameters).astype(np.float32)
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
+        """Evaluate every row once."""
         fitness, descriptor = self._function(candidates.genomes[:].double())
         steps = torch.ones(len(candidates.genomes), dtype=torch.int64, device=fitness.device)
         return evaluated(candidates, fitness=fitness, descriptor=descriptor, steps=steps)

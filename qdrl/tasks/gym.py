@@ -1,8 +1,7 @@
-"""`gym:<id>`: any Gymnasium environment, with a descriptor function of the user's.
+"""`gym:<id>`: any Gymnasium environment (https://arxiv.org/abs/2407.17032), with a user's descriptor function.
 
-The function is named as `package.module:function`, takes a `Trajectory` and gives one number an axis. Whatever the
-environment or the function does wrong marks that evaluation as failed, and the run continues; see
-`qdrl.tasks.environments`.
+The function is named as `package.module:function`; it takes a `Trajectory` and returns one number per axis. An error of
+the environment or the function marks that evaluation as failed, and the run continues; see `qdrl.tasks.environments`.
 """
 
 import inspect
@@ -82,7 +81,7 @@ def _plan_of(settings: GymSettings, *, isolate: bool) -> EpisodePlan:
 def _world_maker(
     spec: TaskSpec, facts: EnvironmentFacts, start: Callable[[], Runner], failures: FailureLog
 ) -> Callable[[int], GymWorlds]:
-    """What makes a number of worlds."""
+    """Return a factory of worlds."""
     return partial(
         GymWorlds,
         start=start,
@@ -100,7 +99,7 @@ def _close(runners: list[Runner]) -> None:
 
 
 def _starter(plan: EpisodePlan, seconds: float | None, *, isolate: bool) -> Callable[[], Runner]:
-    """What makes one more place for episodes of a plan."""
+    """Return a factory of runners of a plan."""
     if isolate:
         nursery = Nursery()
         _check_it_travels(plan)
@@ -162,7 +161,7 @@ def _spec_of(settings: GymSettings, facts: EnvironmentFacts, arithmetic: Arithme
 
 
 def _code(settings: GymSettings, facts: EnvironmentFacts, describe: Any) -> tuple[str, ...]:
-    """References of the user's code that an evaluation runs: descriptor function and environment."""
+    """Return references of the user's code that an evaluation runs: descriptor function and environment."""
     others = (definition_of(describe), facts.entry_point)
     return tuple(dict.fromkeys([settings.descriptor, *(name for name in others if name and is_users(name))]))
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from qdrl.compute.arithmetic import Arithmetic
 from qdrl.tasks.base import TaskSetup
 from qdrl.tasks.episodic import EpisodicTask
-from qdrl.tasks.maze import MAZES, RADIUS, Maze, MazeWorlds, maze_spec, walls
+from qdrl.tasks.maze import RADIUS, MazeWorlds, maze_spec
+from qdrl.tasks.mazes import MAZES, Maze, walls
 from qdrl.tasks.settings import ImageMazeSettings
 
 _SIDE, _STACK = 84, 4
@@ -35,25 +36,29 @@ class ImageMazeWorlds(MazeWorlds):
         self._patch = np.arange(-reach, reach + 1)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start a new episode in each of these worlds."""
         super().reset(slots, seeds)
         index = list(slots)
         self._pictures[index] = self._picture(index)[:, None]
 
     def observe(self, ages: Tensor) -> Tensor:
+        """Return the observations of the first worlds."""
         return torch.from_numpy(self._pictures[: len(ages)].reshape(len(ages), -1).copy())
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions; return rewards and terminated."""
         result, count = super().step(actions), len(actions)
         self._pictures[:count, :-1] = self._pictures[:count, 1:]
         self._pictures[:count, -1] = self._picture(list(range(count)))
         return result
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         super().move(source, target)
         self._pictures[target] = self._pictures[source]
 
     def _picture(self, slots: list[int]) -> np.ndarray:
-        """`(slots, side, side)` float32 of the worlds as they are; a broken one has no robot in it."""
+        """Return pictures `(slots, side, side)` float32 of the worlds; a broken one shows no robot."""
         pictures = np.repeat(self._background[None], len(slots), axis=0)
         whole = [index for index, slot in enumerate(slots) if not self.failed(slot)]
         state = self._state[:, [slots[index] for index in whole]]
@@ -69,7 +74,7 @@ class ImageMazeWorlds(MazeWorlds):
         return pictures
 
     def _drawn(self, maze: Maze, lines: np.ndarray) -> np.ndarray:
-        """The maze without a robot, `(side, side)` float32, rows along y."""
+        """Return the picture of the maze without a robot, `(side, side)` float32, rows along y."""
         picture = np.zeros((_SIDE, _SIDE), np.float32)
         row, column = np.mgrid[:_SIDE, :_SIDE]
         points = np.stack([column, row]).astype(np.float64)

@@ -1,25 +1,26 @@
-"""hard_maze and medium_maze: a robot with poor eyes looks for a goal that the straight way never reaches.
+"""hard_maze and medium_maze: a robot with range finders looks for a goal that the direct way never reaches.
 
-The deceptive mazes of Lehman and Stanley 2011, "Abandoning Objectives: Evolution through the Search for Novelty Alone",
-with the robot of the code that Uber published with Such et al. 2017, whose policies set velocities, not accelerations.
-Published programs differ; docs/decisions/0010-mazes.md lists the differences. This is the convention here:
+The deceptive mazes of Lehman and Stanley 2011, "Abandoning Objectives: Evolution through the Search for Novelty Alone"
+(https://doi.org/10.1162/EVCO_a_00025), with the robot of the code published with Such et al. 2017, whose policies set
+velocities, not accelerations. Published programs differ; docs/decisions/0010-mazes.md lists the differences. The
+convention here:
 
 - Lengths are in units of the maze, angles in degrees from +x towards +y. The papers' figures draw y downwards, and then
   positive angles are to the robot's right.
-- Actions (a1, a2), cut to [-1, 1], ask for a turn of 3 a1 degrees a step and a speed of 3 a2 units a step. Published
-  networks put out (o1, o2) in [0, 1] and ask for 6 (o - 0.5), which is the same: o = (a + 1) / 2.
-- A step: turn and speed move by at most 0.2 each towards what is asked for, and so stay within +-3. The robot, a disc
-  of radius 8, goes `speed` units along the heading that it has, and then the heading changes by `turn`. A move that
-  would bring its centre nearer to a wall than its radius is not made; turn, speed and heading change all the same.
-- A policy sees 11 numbers: 1; how far the nearest wall is from the robot's centre at -90, -45, 0, 45, 90 and 180
-  degrees from the heading, divided by 100 and at most 1; and four flags, of which that of the quadrant which holds the
+- Actions (a1, a2), clipped to [-1, 1], request a turn of 3 a1 degrees and a speed of 3 a2 units per step. Published
+  networks output (o1, o2) in [0, 1] and request 6 (o - 0.5), which is the same: o = (a + 1) / 2.
+- A step: turn and speed change by at most 0.2 each towards the request, and so stay within +-3. The robot, a disc of
+  radius 8, moves by `speed` along its heading, and then the heading changes by `turn`. A move that would bring its
+  centre nearer to a wall than its radius is not made; turn, speed and heading change all the same.
+- A policy observes 11 numbers: 1; the distance from the robot's centre to the nearest wall at -90, -45, 0, 45, 90 and
+  180 degrees from the heading, divided by 100 and at most 1; and four flags, of which that of the quadrant with the
   goal is 1: [-45, 45), [45, 135), [135, 225) and [225, 315) degrees from the heading.
 - The last step pays minus the distance to the goal and ends the episode, all others pay 0. There is no randomness.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,94 +29,23 @@ from torch import Tensor
 from qdrl.archives.axes import Axis
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.compute.arithmetic.trigonometry import sines_in
-from qdrl.errors import UserError
-from qdrl.naming import suggest
 from qdrl.tasks.base import TaskSetup, TaskSpec
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.mazes import MAZES, Maze
 from qdrl.tasks.settings import MazeSettings
 
 SUCCESS = 10.0
 """A robot that ends nearer to the goal than this, in units of the maze, has solved it: its fitness is above -10."""
 
 RADIUS = 8.0
-"""Of the robot, in units of the maze."""
+"""Radius of the robot, in units of the maze."""
 _RANGE = 100.0
 _FASTEST = 3.0  # units, and degrees, a step
 _CHANGE = 0.2  # of either, a step
 
 
-@dataclass(frozen=True)
-class Maze:
-    """A maze.
-
-    Attributes:
-        start: where the robot's centre starts, heading along +x.
-        goal: where it should go.
-        walls: line segments, x1, y1, x2, y2 each.
-    """
-
-    start: tuple[float, float]
-    goal: tuple[float, float]
-    walls: tuple[tuple[float, float, float, float], ...]
-
-
-MAZES = {
-    "hard_maze": Maze(
-        start=(36, 184),
-        goal=(31, 20),
-        walls=(
-            (41, 5, 3, 8),
-            (3, 8, 4, 49),
-            (4, 49, 57, 53),
-            (4, 49, 7, 202),
-            (7, 202, 195, 198),
-            (195, 198, 186, 8),
-            (186, 8, 39, 5),
-            (56, 54, 56, 157),
-            (57, 106, 158, 162),
-            (77, 201, 108, 164),
-            (6, 80, 33, 121),
-            (192, 146, 87, 91),
-            (56, 55, 133, 30),
-        ),
-    ),
-    "medium_maze": Maze(
-        start=(30, 22),
-        goal=(270, 100),
-        walls=(
-            (5, 5, 295, 5),
-            (295, 5, 295, 135),
-            (295, 135, 5, 135),
-            (5, 135, 5, 5),
-            (241, 135, 58, 65),
-            (114, 5, 73, 42),
-            (130, 91, 107, 46),
-            (196, 5, 139, 51),
-            (219, 125, 182, 63),
-            (267, 5, 214, 63),
-            (271, 135, 237, 88),
-        ),
-    ),
-}
-"""The mazes by the names of their tasks."""
-
-
-def walls(name: str) -> np.ndarray:
-    """The walls of a maze, to draw it.
-
-    Returns:
-        `(walls, 4)` float64: x1, y1, x2, y2 of each, in units of the maze.
-
-    Raises:
-        UserError: there is no such maze.
-    """
-    if name not in MAZES:
-        raise UserError(f"no maze '{name}'{suggest(name, list(MAZES))}")
-    return np.array(MAZES[name].walls, np.float64)
-
-
 class MazeWorlds:
-    """Robots in a maze, each alone in its world; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+    """Robots in a maze, one per world; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
 
     Worlds lie along the last axis, and only element-wise operations and minima touch them, so that a world's state and
     observation are the same bits whatever stands beside it.
@@ -139,19 +69,22 @@ class MazeWorlds:
         self._observed = self._observation.numpy()
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:  # noqa: ARG002
+        """Start a new episode in each of these worlds."""
         self._state[:, list(slots)] = self._first_state
 
     def observe(self, ages: Tensor) -> Tensor:
+        """Return the observations of the first worlds."""
         count = len(ages)
         self._observed[:count, 0] = 1.0
         self._observed[:count, 1:] = self._eyes.look(self._state[:2, :count], self._state[2:4, :count]).T
         return self._observation[:count]
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions; return rewards and terminated."""
         state = self._state[:, : len(actions)]
         place, direction, velocity, heading, left = state[:2], state[2:4], state[4:6], state[6], state[7]
-        asked = _FASTEST * _clip(actions.numpy().T, 1.0).astype(np.float64)
-        velocity += _clip(asked - velocity, _CHANGE)
+        requested = _FASTEST * _clip(actions.numpy().T, 1.0).astype(np.float64)
+        velocity += _clip(requested - velocity, _CHANGE)
         turn, speed = velocity
         ahead = place + speed * direction
         np.copyto(place, ahead, where=~self._body.touches(ahead))
@@ -169,16 +102,20 @@ class MazeWorlds:
         return torch.from_numpy(reward), torch.from_numpy(ended)
 
     def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
+        """Return the descriptor of an ended episode."""
         place = self._state[:2, slot]
         return torch.from_numpy(np.full_like(place, np.nan) if self.failed(slot) else place)
 
     def failed(self, slot: int) -> bool:
+        """Return whether the simulation broke since the reset."""
         return bool(np.isnan(self._state[:, slot]).any())
 
     def truncated(self, slot: int) -> bool:  # noqa: ARG002
+        """Return whether a time limit of the world ended its episode."""
         return False
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         self._state[:, target] = self._state[:, source]
 
 
@@ -222,7 +159,7 @@ class _Eyes:
         self._side = np.empty((points.shape[1], 4, count), bool)
 
     def look(self, place: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """What is seen from places `(2, n)` along unit vectors `(2, n)`: the observation without its 1, `(10, n)`."""
+        """Return the observation without its 1, `(10, n)`, at places `(2, n)` along unit vectors `(2, n)`."""
         count = place.shape[1]
         seen, offset, other = self._seen[..., :count], self._offset[..., :count], self._other[..., :count]
         np.subtract(self._points, place[:, None], out=seen)
@@ -287,7 +224,7 @@ def make_maze_task(settings: MazeSettings, setup: TaskSetup) -> EpisodicTask:
 
 
 def maze_spec(name: str, length: int) -> TaskSpec:
-    """What a maze is, whatever is seen of it."""
+    """Return the description of a maze task, apart from settings."""
     maze, unit = MAZES[name], "unit of the maze"
     corners = np.concatenate(_ends(maze), axis=1)
     (left, low), (right, high) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()

@@ -30,15 +30,18 @@ class PointWorlds(EpisodeWorlds):
         self._scale = torch.tensor([_REACH, _REACH, _SPEED, _SPEED], dtype=torch.float64)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start a new episode in each of these worlds."""
         for slot, seed in zip(slots, seeds, strict=True):
             self._state[slot] = 0.0
             self._state[slot, :2] = torch.from_numpy(generator_from_seed(seed).uniform(-_NOISE, _NOISE, 2))
 
     def observe(self, ages: Tensor) -> Tensor:
+        """Return the observations of the first worlds."""
         left = 1.0 - ages / self._episode_length
         return torch.cat([self._state[: len(ages)] / self._scale, left[:, None]], dim=1).float()
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions; return rewards and terminated."""
         state, force = self._state[: len(actions)], actions.double()
         velocity = state[:, 2:]
         velocity += _STEP * (_THRUST * force - _DRAG * velocity)
@@ -47,9 +50,11 @@ class PointWorlds(EpisodeWorlds):
         return reward, torch.zeros(len(actions), dtype=torch.bool)
 
     def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
+        """Return the descriptor of an ended episode."""
         return self._state[slot, :2]
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         self._state[target] = self._state[source]
 
 

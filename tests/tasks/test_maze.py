@@ -14,7 +14,8 @@ from torch import Tensor
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
 from qdrl.tasks.base import Task
-from qdrl.tasks.maze import MAZES, SUCCESS, Maze, MazeWorlds, walls
+from qdrl.tasks.maze import SUCCESS, MazeWorlds
+from qdrl.tasks.mazes import MAZES, Maze, walls
 from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes
 

@@ -84,7 +84,7 @@ def _register(environment_id: str) -> None:
 
 
 def _suggestion(environment_id: str) -> str:
-    """The versions that there are of an environment, or the nearest name."""
+    """Return the known versions of an environment, or the nearest name."""
     name, known = _VERSION.sub("", environment_id), list(gymnasium.registry)
     versions = {each: found for each in known if (found := _VERSION.search(each)) and _VERSION.sub("", each) == name}
     if versions:

@@ -120,10 +120,12 @@ class ProcessRunner:
         self._send(plan)
 
     def submit(self, call: str, *arguments: Any) -> None:
+        """Start a call."""
         self._call, self._submitted = call, time.monotonic()
         self._send((call, arguments))
 
     def result(self) -> Any:
+        """Return what the call returned."""
         limit = self._allowance.of(self._call)
         left = None if limit is None else max(0.0, limit + self._submitted - time.monotonic())
         try:
@@ -139,6 +141,7 @@ class ProcessRunner:
         return answer
 
     def close(self) -> None:
+        """Close the environment."""
         if self._ended:
             return
         self._send(None)

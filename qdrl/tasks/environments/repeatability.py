@@ -70,7 +70,7 @@ def _play(runner: Runner, space: Space, seed: int) -> Record:
 
 
 def _random_action(space: Space, generator: np.random.Generator) -> object:
-    """A uniformly random action of a Discrete or bounded space."""
+    """Return a uniformly random action of a Discrete or bounded space."""
     if isinstance(space, Discrete):
         return int(space.start) + int(generator.integers(space.n))
     return generator.uniform(space.low, space.high).astype(space.dtype)  # pyright: ignore[reportAttributeAccessIssue]

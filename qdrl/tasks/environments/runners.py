@@ -88,9 +88,11 @@ class DirectRunner:
         self._pending: tuple[str, tuple[Any, ...]] | None = None
 
     def submit(self, call: str, *arguments: Any) -> None:
+        """Start a call."""
         self._pending = call, arguments
 
     def result(self) -> Any:
+        """Return what the call returned."""
         assert self._pending is not None  # noqa: S101 - `submit` comes first
         call, arguments = self._pending
         try:
@@ -101,6 +103,7 @@ class DirectRunner:
             raise
 
     def close(self) -> None:
+        """Close the environment."""
         self._episode.close()
 
 
@@ -125,10 +128,12 @@ class ThreadRunner:
         self._thread.start()
 
     def submit(self, call: str, *arguments: Any) -> None:
+        """Start a call."""
         # The call starts in `result`: users' code is seldom made for several threads at a time.
         self._pending = call, arguments
 
     def result(self) -> Any:
+        """Return what the call returned."""
         assert self._pending is not None  # noqa: S101 - `submit` comes first
         call, _ = self._pending
         limit = self._allowance.of(call)
@@ -144,6 +149,7 @@ class ThreadRunner:
         return answer
 
     def close(self) -> None:
+        """Close the environment."""
         self._requests.put(None)
         if not self._abandoned:
             self._thread.join(_CLOSING_SECONDS)

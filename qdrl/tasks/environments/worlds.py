@@ -25,7 +25,7 @@ class GymWorlds:
         to_action: turns a policy's output `(action_size,)` into an action.
         observations: dtype of observations.
         sizes: numbers in an observation, numbers in a descriptor.
-        failures: is told of each episode that fails.
+        failures: Log of failed episodes.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class GymWorlds:
         weakref.finalize(self, _close_all, self._runners)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start a new episode in each of these worlds."""
         for slot, seed in zip(slots, seeds, strict=True):
             self._seeds[slot] = seed
             for values in (self._observations, self._steps, self._broken, self._terminated):
@@ -65,9 +66,11 @@ class GymWorlds:
         self._fail_where_not_finite(list(slots))
 
     def observe(self, ages: Tensor) -> Tensor:
+        """Return the observations of the first worlds."""
         return torch.from_numpy(self._observations[: len(ages)].astype(np.float32))
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions; return rewards and terminated."""
         outputs = actions.numpy()
         rewards, ended = np.full(len(outputs), np.nan), np.ones(len(outputs), bool)
         for slot in np.flatnonzero(~np.isfinite(outputs).all(axis=1) & ~self._broken[: len(outputs)]).tolist():
@@ -82,6 +85,7 @@ class GymWorlds:
         return torch.from_numpy(rewards), torch.from_numpy(ended)
 
     def descriptor(self, slot: int, steps: int) -> Tensor:  # noqa: ARG002
+        """Return the descriptor of an ended episode."""
         described = torch.full((self._dimensions,), torch.nan, dtype=torch.float64)
         if not self._broken[slot]:
             for _, numbers in self._each("describe", [slot], [()]):
@@ -89,12 +93,15 @@ class GymWorlds:
         return described
 
     def failed(self, slot: int) -> bool:
+        """Return whether the simulation broke since the reset."""
         return bool(self._broken[slot])
 
     def truncated(self, slot: int) -> bool:
+        """Return whether a time limit of the world ended its episode."""
         return not self._terminated[slot]
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         self._runners[source], self._runners[target] = self._runners[target], self._runners[source]
         for values in self._of_slots:
             values[[source, target]] = values[[target, source]]

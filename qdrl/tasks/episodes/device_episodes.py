@@ -1,4 +1,4 @@
-"""Episodes on a device, one in each of a number of worlds, all begun together.
+"""Episodes on a device, one per world, all started together.
 
 A control step is three parts: policies decide, physics advances, rewards are counted. Each part is a CUDA graph on a
 GPU, so that all that is known of the episodes lies in tensors that stay where they are, and nothing waits for the host.
@@ -18,60 +18,60 @@ from qdrl.tasks.episodes.device_transitions import Record
 
 
 class DeviceWorlds(Protocol):
-    """A task's worlds on a device, which all step together."""
+    """Worlds of a task on a device; all step together."""
 
     count: int
     device: torch.device
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Start these worlds anew, each from the random stream of its seed."""
+        """Start a new episode in each of these worlds, with randomness from its seed alone."""
         ...
 
     def observe(self, ages: Tensor) -> Tensor:
-        """Observations `(count, observation)` float32 at these ages `(count,)`, free to be changed."""
+        """Return observations `(count, observation)` float32 at ages `(count,)`; the caller may overwrite them."""
         ...
 
     def apply(self, actions: Tensor) -> None:
-        """What the next `advance` does, from actions `(count, action)` float32."""
+        """Set the controls of the next `advance` from actions `(count, action)` float32."""
         ...
 
     def advance(self) -> None:
-        """A control step of physics, which may have a graph of its own."""
+        """Advance physics by one control step; it may have its own CUDA graph."""
         ...
 
     def outcome(self, count: int) -> tuple[Tensor, Tensor]:
-        """Rewards and terminated, `(count,)`, of that step; called once after each `advance`."""
+        """Return rewards and terminated, `(count,)`, of that step; call once after each `advance`."""
         ...
 
     def descriptors(self, steps: Tensor) -> Tensor:
-        """Descriptors `(count, d)` float64, had episodes ended now, after that many `(1,)` steps."""
+        """Return the descriptors `(count, d)` float64 of episodes that end now, after `steps` `(1,)`."""
         ...
 
     @property
     def failures(self) -> Tensor:
-        """Which worlds broke since their reset, `(count,)` bool."""
+        """Worlds whose simulation broke since their reset, `(count,)` bool."""
         ...
 
     @property
     def overflows(self) -> Tensor:
-        """Not 0 for worlds in which contacts had no room, `(count,)` int32."""
+        """Nonzero for worlds in which contacts overflowed, `(count,)` int32."""
         ...
 
 
 class DeviceEpisodes:
-    """One episode a world; see `qdrl.tasks.episodes.rollout.Episodes` for what is known of each.
+    """One episode per world; see `qdrl.tasks.episodes.rollout.Episodes` for the results.
 
     Attributes:
-        alive: `(count,)` bool, whose episode goes on.
-        overflow: `(count,)` int32, not 0 where contacts had no room.
+        alive: `(count,)` bool, worlds whose episode is running.
+        overflow: `(count,)` int32, nonzero where contacts overflowed.
         terminated: `(count,)` bool, episodes that the task ended.
-        record: the control steps, where they are kept.
+        record: Control steps, if recorded.
 
     Args:
-        worlds: where they run.
-        policy: shape of the policies.
-        dimensions: numbers in a descriptor.
-        record: keeps every control step; None where nobody wants them.
+        worlds: Worlds of the episodes.
+        policy: Shape of the policies.
+        dimensions: Length of a descriptor.
+        record: Storage of control steps; None to record none.
     """
 
     def __init__(self, worlds: DeviceWorlds, policy: Mlp, dimensions: int, record: Record | None) -> None:
@@ -94,7 +94,7 @@ class DeviceEpisodes:
         self._decides, self._counts = GraphedCall(self._decide, device), GraphedCall(self._count, device)
 
     def begin(self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None) -> None:
-        """Begin an episode of each genome `(rows, parameters)`; worlds that are left over have none."""
+        """Start an episode of each genome `(rows, parameters)`; further worlds stay idle."""
         rows = range(len(genomes))
         self.worlds.reset(rows, seeds)
         self._population.load(rows, genomes)
@@ -110,32 +110,32 @@ class DeviceEpisodes:
             self._shift[1] = deviation_of(var)
 
     def step(self) -> None:
-        """A control step of all of them."""
+        """Advance all episodes by one control step."""
         self._decides()
         self.worlds.advance()
         self._counts()
 
-    def see_the_end(self) -> None:
-        """Let the record have what could be seen after the last step."""
+    def record_final_observation(self) -> None:
+        """Record the observation after the last step."""
         if self.record is not None:
-            self._write(self.record.observations, self._seen(self.worlds.observe(self._ages)))
+            self._write(self.record.observations, self._normalized(self.worlds.observe(self._ages)))
 
     def _decide(self) -> None:
         observations = self.worlds.observe(self._ages)
         if self._normalizes:
-            self._note_moments(observations)
-        actions = self._population.act(self._seen(observations))
+            self._update_moments(observations)
+        actions = self._population.act(self._normalized(observations))
         self.worlds.apply(actions)
         if self.record is not None:
             self._write(self.record.observations, observations)
             self._write(self.record.actions, actions)
 
-    def _seen(self, observations: Tensor) -> Tensor:
-        """What policies see, in place."""
+    def _normalized(self, observations: Tensor) -> Tensor:
+        """Normalise observations in place, if policies do."""
         return normalize_(observations, *self._shift) if self._normalizes else observations
 
-    def _note_moments(self, observations: Tensor) -> None:
-        """Mean and sum of squared deviations of what was seen (Welford 1962)."""
+    def _update_moments(self, observations: Tensor) -> None:
+        """Update mean and sum of squared deviations of the observations (Welford 1962)."""
         alive, difference = self.alive[:, None], observations - self.mean
         mean = self.mean + difference / (self._age + 1)
         deviation = self.deviation + difference * (observations - mean)
@@ -143,7 +143,7 @@ class DeviceEpisodes:
         self.mean.copy_(torch.where(alive, mean, self.mean))
 
     def _count(self) -> None:
-        """What a step gave to those whose episodes are not over."""
+        """Add the results of a step to the running episodes."""
         worlds, alive = self.worlds, self.alive
         rewards, terminated = worlds.outcome(worlds.count)
         if self.record is not None:
@@ -155,19 +155,19 @@ class DeviceEpisodes:
         self.failed |= alive & worlds.failures
         self.terminated |= alive & terminated
         self.steps += alive
-        # A broken world gives a NaN reward: it has nothing more to tell.
+        # A broken world gives a NaN reward; its episode ends.
         alive &= ~terminated & ~torch.isnan(rewards)
 
     def _write(self, column: Tensor, values: Tensor) -> None:
-        """Into the record, at the episodes' age."""
+        """Write values into the record at the episodes' age."""
         column.index_copy_(0, self._age, values[None].to(column.dtype))
 
 
 class AnyAlive:
-    """Whether any episode still goes on, asked now and answered later, so that nobody waits.
+    """A query whether any episode is running; on a GPU its result is read at the next query, without waiting.
 
     Args:
-        episodes: which.
+        episodes: The episodes.
     """
 
     def __init__(self, episodes: DeviceEpisodes) -> None:
@@ -175,8 +175,8 @@ class AnyAlive:
         self._host = torch.ones((), dtype=torch.bool, pin_memory=self._on_gpu)
         self._copied = torch.cuda.Event() if self._on_gpu else None
 
-    def ask(self) -> bool:
-        """The answer of the last time but, on a GPU, not of this one."""
+    def query(self) -> bool:
+        """Return the previous query's result on a GPU, the current one elsewhere."""
         if self._copied is None:
             return bool(self._episodes.alive.any())
         self._copied.synchronize()

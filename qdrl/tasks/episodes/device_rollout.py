@@ -1,7 +1,7 @@
-"""Episodes of many genomes on a device: all worlds begin together and step together until the last episode is over.
+"""Rollouts on a device: all worlds start together and step together until the last episode has ended.
 
-A world whose episode has ended goes on, and what it does no longer counts. Results stay on the device until a batch is
-over; whether any episode still goes on is asked now and then only, and answered later.
+A world whose episode has ended keeps stepping, but its results no longer change. Results stay on the device until the
+batch has ended; whether any episode is still running is queried every few steps, without waiting for the answer.
 """
 
 import gc
@@ -22,21 +22,25 @@ from qdrl.tasks.episodes.device_transitions import DeviceLog, Record
 from qdrl.tasks.episodes.rollout import Episodes
 
 _LOGGER = logging.getLogger("qdrl")
-_PATIENCE = 16  # control steps between two questions whether anyone is alive
+_STEPS_BETWEEN_QUERIES = 16  # control steps between two queries whether any episode is running
 _ATTEMPTS = 6
 
 
 class WorldMaker(Protocol):
-    """Makes a number of worlds on a device; `bytes_each` is what one takes of its memory."""
+    """A factory of worlds on a device."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Device of the worlds."""
+        ...
 
     @property
-    def bytes_each(self) -> int: ...
+    def bytes_each(self) -> int:
+        """Device memory per world."""
+        ...
 
     def grow(self) -> None:
-        """Worlds that are made from now on have more room for contacts."""
+        """Allocate more contacts in the worlds made from now on."""
         ...
 
     def __call__(self, count: int, /) -> DeviceWorlds: ...
@@ -44,7 +48,7 @@ class WorldMaker(Protocol):
 
 @dataclass(frozen=True)
 class _Results:
-    """Of a block of rows, on the device."""
+    """Results of a block of rows, on the device."""
 
     fitness: Tensor
     descriptor: Tensor
@@ -55,17 +59,17 @@ class _Results:
 
 
 class DeviceRollout:
-    """Runs episodes of one task with one shape of policy on a device.
+    """A rollout of one task with one shape of policy on a device.
 
     Args:
-        make_worlds: makes a number of worlds; called again when contacts overflowed, after which it gives more room.
-        count: most worlds simulated at once; as many are made as there are rows.
-        policy: shape of the policies.
-        dimensions: numbers in a descriptor.
-        episode_length: control steps after which an episode is cut.
+        make_worlds: Factory of worlds; called again, after `grow`, when contacts overflowed.
+        count: Maximum number of worlds; no more are made than there are rows.
+        policy: Shape of the policies.
+        dimensions: Length of a descriptor.
+        episode_length: Control steps after which an episode is truncated.
 
     Raises:
-        UserError: so many worlds do not fit into memory.
+        UserError: The worlds do not fit into device memory.
     """
 
     def __init__(self, make_worlds: WorldMaker, count: int, policy: Mlp, dimensions: int, episode_length: int) -> None:
@@ -85,7 +89,7 @@ class DeviceRollout:
         """Run one episode a row; see `qdrl.tasks.episodes.rollout.Rollout.run`. Transitions stay on the device.
 
         Raises:
-            UserError: control steps of so many worlds do not fit into memory.
+            UserError: The control steps of the worlds do not fit into device memory.
         """
         worlds = min(len(genomes), self._limit)
         self._prepare(worlds, keeps=keep_transitions)
@@ -105,7 +109,7 @@ class DeviceRollout:
         return Episodes(joined("fitness"), joined("descriptor"), steps, joined("failed"), moments, log)
 
     def _prepare(self, worlds: int, *, keeps: bool) -> None:
-        """Have worlds and networks for so many rows, and room for their control steps."""
+        """Allocate worlds, networks and, if requested, the record of control steps for this many rows."""
         episodes = self._episodes
         enough, notes = episodes.worlds.count >= worlds, episodes.record is not None
         if enough and (notes or not keeps):
@@ -115,7 +119,7 @@ class DeviceRollout:
             self._check_memory_of_steps(count)
         made = episodes.worlds if enough else None
         del episodes, self._episodes
-        gc.collect()  # their memory is wanted for the next
+        gc.collect()  # free their memory before the next are allocated
         self._episodes = self._new_episodes(count, keeps=keeps or notes, worlds=made)
 
     def _new_episodes(self, count: int, *, keeps: bool, worlds: DeviceWorlds | None = None) -> DeviceEpisodes:
@@ -140,14 +144,14 @@ class DeviceRollout:
         normalization: tuple[np.ndarray, np.ndarray] | None,
         log: DeviceLog | None,
     ) -> _Results:
-        """Episodes of as many rows as there are worlds, or fewer; again if contacts had too little room."""
+        """Run episodes of at most as many rows as there are worlds; repeat them if contacts overflowed."""
         rows, short = slice(len(genomes)), torch.zeros(0, dtype=torch.bool)
         for attempt in range(_ATTEMPTS):
             if attempt:
                 self._grow()
             episodes = self._episodes
             if len(genomes):  # a rank may have no rows
-                self._play(genomes, seeds, normalization)
+                self._run_episodes(genomes, seeds, normalization)
             short = ((episodes.overflow != 0) & ~episodes.failed)[rows]
             if not bool(short.any()):
                 break
@@ -169,18 +173,21 @@ class DeviceRollout:
     def _grow(self) -> None:
         count, keeps = self._episodes.worlds.count, self._episodes.record is not None
         del self._episodes
-        gc.collect()  # their memory is wanted for the next
+        gc.collect()  # free their memory before the next are allocated
         self._make_worlds.grow()
         self._check_memory(count)
         self._episodes = self._new_episodes(count, keeps=keeps)
 
-    def _play(self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None) -> None:
-        """One episode of each of some rows."""
+    def _run_episodes(
+        self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None
+    ) -> None:
+        """Run one episode per row."""
         episodes = self._episodes
         episodes.begin(genomes, seeds, normalization)
-        going_on, patience = AnyAlive(episodes), 1 if episodes.worlds.device.type == "cpu" else _PATIENCE
+        any_alive = AnyAlive(episodes)
+        interval = 1 if episodes.worlds.device.type == "cpu" else _STEPS_BETWEEN_QUERIES
         for step in range(self._episode_length):
             episodes.step()
-            if step % patience == patience - 1 and not going_on.ask():
+            if step % interval == interval - 1 and not any_alive.query():
                 break
-        episodes.see_the_end()
+        episodes.record_final_observation()

@@ -1,8 +1,8 @@
-"""Episodes of many genomes: a fixed number of slots, refilled as episodes end.
+"""Rollouts of many genomes in a fixed number of slots, refilled as episodes end.
 
-A slot is one world and one network. When its episode ends the slot takes the next waiting genome, so terminated
-worlds cost nothing and batches stay full; when nobody waits, the last active slot moves into the gap, so that active
-slots are always 0..n-1. A row's result depends on its genome and seed alone, never on its slot or neighbours.
+A slot is one world and one network. When its episode ends, the slot takes the next waiting genome, so that terminated
+worlds cost nothing and batches stay full. When no genome waits, the last active slot is moved into the gap, so that
+active slots are always 0..n-1. A row's result depends only on its genome and seed, never on its slot or other rows.
 """
 
 from collections.abc import Sequence
@@ -70,24 +70,24 @@ class EpisodeWorlds(Protocol):
 
 @runtime_checkable
 class Closable(Protocol):
-    """Worlds that hold more than memory."""
+    """Worlds that own resources besides memory."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the resources."""
         ...
 
 
 class EpisodeLog(Protocol):
-    """Control steps of a batch."""
+    """Recorded control steps of a batch."""
 
     def transitions(self, first_row: int, failed: np.ndarray) -> Transitions:
-        """See `qdrl.tasks.episodes.transitions.TransitionLog.transitions`."""
+        """Return the transitions; see `qdrl.tasks.episodes.transitions.TransitionLog.transitions`."""
         ...
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Results by row: see `qdrl.evaluation.Evaluation`; `log` holds the control steps when they were asked for."""
+    """Results by row, see `qdrl.evaluation.Evaluation`; `log` holds the control steps if they were requested."""
 
     fitness: Tensor
     descriptor: Tensor
@@ -98,7 +98,7 @@ class Episodes:
 
 
 class RunsEpisodes(Protocol):
-    """Runs an episode a row: `Rollout`, or what does so on a device."""
+    """Anything that runs one episode per row: `Rollout`, or `DeviceRollout` on a device."""
 
     def run(
         self,
@@ -108,18 +108,18 @@ class RunsEpisodes(Protocol):
         *,
         keep_transitions: bool = False,
     ) -> Episodes:
-        """See `Rollout.run`."""
+        """Run one episode per row; see `Rollout.run`."""
         ...
 
 
 class Rollout:
-    """Runs episodes of one task with one shape of policy; buffers are made once.
+    """A rollout of one task with one shape of policy; buffers are allocated once.
 
     Args:
-        worlds: the task's worlds.
-        policy: shape of the policies.
-        dimensions: numbers in a descriptor.
-        episode_length: control steps after which an episode is cut.
+        worlds: Worlds of the task.
+        policy: Shape of the policies.
+        dimensions: Length of a descriptor.
+        episode_length: Control steps after which an episode is truncated.
     """
 
     def __init__(self, worlds: EpisodeWorlds, policy: Policy, dimensions: int, episode_length: int) -> None:
@@ -138,12 +138,12 @@ class Rollout:
             self._slot_arrays += [self._mean, self._deviation]
 
     def close(self) -> None:
-        """Close worlds that can be closed: users' environments."""
+        """Close the worlds if they can be closed, as users' environments can."""
         if isinstance(self._worlds, Closable):
             self._worlds.close()
 
     def set_reference(self, observations: Tensor) -> None:
-        """Observations `(n, observation_size)` that convolutional policies are normalised over."""
+        """Set the observations `(n, observation_size)` of virtual batch normalisation in convolutional policies."""
         if isinstance(self._population, ConvSlots):
             self._population.set_reference(observations)
 
@@ -155,13 +155,13 @@ class Rollout:
         *,
         keep_transitions: bool = False,
     ) -> Episodes:
-        """Run one episode a row.
+        """Run one episode per row.
 
         Args:
             genomes: `(rows, parameters)` float32.
-            seeds: an evaluation seed a row.
-            normalization: mean and variance `(observation,)` to normalise with; needed when policies do.
-            keep_transitions: keep every control step in `log`.
+            seeds: Evaluation seed of each row.
+            normalization: Mean and variance `(observation,)`; needed when policies normalise observations.
+            keep_transitions: Record every control step in `log`.
         """
         rows = len(genomes)
         length, sizes = self._episode_length, (self._observation_size, self._action_size)
@@ -187,7 +187,7 @@ class Rollout:
         return results
 
     def _step(self, active: int, shift: tuple[Tensor, Tensor] | None, log: TransitionLog | None) -> list[int]:
-        """One control step of the active slots; returns the slots whose episodes ended, highest first."""
+        """Advance the active slots by one control step; return the slots whose episodes ended, highest first."""
         ages, rows = self._ages[:active], self._rows[:active]
         observations = self._worlds.observe(torch.from_numpy(ages))
         if self._normalizes:
@@ -201,7 +201,7 @@ class Rollout:
             log.add(rows, ages, observations.numpy(), actions.numpy(), reward)
         self._returns[:active] += reward
         ages += 1
-        # A broken world gives a NaN reward: it has nothing more to tell.
+        # A broken world gives a NaN reward; its episode ends.
         ended = np.flatnonzero(over | (ages >= self._episode_length) | np.isnan(reward))[::-1].tolist()
         if log is not None and ended:
             observations = self._worlds.observe(torch.from_numpy(ages))
@@ -214,7 +214,7 @@ class Rollout:
 
     def _start(self, slots: Sequence[int], rows: range, genomes: Tensor | Genomes, seeds: Sequence[int]) -> None:
         self._worlds.reset(slots, [int(seeds[row]) for row in rows])
-        # One at a time: genomes that are made on demand may be large.
+        # One at a time: genomes decoded on demand may be large.
         for slot, row in zip(slots, rows, strict=True):
             self._population.load([slot], genomes[row : row + 1])
         index = list(slots)
@@ -241,7 +241,7 @@ class Rollout:
             array[target] = array[source]
 
     def _absorb(self, observations: np.ndarray, active: int) -> None:
-        """Welford's update of each slot's observation moments (Welford 1962)."""
+        """Update each slot's observation moments (Welford 1962)."""
         seen = self._ages[:active, None] + 1.0
         difference = observations - self._mean[:active]
         self._mean[:active] += difference / seen

@@ -27,23 +27,28 @@ class DeviceLocomotionWorlds(LocomotionWorlds):
         self._warp = physics
 
     def advance(self) -> None:
+        """Advance physics by one control step."""
         self._warp.advance()
 
     def outcome(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return reward and termination of the first `count` worlds."""
         self._warp.watch()
         return super().outcome(count)
 
     def descriptors(self, steps: Tensor) -> Tensor:
+        """Return the descriptors of all worlds."""
         if self._averages:
             return torch.as_tensor(self._total) / steps
         return torch.as_tensor(self._robot.descriptor(self._slice(0, self.count))).double()
 
     @property
     def failures(self) -> Tensor:
+        """Worlds that broke since their reset."""
         return self._warp.unstable_worlds
 
     @property
     def overflows(self) -> Tensor:
+        """Nonzero for worlds in which contacts overflowed."""
         return self._warp.overflows
 
 
@@ -64,13 +69,16 @@ class DeviceWorldMaker:
 
     @property
     def device(self) -> torch.device:
+        """Device of the worlds."""
         return device_of(self._device)
 
     @property
     def bytes_each(self) -> int:
+        """Device memory per world."""
         return world_bytes(self._model, self._budget)
 
     def grow(self) -> None:
+        """Allocate more contacts in the worlds made from now on."""
         self._budget.grow()
 
     def __call__(self, count: int) -> DeviceLocomotionWorlds:

@@ -34,12 +34,15 @@ class BuiltInRobot(Behaviour):
         self.healthy_reward = 0.0 if settings.healthy_reward is None else settings.healthy_reward
 
     def source(self) -> ModelSource:
+        """Return the model's text and files."""
         return gymnasium_model(self.body, touch=self.settings.reach is None, trap=self.defaults.trap)
 
     def initial_state(self, model: Any, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and velocities of one episode."""
         return noisy_state(model, generator, float(self.settings.initial_noise), self.body.velocity_noise)
 
     def observe(self, state: State) -> Sequence[Array]:
+        """Return the observations of the first worlds."""
         velocities, bound = state["qvel"], self.body.velocity_clip
         return [
             state["qpos"][:, self.hidden_positions :],
@@ -47,20 +50,24 @@ class BuiltInRobot(Behaviour):
         ]
 
     def healthy(self, state: State) -> Array | None:
+        """Return whether each world's episode continues."""
         return None if self.body.healthy is None else self.body.healthy(state)
 
     def reward(self, step: Step) -> Array:
+        """Return the reward of a control step."""
         reward = -self.body.control_weight * (step.control * step.control).sum(1)
         if step.healthy is not None:
             reward += self.healthy_reward * step.healthy
         return reward
 
     def observation_text(self, model: Any) -> str:
+        """Return the observation in words."""
         clipped = f" cut to +-{self.body.velocity_clip:g}" if self.body.velocity_clip else ""
         positions = model.nq - self.hidden_positions
         return f"positions from index {self.hidden_positions} ({positions}), velocities{clipped} ({model.nv})"
 
     def noise_text(self) -> str:
+        """Return the distribution of initial states in words."""
         noise = self.settings.initial_noise
         return f"positions uniform within {noise:g}, velocities {self.body.velocity_noise}"
 
@@ -88,9 +95,11 @@ class UniRobot(BuiltInRobot):
         }
 
     def progress(self, state: State) -> Array:
+        """Return the positions along x."""
         return self.body.progress(state)
 
     def reward(self, step: Step) -> Array:
+        """Return the reward of a control step."""
         reward = super().reward(step)
         assert step.advance is not None  # noqa: S101 - of `progress`
         reward += self.body.forward_weight * step.advance / step.seconds
@@ -99,6 +108,7 @@ class UniRobot(BuiltInRobot):
         return reward
 
     def descriptor(self, state: State) -> Array:
+        """Return the descriptor of an ended episode."""
         return state["sensordata"] > 0
 
 
@@ -114,17 +124,21 @@ class OmniRobot(BuiltInRobot):
         self.axes = tuple(Axis(f"final {name}", "m", -self.reach, self.reach) for name in "xy")
 
     def prepare(self, model: Any) -> None:
+        """Compute the reward offset from the actuators' range."""
         strongest = np.square(model.actuator_ctrlrange).max(axis=1).sum()
         # The lowest possible reward: full effort in the step that ends the robot's health.
         self.reward_offset = float(self.body.control_weight * strongest)
 
     def observe(self, state: State) -> Sequence[Array]:
+        """Return the observations of the first worlds."""
         return [*super().observe(state), state["qpos"][:, :2] / self.reach]
 
     def descriptor(self, state: State) -> Array:
+        """Return the descriptor of an ended episode."""
         return state["qpos"][:, :2]
 
     def observation_text(self, model: Any) -> str:
+        """Return the observation in words."""
         return f"{super().observation_text(model)}, x, y / {self.reach:g} m (2)"
 
 

@@ -54,4 +54,5 @@ class Robot(Behaviour):
         return make_robot_task(cls(settings), setup)
 
     def source(self) -> ModelSource:
+        """Return the model's text and files."""
         return read_model(self.xml, touch=self.touch)

@@ -48,6 +48,7 @@ class LocomotionWorlds:
         self._never = torch.zeros(self.count, dtype=torch.bool, device=physics.device)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start a new episode in each of these worlds."""
         states = [self._robot.initial_state(self.model, generator_from_seed(seed)) for seed in seeds]
         qpos, qvel = (torch.from_numpy(np.stack(part)) for part in zip(*states, strict=True))
         self.physics.reset(slots, qpos, qvel)
@@ -57,6 +58,7 @@ class LocomotionWorlds:
             self._progress[index] = progress[index]
 
     def observe(self, ages: Tensor) -> Tensor:
+        """Return the observations of the first worlds."""
         count, start = len(ages), 0
         observed = self._observed[:count]
         for part in self._robot.observe(self._slice(0, count)):
@@ -68,6 +70,7 @@ class LocomotionWorlds:
         return self._observation[:count]
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions; return rewards and terminated."""
         self.apply(actions)
         self.physics.step(len(actions))
         return self.outcome(len(actions))
@@ -93,17 +96,21 @@ class LocomotionWorlds:
         return torch.as_tensor(reward), terminated
 
     def descriptor(self, slot: int, steps: int) -> Tensor:
+        """Return the descriptor of an ended episode."""
         if self._averages:
             return torch.as_tensor(self._total[slot] / steps)
         return torch.as_tensor(self._robot.descriptor(self._slice(slot, slot + 1))[0]).double()
 
     def failed(self, slot: int) -> bool:
+        """Return whether the simulation broke since the reset."""
         return self.physics.unstable(slot)
 
     def truncated(self, slot: int) -> bool:  # noqa: ARG002
+        """Return whether a time limit of the world ended its episode."""
         return False
 
     def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
         self.physics.move(source, target)
         self._progress[target] = self._progress[source]
         self._total[target] = self._total[source]

@@ -112,7 +112,7 @@ def test_a_batch_that_ran_out_of_room_is_done_again_with_more(
     monkeypatch.setattr(budget, "_needed", lambda _: (0, 0))
     monkeypatch.setattr(budget, "_LEAST", 1)
     assert same(evaluated("warp-cpu", "hopper_uni"), expected)
-    assert "a world needed more room" in caplog.text
+    assert "contacts overflowed in a world" in caplog.text
 
 
 def test_more_worlds_than_memory_holds_are_refused_with_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_a_control_step_asks_its_device_for_nothing_and_moves_no_tensor(name: An
         for _ in range(2):
             episodes._decide()
             episodes._count()
-        episodes.see_the_end()
+        episodes.record_final_observation()
     assert all(vars(episodes)[attribute] is value for attribute, value in before.items())
 
 
