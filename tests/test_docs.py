@@ -149,6 +149,16 @@ def test_the_algorithm_and_the_environment_of_the_docs_run_together(tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
+def test_the_archive_of_the_docs_runs(tmp_path: Path) -> None:
+    ((table,), (module,)) = (_blocks("docs/how-to/archive-kind.md", language) for language in ("toml", "python"))
+    (tmp_path / "mine.py").write_text(module)
+    rest = '[task]\nname = "arm"\n[algorithm]\nbatch_size = 8\n[run]\ngenerations = 2\n'
+    (tmp_path / "mine.toml").write_text(table + rest)
+    command = [sys.executable, "-m", "qdrl", "evolve", "mine.toml", "--output", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(tmp_path: Path) -> None:
     script = _files("docs/how-to/cluster.md")["job.sh"]
     count = 'mkdir -p runs/gaits/study; printf "%s\\n" "$*" >> calls'
