@@ -1,4 +1,9 @@
-"""Who is let into a novelty archive: three published rules, each the same on every rank."""
+"""Rules of admission to a novelty archive: three published ones. Every rank admits the same rows.
+
+- Lehman and Stanley 2011, "Abandoning objectives", doi:10.1162/EVCO_a_00025: `Threshold`.
+- Such et al. 2017, "Deep neuroevolution", arXiv:1712.06567: `Probability`.
+- Conti et al. 2018, "Improving exploration in evolution strategies", arXiv:1712.06560: `All`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +16,14 @@ from qdrl.streams import Streams
 
 
 class Rule(Protocol):
-    """Decides which rows of a batch enter. A batch is a generation."""
+    """Decides which rows of a batch are admitted. A batch is a generation."""
 
     def admitted(self, descriptor: np.ndarray, valid: np.ndarray, entries: np.ndarray, k: int) -> np.ndarray:
-        """Which rows enter; changes nothing, so that a batch that could not be completed may come again.
+        """Return which rows are admitted, without changing the rule: a batch that failed may be offered again.
 
         Args:
             descriptor: `(rows, d)`, finite where valid.
-            valid: `(rows,)` bool; no other row enters.
+            valid: `(rows,)` bool; no other row is admitted.
             entries: `(n, d)` descriptors of the archive's entries.
             k: the archive's number of neighbours.
 
@@ -28,20 +33,20 @@ class Rule(Protocol):
         ...
 
     def count(self, entered: int) -> None:
-        """Take note that a batch is over, in which so many rows entered."""
+        """Update the rule after a batch of which `entered` rows were admitted."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers from batch to batch: numbers by name."""
+        """Return the rule's state between batches, numbers by name."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         ...
 
 
 class All:
-    """Every row enters, as in NS-ES (Conti et al. 2018), where a batch is the updated agent. See `Rule`."""
+    """Admits every valid row, as NS-ES does, where a batch is the updated agent. See `Rule`."""
 
     def admitted(self, descriptor: np.ndarray, valid: np.ndarray, entries: np.ndarray, k: int) -> np.ndarray:  # noqa: ARG002
         return valid.copy()
@@ -57,13 +62,13 @@ class All:
 
 
 class Probability:
-    """Each row enters with the same chance, as in the novelty search of Such et al. 2017. See `Rule`.
+    """Admits each valid row with the same probability, as GA-NS does. See `Rule`.
 
-    A row's number is drawn from (run seed, batch, row), whatever else is in its batch.
+    A row's random number depends on the run's seed, the batch's number and the row, not on the other rows.
 
     Args:
-        probability: the chance, in (0, 1].
-        streams: the run's random numbers.
+        probability: in (0, 1].
+        streams: the run's random streams.
     """
 
     def __init__(self, probability: float, streams: Streams) -> None:
@@ -90,14 +95,15 @@ class Probability:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a threshold follows what enters (Lehman and Stanley 2011, and their published code).
+    """Adaptation of a threshold to the number of admitted rows, as in the paper and its published code.
 
     Attributes:
-        raise_above: more rows than this in a batch raise the threshold.
-        raise_factor: by this factor.
-        lower_after: so many batches in a row without any entry lower it; 10 of 250 are the paper's 2,500 evaluations.
-        lower_factor: by this factor.
-        floor: it is never lowered below this; their code has 0.25, in the units of its maze.
+        raise_above: number of rows admitted in one batch above which the threshold is raised.
+        raise_factor: factor by which it is raised.
+        lower_after: number of successive batches without an admitted row after which the threshold is lowered; 10
+            batches of 250 are the paper's 2,500 evaluations.
+        lower_factor: factor by which it is lowered.
+        floor: value below which it is never lowered; the published code has 0.25, in the units of its maze.
     """
 
     raise_above: int = 4
@@ -108,15 +114,16 @@ class Adaptation:
 
 
 class Threshold:
-    """A row enters when its novelty exceeds a threshold (Lehman and Stanley 2011). See `Rule`.
+    """Admits the rows whose novelty exceeds a threshold. See `Rule`.
 
-    Novelty is measured against the archive's entries and the rows of the batch that were let in before, in row order;
-    the first row of all has none to be like and enters.
+    Novelty is measured against the archive's entries and the rows of the batch admitted so far, in row order. The very
+    first row has no neighbour and is admitted.
 
     Args:
-        threshold: in the axes' units, the first one where it adapts.
-        neighbours: how many count here; the archive's k when left out, as in the paper. Their code takes 1.
-        adaptation: how it adapts; not at all when None.
+        threshold: in the axes' units; the initial one where it is adapted.
+        neighbours: number of nearest neighbours that count; the archive's k when left out, as in the paper. The
+            published code uses 1.
+        adaptation: of the threshold; a constant threshold when left out.
     """
 
     def __init__(
@@ -125,34 +132,34 @@ class Threshold:
         self.threshold = threshold
         self._neighbours = neighbours
         self._adaptation = adaptation
-        self._without = 0  # batches in a row in which no row entered
+        self._empty_batches = 0  # successive batches without an admitted row
 
     def admitted(self, descriptor: np.ndarray, valid: np.ndarray, entries: np.ndarray, k: int) -> np.ndarray:
         k = k if self._neighbours is None else self._neighbours
         rows = np.flatnonzero(valid)
         nearest = nearest_distances(descriptor[rows], entries, k)
-        let_in: list[int] = []
+        chosen: list[int] = []
         for row, known in zip(rows.tolist(), nearest, strict=True):
-            mates = distances_between(descriptor[row], descriptor[let_in])
+            mates = distances_between(descriptor[row], descriptor[chosen])
             distances = np.sort(np.concatenate([known, mates]))[None, :k]
             if mean_of(distances, distances.shape[1])[0] > self.threshold:
-                let_in.append(row)
+                chosen.append(row)
         admitted = np.zeros(len(valid), bool)
-        admitted[let_in] = True
+        admitted[chosen] = True
         return admitted
 
     def count(self, entered: int) -> None:
-        self._without = 0 if entered else self._without + 1
+        self._empty_batches = 0 if entered else self._empty_batches + 1
         if (adaptation := self._adaptation) is None:
             return
         if entered > adaptation.raise_above:
             self.threshold *= adaptation.raise_factor
-        if self._without >= adaptation.lower_after:
+        if self._empty_batches >= adaptation.lower_after:
             self.threshold = max(self.threshold * adaptation.lower_factor, min(self.threshold, adaptation.floor))
-            self._without = 0
+            self._empty_batches = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"threshold": self.threshold, "without": self._without}
+        return {"threshold": self.threshold, "without": self._empty_batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.threshold, self._without = float(state["threshold"]), int(state["without"])
+        self.threshold, self._empty_batches = float(state["threshold"]), int(state["without"])

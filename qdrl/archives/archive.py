@@ -1,12 +1,12 @@
-"""The evolving archive: one elite a cell, batched competition, on any device.
+"""The archive of cells: one elite a cell, batched insertion, on any device (MAP-Elites, arXiv:1504.04909).
 
-The rule of insertion. A batch of rows competes for cells:
+The rows of a batch compete for cells:
 
-1. in each cell the row with the highest fitness stands for the batch; of equal ones the lowest row does;
-2. it enters if the cell is empty or its fitness is strictly higher than the elite's; an equal one changes nothing.
+1. In each cell the row with the highest fitness is the candidate; of equal rows, the one with the lowest number.
+2. The candidate becomes the elite if the cell is empty or its fitness is strictly higher than the elite's.
 
-So the result does not depend on how rows are split over ranks or devices. Statuses and gains of all rows are
-stated relative to the archive as it was before the batch, as pyribs does.
+The result does not depend on how rows are distributed over ranks or devices. Statuses are relative to the archive
+before the batch, as in pyribs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.base import FIELDS, Geometry, Insertion, Numbers, width_of
-from qdrl.archives.batches import cells_of, copy_rows, drawn_from, read_batch, room, taken, tensor_of
+from qdrl.archives.batches import allocate, cells_of, copy_rows, draw_cells, genomes_of_rows, read_batch, tensor_of
 from qdrl.archives.described import Described
 from qdrl.archives.statistics import Statistics, statistics
 
 
 class Archive:
-    """Elites by cell.
+    """An archive that holds at most one elite in each cell.
 
     Args:
         geometry: `Grid` or `CentroidalVoronoi`.
         parameters: length of a genome.
-        qd_offset: what the QD score subtracts from every elite's fitness; a lower bound of fitness keeps the
-            score from falling when a cell is filled.
-        dtype: of genomes; an archive of lineages holds one int64 number each.
-        device: where genomes and competition live.
+        qd_offset: subtracted from every elite's fitness in the QD score; with a lower bound of fitness the score
+            never decreases when a cell is filled.
+        dtype: of genomes; an archive of lineages holds one int64 number a genome.
+        device: of genomes, fitness and descriptors.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Archive:
         cells, dimensions = geometry.cells, len(geometry.lower)
         self.fitness = torch.full((cells,), -torch.inf, dtype=torch.float64, device=self.device)
         self.descriptor = torch.zeros(cells, dimensions, dtype=torch.float64, device=self.device)
-        self.genomes = room(cells, parameters, dtype, self.device)  # rows of empty cells are never read
+        self.genomes = allocate(cells, parameters, dtype, self.device)  # rows of empty cells are never read
         self.fields = {
             name: torch.full((cells, *width_of(name, dimensions)), unknown, dtype=dtype, device=self.device)
             for name, (dtype, unknown) in FIELDS.items()
@@ -70,13 +70,13 @@ class Archive:
 
     @property
     def occupied_cells(self) -> Tensor:
-        """`(elites,)` int64, ascending."""
+        """Cells that hold an elite, `(elites,)` int64, ascending."""
         if self._occupied is None:
             self._occupied = torch.nonzero(self.fitness > -torch.inf).squeeze(1)
         return self._occupied
 
     def statistics(self) -> Statistics:
-        """Coverage, QD score and the rest, as they stand now."""
+        """Return coverage, QD score and fitness statistics of the present elites."""
         return statistics(
             self.fitness.index_select(0, self.occupied_cells).cpu().numpy(),
             self.geometry.cells,
@@ -92,18 +92,18 @@ class Archive:
         valid: Numbers | None = None,
         **fields: Numbers,
     ) -> Insertion:
-        """Let a batch compete for its cells, by the rule at the top of this module.
+        """Insert a batch by the rule at the top of this module.
 
         All arrays may be torch tensors, numpy arrays or lists.
 
         Args:
-            genomes: `(rows, parameters)`, stored as the archive's dtype, or a function that returns the genomes of the
-                rows requested; only accepted rows are requested, in ascending order.
+            genomes: `(rows, parameters)`, stored as the archive's dtype, or a function that returns the genomes of
+                the rows requested; only accepted rows are requested, in ascending order.
             fitness: `(rows,)`.
             descriptor: `(rows, d)`.
-            valid: `(rows,)` bool; rows that may compete. All of them when left out.
+            valid: `(rows,)` bool, the rows that may compete; all of them when left out.
             fields: any of `qdrl.archives.base.FIELDS`: `(rows,)` numbers or one, of `descriptor_std` `(rows, d)`. A
-                new elite's fields that are left out are as unknown as `FIELDS` says: never those of the elite before.
+                field that is left out gets its default of `FIELDS`, never the value of the previous elite.
 
         Raises:
             ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite. The archive is then
@@ -117,7 +117,7 @@ class Archive:
         if len(accepted) == 0:
             return insertion
         # Genomes are fetched before anything changes: an exchange that fails leaves the archive whole.
-        source, rows = taken(batch, accepted, self.parameters)
+        source, rows = genomes_of_rows(batch, accepted, self.parameters)
         cells = insertion.cell.index_select(0, accepted)
         copy_rows(source, rows, self.genomes, cells)
         self.fitness.index_copy_(0, cells, batch.fitness.index_select(0, accepted))
@@ -129,12 +129,12 @@ class Archive:
         return insertion
 
     def sample(self, generator: np.random.Generator, count: int) -> Tensor:
-        """Cells of elites drawn uniformly with replacement, `(count,)` int64.
+        """Draw cells of elites uniformly with replacement, `(count,)` int64.
 
         Raises:
             ValueError: the archive is empty.
         """
-        return drawn_from(self._host_cells(), generator, count)
+        return draw_cells(self._host_cells(), generator, count)
 
     def genomes_of(self, cells: Numbers) -> Tensor:
         """Return copies of the genomes of occupied cells, `(count,)` integers -> `(count, parameters)`.
@@ -145,7 +145,7 @@ class Archive:
             ValueError: a cell does not exist or is empty; the nearest occupied one is named.
         """
         places = self._occupied_places(cells)
-        copies = room(len(places), self.parameters, self.genomes.dtype, self.device)
+        copies = allocate(len(places), self.parameters, self.genomes.dtype, self.device)
         return torch.index_select(self.genomes, 0, places, out=copies)
 
     def descriptors_of(self, cells: Numbers) -> Tensor:
@@ -157,7 +157,7 @@ class Archive:
         return self.descriptor.index_select(0, self._occupied_places(cells))
 
     def replace_genomes(self, cells: Numbers, genomes: Numbers) -> None:
-        """Put other genomes `(count, parameters)` into occupied cells.
+        """Replace the genomes of occupied cells by `(count, parameters)` others.
 
         Raises:
             ValueError: a cell does not exist or is empty; the nearest occupied one is named.
@@ -181,12 +181,12 @@ class Archive:
 
         Args:
             path: the file.
-            task: the task that evaluated the elites. It names axes and fitness, and replays need it; own tasks need
-                `spec`, `parameters`, `mjcf`, `describe_policy()` and `state_dict(generations)`.
+            task: the task that evaluated the elites; it names axes and fitness, and elites are rerun on it. A task of
+                your own needs what `qdrl.archives.described.Described` lists.
             seed: the run's seed.
             emitters: the names that the field `emitter` indexes, `algorithm.emitters`; numbered when left out.
             config: settings of the run, as JSON can store them.
-            license: under which the archive may be used.
+            license: licence under which the archive may be used.
 
         Returns:
             the path.
@@ -211,7 +211,7 @@ class Archive:
         return {**self.columns(), "genome": self.genomes.index_select(0, self.occupied_cells).cpu().numpy()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Put back what `state_dict` gave, into an archive of the same geometry.
+        """Restore a state that `state_dict` of an archive of the same geometry returned.
 
         Raises:
             ValueError: a shape or a cell does not fit this archive, which is then as it was before.
@@ -239,7 +239,7 @@ class Archive:
         return self._occupied_on_host
 
     def _occupied_places(self, cells: Numbers) -> Tensor:
-        """Return cells on the archive's device, after a check on the host that each is occupied.
+        """Return cells on the archive's device, after checking on the host that each is occupied.
 
         The check of 256 cells was measured to take 20 microseconds, 1 % of copying their genomes of 20,000 parameters.
         """
@@ -251,7 +251,7 @@ class Archive:
         return requested.to(self.device)
 
     def _absence_of(self, cell: int) -> str:
-        """Say why a cell has no elite."""
+        """Return the reason why a cell has no elite."""
         if not 0 <= cell < self.geometry.cells:
             return f"cell {cell} does not exist; cells are numbered 0 to {self.geometry.cells - 1}"
         if len(self) == 0:
@@ -265,7 +265,7 @@ class Archive:
         return {"fitness": self.fitness, "descriptor": self.descriptor, "genome": self.genomes}
 
     def _compete(self, fitness: Tensor, descriptor: Tensor, valid: Tensor | None) -> Insertion:
-        """Find each row's cell and status and the rows that win, without sorting: two reductions by cell."""
+        """Return each row's cell and status and the winning rows, by two reductions over cells instead of a sort."""
         if valid is None:
             target = cell = self.geometry.cell_of(descriptor)
             rival = fitness

@@ -1,4 +1,4 @@
-"""What algorithms, the recorder and tools ask of an archive, whatever its space looks like."""
+"""The interface of all archives, as algorithms, the recorder and tools use it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from qdrl.archives.described import Described
 from qdrl.archives.statistics import Statistics
 
 Numbers = Tensor | ArrayLike
-"""What archives accept where they take arrays: a tensor, a numpy array, or numbers in nested sequences."""
+"""Array arguments of archives: a tensor, a numpy array, or numbers in nested sequences."""
 
 FIELDS: dict[str, tuple[torch.dtype, float]] = {
     "evaluation_seed": (torch.int64, 0),
@@ -30,7 +30,7 @@ FIELDS: dict[str, tuple[torch.dtype, float]] = {
 
 
 def width_of(field: str, dimensions: int) -> tuple[int, ...]:
-    """Shape of a field's value of one row."""
+    """Return the shape of a field's value in one row."""
     return (dimensions,) if field == "descriptor_std" else ()
 
 
@@ -45,28 +45,29 @@ class Space(Protocol):
 
     @property
     def centroids(self) -> np.ndarray:
-        """`(cells, d)` float64; `(0, d)` where cells have no place."""
+        """Centres of the cells, `(cells, d)` float64; `(0, d)` for a space without cells."""
         ...
 
 
 class Geometry(Space, Protocol):
-    """A space that is divided into cells: which one a descriptor belongs to."""
+    """A descriptor space that is divided into cells."""
 
     def cell_of(self, descriptor: Tensor) -> Tensor:
-        """`(rows, d)` finite float64 -> `(rows,)` int64."""
+        """Return the cells of finite descriptors, `(rows, d)` float64 -> `(rows,)` int64."""
         ...
 
 
 @dataclass(frozen=True)
 class Insertion:
-    """What a batch did to an archive.
+    """The result of adding a batch to an archive.
 
     Attributes:
         accepted: `(k,)` int64 rows that became elites, ascending.
-        cell: `(rows,)` int64 cell of each row, -1 for rows that were not valid or that a novelty archive did not let
-            in.
-        status: `(rows,)` int64 relative to the archive before the batch: 2 the cell was empty, 1 better than its
-            elite, 0 neither. A row can have status 1 or 2 and still lose its cell to a batch mate.
+        cell: `(rows,)` int64 cell of each row, -1 for rows that were not valid or that a novelty archive did not
+            admit.
+        status: `(rows,)` int64 relative to the archive before the batch: 2 if the cell was empty, 1 if the row is
+            better than its elite, 0 otherwise. A row can have status 1 or 2 and still lose its cell to another row of
+            the batch.
     """
 
     accepted: Tensor
@@ -75,12 +76,12 @@ class Insertion:
 
 
 class AnyArchive(Protocol):
-    """What every archive offers: `Archive`, where rows compete for cells, and `NoveltyArchive`, which grows.
+    """The interface that `Archive`, where rows compete for cells, and `NoveltyArchive`, which grows, have in common.
 
     Attributes:
         parameters: length of a genome.
-        qd_offset: what the QD score subtracts from every elite's fitness.
-        device: where genomes live.
+        qd_offset: subtracted from every elite's fitness in the QD score.
+        device: of the genomes.
     """
 
     parameters: int
@@ -89,18 +90,18 @@ class AnyArchive(Protocol):
 
     @property
     def geometry(self) -> Space:
-        """The space of its descriptors."""
+        """The descriptor space."""
         ...
 
     @property
     def occupied_cells(self) -> Tensor:
-        """`(elites,)` int64, ascending."""
+        """Cells that hold an elite, `(elites,)` int64, ascending."""
         ...
 
     def __len__(self) -> int: ...
 
     def statistics(self) -> Statistics:
-        """Coverage, QD score and the rest, as they stand now."""
+        """Return coverage, QD score and fitness statistics of the present elites."""
         ...
 
     def add(
@@ -112,11 +113,11 @@ class AnyArchive(Protocol):
         valid: Numbers | None = None,
         **fields: Numbers,
     ) -> Insertion:
-        """Offer a batch; see `Archive.add` and `NoveltyArchive.add`."""
+        """Add a batch; see `Archive.add` and `NoveltyArchive.add`."""
         ...
 
     def sample(self, generator: np.random.Generator, count: int) -> Tensor:
-        """Cells of elites drawn uniformly with replacement, `(count,)` int64."""
+        """Draw cells of elites uniformly with replacement, `(count,)` int64."""
         ...
 
     def genomes_of(self, cells: Numbers) -> Tensor:
@@ -128,7 +129,7 @@ class AnyArchive(Protocol):
         ...
 
     def replace_genomes(self, cells: Numbers, genomes: Tensor) -> None:
-        """Put other genomes `(count, parameters)` into occupied cells: numbers of lineages that were renumbered."""
+        """Replace the genomes of occupied cells by `(count, parameters)` others, such as renumbered lineages."""
         ...
 
     def save(
@@ -149,9 +150,9 @@ class AnyArchive(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The elites as columns by name, genomes under `genome`, under `rule` what a rule of admission remembers."""
+        """Return the elites as columns by name, with `genome` and, where there is one, the state of the `rule`."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         ...

@@ -1,4 +1,4 @@
-"""Centroidal Voronoi cells for descriptors of any dimension (Vassiliades, Chatzilygeroudis and Mouret 2018)."""
+"""Centroidal Voronoi cells for descriptors of any dimension (Vassiliades et al. 2018, arXiv:1610.05729)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from qdrl.archives.grid import bounds_in_words, check_bounds
 from qdrl.errors import UserError
 
-_WORTHWHILE = 8  # cells a candidate: with fewer, comparing to all cells was measured to be as fast (4 to 8 axes)
-_CHUNK = 1 << 17  # distances held at once: 1 MB of float64 stays in the cache, 32 MB took twice as long
+_CELLS_PER_CANDIDATE = 8  # with fewer cells, comparing with all of them was as fast (measured with 4 to 8 axes)
+_BLOCK_DISTANCES = 1 << 17  # computed at once: 1 MB of float64 stays in the cache; 32 MB took twice as long
 
 
 class CentroidalVoronoi:
-    """Cells are the regions nearest to each of a set of centroids; ties go to the lowest cell.
+    """Cells that consist of the descriptors nearest to each centroid; ties go to the lowest cell.
 
-    Distances are Euclidean after every axis is divided by its share of the widest axis's span, so that units do not
-    matter. Where all spans are equal that is the plain distance, and the archive agrees with pyribs' cell by cell.
+    Distances are Euclidean after each axis is divided by the ratio of its span to the widest span, so that units do
+    not matter. If all spans are equal, this is the plain distance, and cells agree with those of pyribs.
 
     Args:
         centroids: `(cells, d)` in the axes' units; see `place_centroids`.
@@ -25,7 +25,7 @@ class CentroidalVoronoi:
         upper: upper bound of each axis.
 
     Raises:
-        UserError: bounds are impossible or the centroids do not fit them.
+        UserError: the bounds are invalid or the centroids do not fit them.
     """
 
     kind = "cvt"
@@ -47,7 +47,7 @@ class CentroidalVoronoi:
         return f"CentroidalVoronoi({self.cells} cells over {bounds_in_words(self.lower, self.upper)})"
 
     def cell_of(self, descriptor: Tensor) -> Tensor:
-        """Cells of finite descriptors, `(rows, d)` float64 -> `(rows,)` int64."""
+        """Return the cells of finite descriptors, `(rows, d)` float64 -> `(rows,)` int64."""
         centroids = torch.as_tensor(self.centroids / self._scale, device=descriptor.device)
         return _nearest(descriptor / torch.as_tensor(self._scale, device=descriptor.device), centroids)
 
@@ -62,25 +62,26 @@ def place_centroids(
     iterations: int = 100,
     tolerance: float = 1e-4,
 ) -> np.ndarray:
-    """Spread centroids evenly: k-means on uniform samples of the unit box, started by k-means++.
+    """Place centroids evenly, by k-means on uniform samples of the unit box.
 
-    Arthur and Vassilvitskii 2007 for the start, Lloyd 1982 for the iterations. Axes are scaled to [0, 1] first, so
-    that units do not matter. The result depends on the generator alone.
+    k-means++ (Arthur and Vassilvitskii 2007) chooses the first centroids, Lloyd's iterations (1982,
+    doi:10.1109/TIT.1982.1056489) move them. Axes are scaled to [0, 1], so that units do not matter. The result depends
+    on the generator only.
 
     Args:
-        generator: the stream that draws samples and first centroids.
-        cells: how many centroids.
+        generator: draws the samples and the first centroids.
+        cells: number of centroids.
         lower: lower bound of each axis.
         upper: upper bound of each axis.
-        samples: uniform samples, at least as many as cells.
-        iterations: most Lloyd iterations.
-        tolerance: stop when no centroid moves further than this, in units of the scaled box.
+        samples: number of uniform samples, at least `cells`.
+        iterations: maximum number of Lloyd iterations.
+        tolerance: iteration stops when no centroid moves further than this, in units of the scaled box.
 
     Returns:
-        `(cells, d)` float64, ordered as k-means++ chose them.
+        `(cells, d)` float64, in the order in which k-means++ chose them.
 
     Raises:
-        UserError: impossible bounds or fewer samples than cells.
+        UserError: the bounds are invalid, or there are fewer samples than cells.
     """
     check_bounds(lower, upper)
     if not 1 <= cells <= samples:
@@ -102,7 +103,7 @@ def place_centroids(
 
 
 def _first_centroids(generator: np.random.Generator, points: Tensor, cells: int) -> Tensor:
-    """k-means++: each next centroid is a sample drawn with probability proportional to its squared distance."""
+    """Choose centroids by k-means++: each is a sample drawn with probability proportional to its squared distance."""
     chosen = [int(generator.integers(len(points)))]
     distance = _squared_distance(points, points[chosen[0]])
     for threshold in generator.random(cells - 1):
@@ -114,7 +115,7 @@ def _first_centroids(generator: np.random.Generator, points: Tensor, cells: int)
 
 
 def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
-    """Index of the nearest centroid, the lowest of equally near ones: `(points, d)`, `(cells, d)` -> `(points,)`."""
+    """Return the index of the nearest centroid, the lowest on ties: `(points, d)`, `(cells, d)` -> `(points,)`."""
     nearest = torch.empty(len(points), dtype=torch.int64, device=points.device)
     for rows, distance in _distances(points, centroids):
         torch.argmin(distance, dim=1, out=nearest[rows])
@@ -122,23 +123,23 @@ def _nearest(points: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _nearest_from(guess: Tensor, points: Tensor, centroids: Tensor) -> Tensor:
-    """The same as `_nearest`, faster when most guesses are close: Elkan 2003, lemma 1.
+    """Return the same as `_nearest`, faster when most guesses are close (Elkan 2003, lemma 1).
 
-    A centroid at least twice as far from the guessed one as the point is cannot be nearer to the point. So a point
-    whose distance to its guess is below half of what the guess keeps from its nearest neighbour stays there; where
-    it is below half the distance to the k-th neighbour, the guess and k - 1 neighbours are all there is to look at.
-    Placing 1,024 cells in the plane: measured 1.2 s, not 8.8. In more dimensions there are more neighbours, and
-    where they are no small part of all centroids, the plain search is the faster one.
+    A centroid whose distance to the guessed centroid is at least twice the point's cannot be nearer to the point. A
+    point whose distance to its guess is below half the distance from the guess to its nearest neighbour therefore
+    keeps the guess. If it is below half the distance to the k-th neighbour, only the guess and k - 1 neighbours are
+    compared. Placing 1,024 cells in the plane took 1.2 s instead of 8.8 s. With more dimensions there are more
+    neighbours; if they are a large part of all centroids, the plain search is faster.
     """
     count = 2 * 2 ** centroids.shape[1]  # measured enough for all but 0.2 % of the points, in 2 to 4 dimensions
-    if _WORTHWHILE * count > len(centroids):
+    if _CELLS_PER_CANDIDATE * count > len(centroids):
         return _nearest(points, centroids)
     neighbours, gap, reach = _neighbourhoods(centroids, count)
     own = 4 * _squared_distance(points, centroids.index_select(0, guess))
     unsure = own >= gap.index_select(0, guess)
     far = own >= reach.index_select(0, guess)
     nearest = guess.clone()
-    block = max(1, _CHUNK // (8 * count))  # a block's gathered positions stay in the cache, and memory stays small
+    block = max(1, _BLOCK_DISTANCES // (8 * count))  # the gathered positions of a block stay in the cache
     for near in torch.nonzero(unsure & ~far).squeeze(1).split(block):
         candidates = neighbours.index_select(0, guess[near])
         positions = centroids.index_select(0, candidates.ravel()).view(*candidates.shape, points.shape[1])
@@ -149,10 +150,10 @@ def _nearest_from(guess: Tensor, points: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _neighbourhoods(centroids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` centroids nearest to each, itself among them; the squared distance of the nearest and of the next.
+    """Return each centroid's `count` nearest ones with itself, and the squared distances of the nearest and the next.
 
-    Indices ascend, so that argmin over them finds the lowest of equals; the distances are a trifle short, so that
-    rounding never shuts out an equal.
+    Indices are ascending, so that argmin over them returns the lowest on ties. Distances are reduced by 1e-9 of their
+    value, so that rounding never excludes a tie.
     """
     nearest = torch.empty(len(centroids), count, dtype=torch.int64)
     gap, reach = torch.empty(2, len(centroids), dtype=centroids.dtype)
@@ -164,7 +165,7 @@ def _neighbourhoods(centroids: Tensor, count: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _squared_distance(points: Tensor, others: Tensor) -> Tensor:
-    """`(..., d)` and `(..., d)` -> `(...)`, summed axis by axis: faster than a sum over a short last dimension."""
+    """Return squared distances, `(..., d)` and `(..., d)` -> `(...)`; a sum over a short last dimension is slower."""
     total = (points[..., 0] - others[..., 0]).square_()
     for axis in range(1, points.shape[-1]):
         total += (points[..., axis] - others[..., axis]).square_()
@@ -172,13 +173,12 @@ def _squared_distance(points: Tensor, others: Tensor) -> Tensor:
 
 
 def _distances(points: Tensor, centroids: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances, a block of points at a time: the block's rows and `(block, cells)`, overwritten by the next.
+    """Yield squared distances by blocks of points: the block's rows and `(block, cells)`, which the next overwrites.
 
-    Explicit differences summed axis by axis, not the expanded product: a point's distances must not depend on its
-    neighbours. Memory is held from block to block: allocated anew, its page faults were measured to take half the
-    time.
+    Differences are squared and summed axis by axis instead of expanding the product, because a point's distances must
+    not depend on the other points. All blocks share their memory: page faults of new memory took half the time.
     """
-    block = max(1, _CHUNK // len(centroids))
+    block = max(1, _BLOCK_DISTANCES // len(centroids))
     total = torch.empty(min(block, len(points)), len(centroids), dtype=points.dtype, device=points.device)
     term = torch.empty_like(total)
     axes = centroids.T.contiguous()

@@ -1,8 +1,7 @@
-"""The unstructured archive of novelty search (Lehman and Stanley 2011).
+"""The archive of novelty search (Lehman and Stanley 2011, doi:10.1162/EVCO_a_00025).
 
-Entries never compete; every admitted entry is kept, or the latest ones where the archive has a capacity.
-
-An entry's cell is its number: the first entry's is 0, the next one's 1, whatever is dropped later.
+Entries never compete; every admitted entry is kept, or the latest ones if the archive has a capacity. An entry's cell
+is its number in order of entry: 0, 1, 2 and so on, also after older entries were dropped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +13,22 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.admission import All, Rule
-from qdrl.archives.base import FIELDS, Insertion, Numbers, width_of
-from qdrl.archives.batches import cells_of, copy_rows, drawn_from, read_batch, room, taken, tensor_of
+from qdrl.archives.base import FIELDS, Insertion, Numbers
+from qdrl.archives.batches import allocate, copy_rows, draw_cells, genomes_of_rows, read_batch, tensor_of
 from qdrl.archives.described import Described
+from qdrl.archives.entries import Entries
 from qdrl.archives.grid import bounds_in_words, check_bounds
 from qdrl.archives.statistics import Statistics, statistics
-
-_FIRST_ROOM = 64  # entries; doubled whenever it is full
 
 
 class Unstructured:
     """A descriptor space without cells; see `qdrl.archives.base.Space`.
 
     Args:
-        lower: lower bound of each axis, in its unit. Bounds are for plots and for critics; entries may lie anywhere.
+        lower: lower bound of each axis, in its unit. Bounds are for plots and critics; entries may lie outside.
         upper: upper bound of each axis.
         neighbours: the k of novelty.
-        cells: how many entries there have ever been.
+        cells: number of entries added so far.
     """
 
     kind = "novelty"
@@ -43,25 +41,26 @@ class Unstructured:
 
     @property
     def centroids(self) -> np.ndarray:
+        """An empty array `(0, d)`."""
         return np.empty((0, len(self.lower)))
 
 
 class NoveltyArchive:
-    """Entries in order of entry; see `qdrl.archives.base.AnyArchive`.
+    """An archive of entries in order of entry; see `qdrl.archives.base.AnyArchive`.
 
     Args:
         lower: lower bound of each axis of the descriptor, in its unit.
         upper: upper bound of each axis.
         parameters: length of a genome.
-        k: neighbours that count for novelty.
-        rule: who is let in; everyone when left out.
-        capacity: most entries held at once; the oldest are dropped. Without it the archive grows as long as the run.
-        qd_offset: what the QD score subtracts from every entry's fitness.
+        k: number of neighbours over which novelty is averaged.
+        rule: admits rows; all valid ones when left out.
+        capacity: maximum number of stored entries, of which the oldest are dropped; unlimited when left out.
+        qd_offset: subtracted from every entry's fitness in the QD score.
         dtype: of genomes.
-        device: where genomes live. Novelty is computed on the host.
+        device: of genomes; novelty is computed on the host.
 
     Raises:
-        UserError: the bounds are impossible.
+        UserError: the bounds are invalid.
         ValueError: k or capacity is below 1.
     """
 
@@ -88,50 +87,49 @@ class NoveltyArchive:
         self.capacity = capacity
         self.qd_offset = qd_offset
         self.device = torch.device(device)
-        self._entered = self._held = 0
-        self._columns = self._room(min(_FIRST_ROOM, capacity or _FIRST_ROOM), dtype)
+        self._entries = Entries(parameters, len(lower), capacity, dtype, self.device)
 
     def __len__(self) -> int:
-        return self._held
+        return self._entries.stored
 
     def __repr__(self) -> str:
-        genomes = self._columns["genome"]
-        bounds = bounds_in_words(*self._bounds)
-        form = f"{self.parameters} parameters, {str(genomes.dtype).removeprefix('torch.')} on {self.device}"
-        return f"NoveltyArchive({self._held} of {self._entered} entries, over {bounds}, k={self.k}, {form})"
+        dtype = str(self._entries.columns["genome"].dtype).removeprefix("torch.")
+        count = f"{len(self)} of {self._entries.added} entries"
+        form = f"{self.parameters} parameters, {dtype} on {self.device}"
+        return f"NoveltyArchive({count}, over {bounds_in_words(*self._bounds)}, k={self.k}, {form})"
 
     @property
     def geometry(self) -> Unstructured:
-        """The space, with as many cells as there have been entries."""
-        return Unstructured(*self._bounds, self.k, self._entered)
+        """The descriptor space, with the number of entries added so far as its cells."""
+        return Unstructured(*self._bounds, self.k, self._entries.added)
 
     @property
     def occupied_cells(self) -> Tensor:
-        """Numbers of the entries held, `(entries,)` int64, ascending."""
-        return torch.arange(self._entered - self._held, self._entered, device=self.device)
+        """Numbers of the stored entries, `(entries,)` int64, ascending."""
+        return self._entries.numbers
 
     @property
     def fitness(self) -> Tensor:
         """`(entries,)` float64, in order of entry."""
-        return self._in_order("fitness")
+        return self._entries.column("fitness")
 
     @property
     def descriptor(self) -> Tensor:
         """`(entries, d)` float64, in order of entry."""
-        return self._in_order("descriptor")
+        return self._entries.column("descriptor")
 
     @property
     def genomes(self) -> Tensor:
         """`(entries, parameters)`, in order of entry."""
-        return self._in_order("genome")
+        return self._entries.column("genome")
 
     @property
     def fields(self) -> dict[str, Tensor]:
         """The columns of `qdrl.archives.base.FIELDS`, `(entries, ...)` in order of entry."""
-        return {name: self._in_order(name) for name in FIELDS}
+        return {name: self._entries.column(name) for name in FIELDS}
 
     def statistics(self) -> Statistics:
-        """How the archive stands; coverage is NaN, for there are no cells to cover."""
+        """Return fitness statistics and the QD score; coverage is NaN, because there are no cells."""
         return statistics(self.fitness.cpu().numpy(), None, self.qd_offset)
 
     def add(
@@ -143,42 +141,40 @@ class NoveltyArchive:
         valid: Numbers | None = None,
         **fields: Numbers,
     ) -> Insertion:
-        """Let those rows of a batch enter, in row order, that the rule admits; arguments are those of `Archive.add`.
+        """Add the rows of a batch that the rule admits, in row order; arguments are those of `Archive.add`.
 
-        An algorithm that decides by itself leaves the rule at `All` and passes a mask as `valid`. Of more rows than
-        the capacity only the last enter. A row's status is 2 when it entered, 0 otherwise.
+        An algorithm that selects rows itself uses the rule `All` and passes a mask as `valid`. If more rows are
+        admitted than the capacity, only the last are added. A row's status is 2 if it was added, 0 otherwise.
 
         Raises:
             ValueError: shapes do not fit, or a valid row's fitness or descriptor is not finite. Archive and rule are
-                then as they were before.
+                then unchanged.
         """
         dimensions = len(self._bounds[0])
         shape: dict[str, Any] = {"parameters": self.parameters, "dimensions": dimensions, "device": self.device}
         batch = read_batch(genomes, fitness, descriptor, valid, fields, **shape)
         accepted = self._admitted(batch.descriptor, batch.valid)
-        cells = self._entered + torch.arange(len(accepted), device=self.device)
+        cells = self._entries.added + torch.arange(len(accepted), device=self.device)
         if len(accepted):
-            # Genomes are fetched before anything changes: an exchange that fails leaves the archive whole.
-            source, rows = taken(batch, accepted, self.parameters)
-            self._make_room(len(accepted))
-            places = self._places(cells)
-            copy_rows(source, rows, self._columns["genome"], places)
-            rows_of = {"fitness": batch.fitness, "descriptor": batch.descriptor, **batch.columns}
-            for name, column in rows_of.items():
-                self._columns[name].index_copy_(0, places, column.index_select(0, accepted))
-            self._note_entries(len(accepted))
+            # Genomes are fetched before anything changes: an exchange that fails leaves the archive unchanged.
+            source, rows = genomes_of_rows(batch, accepted, self.parameters)
+            places = self._entries.reserve(len(accepted))
+            columns = self._entries.columns
+            copy_rows(source, rows, columns["genome"], places)
+            for name, values in {"fitness": batch.fitness, "descriptor": batch.descriptor, **batch.columns}.items():
+                columns[name].index_copy_(0, places, values.index_select(0, accepted))
         self.rule.count(len(accepted))
         nowhere = torch.full((len(batch),), -1, device=self.device)
         cell = nowhere.index_copy(0, accepted, cells)
         return Insertion(accepted, cell, 2 * (cell >= 0).long())
 
     def sample(self, generator: np.random.Generator, count: int) -> Tensor:
-        """Numbers of entries drawn uniformly with replacement, `(count,)` int64.
+        """Draw numbers of entries uniformly with replacement, `(count,)` int64.
 
         Raises:
             ValueError: the archive is empty.
         """
-        return drawn_from(self.occupied_cells, generator, count)
+        return draw_cells(self.occupied_cells, generator, count)
 
     def genomes_of(self, cells: Numbers) -> Tensor:
         """Return copies of entries' genomes, `(count,)` integers -> `(count, parameters)`.
@@ -186,8 +182,8 @@ class NoveltyArchive:
         Raises:
             ValueError: a number is not that of a stored entry; the stored range is named.
         """
-        places, genomes = self._held_places(cells), self._columns["genome"]
-        copies = room(len(places), self.parameters, genomes.dtype, self.device)
+        places, genomes = self._entries.rows_of(cells), self._entries.columns["genome"]
+        copies = allocate(len(places), self.parameters, genomes.dtype, self.device)
         return torch.index_select(genomes, 0, places, out=copies)
 
     def descriptors_of(self, cells: Numbers) -> Tensor:
@@ -196,16 +192,16 @@ class NoveltyArchive:
         Raises:
             ValueError: a number is not that of a stored entry; the stored range is named.
         """
-        return self._columns["descriptor"].index_select(0, self._held_places(cells))
+        return self._entries.columns["descriptor"].index_select(0, self._entries.rows_of(cells))
 
     def replace_genomes(self, cells: Numbers, genomes: Numbers) -> None:
-        """Put other genomes `(count, parameters)` into entries, `(count,)` integers.
+        """Replace the genomes of entries, `(count,)` integers, by `(count, parameters)` others.
 
         Raises:
             ValueError: a number is not that of a stored entry; the stored range is named.
         """
-        column = self._columns["genome"]
-        column.index_copy_(0, self._held_places(cells), tensor_of(genomes, "genomes").to(column))
+        column = self._entries.columns["genome"]
+        column.index_copy_(0, self._entries.rows_of(cells), tensor_of(genomes, "genomes").to(column))
 
     def save(
         self,
@@ -224,7 +220,7 @@ class NoveltyArchive:
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return copies of the entries' columns as host arrays, by number; genomes are not among them."""
-        columns = {name: self._in_order(name) for name in ("fitness", "descriptor", *FIELDS)}
+        columns = {name: self._entries.column(name) for name in ("fitness", "descriptor", *FIELDS)}
         return {"cell": self.occupied_cells.cpu().numpy(), **{n: c.cpu().numpy().copy() for n, c in columns.items()}}
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,78 +228,28 @@ class NoveltyArchive:
         return {**self.columns(), "genome": self.genomes.cpu().numpy().copy(), "rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave. Without a `rule` in it, as from an archive file, the rule stays as it is.
+        """Restore a state that `state_dict` returned. Without `rule`, as from an archive file, the rule is unchanged.
 
         Raises:
-            ValueError: a shape does not fit this archive, or numbers of entries are missing; it is then as before.
+            ValueError: a shape does not fit this archive, or numbers of entries are missing; it is then unchanged.
         """
         cells = torch.tensor(np.asarray(state["cell"]), dtype=torch.int64, device=self.device)
         if len(cells) and (int(cells[0]) < 0 or not torch.equal(cells, cells[0] + torch.arange(len(cells)).to(cells))):
             raise ValueError(f"entries must be numbered one after the other, got {cells.tolist()[:5]} and so on")
         if self.capacity is not None and len(cells) > self.capacity:
             raise ValueError(f"{len(cells)} entries do not fit a capacity of {self.capacity}")
-        columns = {name: torch.tensor(np.asarray(state[name])).to(column) for name, column in self._columns.items()}
+        own = self._entries.columns
+        columns = {name: torch.tensor(np.asarray(state[name])).to(column) for name, column in own.items()}
         for name, column in columns.items():
-            if column.shape != (expected := (len(cells), *self._columns[name].shape[1:])):
+            if column.shape != (expected := (len(cells), *own[name].shape[1:])):
                 raise ValueError(f"{name} must have shape {expected} for this archive, got {tuple(column.shape)}")
         if "rule" in state:
             self.rule.load_state_dict(state["rule"])
-        self._held = self._entered = 0
-        self._make_room(len(cells))
-        self._entered = int(cells[-1]) + 1 if len(cells) else 0
-        self._held = len(cells)
-        for name, column in columns.items():
-            self._columns[name].index_copy_(0, self._places(cells), column)
+        self._entries.replace(int(cells[0]) if len(cells) else 0, columns)
 
     def _admitted(self, descriptor: Tensor, valid: Tensor | None) -> Tensor:
-        """Rows that enter, ascending."""
+        """Return the rows that are added, ascending."""
         usable = np.ones(len(descriptor), bool) if valid is None else valid.cpu().numpy()
         admitted = self.rule.admitted(descriptor.cpu().numpy(), usable, self.descriptor.cpu().numpy(), self.k)
         rows = np.flatnonzero(admitted)[-self.capacity if self.capacity else 0 :]
         return torch.from_numpy(rows).to(self.device)
-
-    def _room(self, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Uninitialised columns; rows that hold no entry are never read."""
-        dimensions = len(self._bounds[0])
-        fields = {
-            name: torch.empty(rows, *width_of(name, dimensions), dtype=kind, device=self.device)
-            for name, (kind, _) in FIELDS.items()
-        }
-        return {
-            "fitness": torch.empty(rows, dtype=torch.float64, device=self.device),
-            "descriptor": torch.empty(rows, dimensions, dtype=torch.float64, device=self.device),
-            "genome": room(rows, self.parameters, dtype, self.device),
-            **fields,
-        }
-
-    def _make_room(self, more: int) -> None:
-        """Grow, at least to double, until so many more entries fit or the capacity is reached."""
-        there, needed = len(self._columns["fitness"]), self._held + more
-        rows = min(max(needed, 2 * there), self.capacity or 2**62)
-        if needed <= there or rows == there:
-            return
-        larger, cells = self._room(rows, self._columns["genome"].dtype), self.occupied_cells
-        for name, column in self._columns.items():
-            copy_rows(column, cells % there, larger[name], cells % rows)
-        self._columns = larger
-
-    def _note_entries(self, count: int) -> None:
-        self._entered += count
-        self._held = min(self._held + count, len(self._columns["fitness"]))
-
-    def _places(self, cells: Tensor) -> Tensor:
-        """Where entries lie: one after the other, and from the beginning again when the capacity is reached."""
-        return cells % len(self._columns["fitness"])
-
-    def _held_places(self, cells: Numbers) -> Tensor:
-        cells = cells_of(cells, self.device)
-        wrong = (cells < self._entered - self._held) | (cells >= self._entered)
-        if bool(wrong.any()):
-            held = f"{self._entered - self._held} to {self._entered - 1}" if self._held else "none"
-            raise ValueError(f"entry {int(cells[wrong][0])} is not held; held are {held}")
-        return self._places(cells)
-
-    def _in_order(self, name: str) -> Tensor:
-        if self._held == self._entered:  # nothing was dropped: as they lie
-            return self._columns[name][: self._held]
-        return self._columns[name].index_select(0, self._places(self.occupied_cells))

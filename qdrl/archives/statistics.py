@@ -1,4 +1,4 @@
-"""The numbers every report shows, from the elites' stored fitness. Needs numpy only."""
+"""Summary statistics of an archive. Needs numpy only."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Statistics:
-    """How an archive stands; the numbers every report shows.
+    """Summary statistics of an archive.
 
     Attributes:
-        elites: occupied cells, or entries.
-        coverage: fraction of the cells occupied, in [0, 1]; NaN where there are no cells to occupy.
+        elites: number of elites or entries.
+        coverage: fraction of the cells that hold an elite, in [0, 1]; NaN for an archive without cells.
         qd_score: sum over elites of (fitness - qd_offset).
         max_fitness: best fitness, NaN when empty.
         mean_fitness: mean fitness of the elites, NaN when empty.
@@ -25,9 +25,12 @@ class Statistics:
 
 
 def statistics(fitness: np.ndarray, cells: int | None, qd_offset: float) -> Statistics:
-    """Statistics of an archive with these elites' fitness, `(elites,)`, summed in cell order.
+    """Return the statistics of an archive.
 
-    `cells` is None for an archive without cells.
+    Args:
+        fitness: of the elites, `(elites,)` in the order of cells.
+        cells: number of cells; None for an archive without cells.
+        qd_offset: subtracted from every elite's fitness in the QD score.
     """
     coverage = float("nan") if cells is None else len(fitness) / cells
     if len(fitness) == 0:

@@ -130,11 +130,11 @@ def test_an_entry_that_was_dropped_is_named() -> None:
     for numbers in ((0, 1, 2), (3, 4)):
         archive.add(**batch(*numbers))
     for wrong in (1, 5, -1):
-        with pytest.raises(ValueError, match=f"entry {wrong} is not held; held are 2 to 4"):
+        with pytest.raises(ValueError, match=f"entry {wrong} is not stored; stored are 2 to 4"):
             archive.genomes_of(torch.tensor([2, wrong]))
-        with pytest.raises(ValueError, match=f"entry {wrong} is not held"):
+        with pytest.raises(ValueError, match=f"entry {wrong} is not stored"):
             archive.descriptors_of(torch.tensor([wrong]))
-    with pytest.raises(ValueError, match="entry 0 is not held; held are none"):
+    with pytest.raises(ValueError, match="entry 0 is not stored; stored are none"):
         growing().genomes_of(torch.tensor([0]))
 
 
