@@ -1,4 +1,4 @@
-"""Small checks of values that were read from a file, each returning problems as text."""
+"""Checks of values that were read from a file; each returns its problems as text."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _EXACT = {"uint32": np.dtype("u4"), "float32": np.dtype("f4")}
 
 
 def is_value(value: Any, kind: str) -> bool:
-    """Whether an attribute's value is of a kind: "string", "strings", "number", "numbers", "integer" or "integers"."""
+    """Return whether a value is a "string", "number" or "integer", or, in the plural, an array of these."""
     if kind == "string":
         return isinstance(value, str) and _is_text(value)
     if kind == "strings":
@@ -23,19 +23,19 @@ def is_value(value: Any, kind: str) -> bool:
 
 
 def dtype_problems(dataset: Any, place: str, kind: str) -> list[str]:
-    """Say where a dataset's numbers are not of a kind of `KINDS`."""
+    """Return a problem if a dataset's dtype is not of a kind of `KINDS`."""
     fits = dataset.dtype.kind in KINDS[kind] and _EXACT.get(kind, dataset.dtype) == dataset.dtype
     return [] if fits else [f"{place}: dtype {dataset.dtype}, expected {kind}"]
 
 
 def array_problems(dataset: Any, place: str, kind: str, shape: tuple[int, ...]) -> list[str]:
-    """Say where a dataset is not of a kind and shape, or fails its checksums."""
+    """Return the problems of a dataset that must have a kind and a shape and pass its checksums."""
     problems = [] if dataset.shape == shape else [f"{place}: shape {dataset.shape}, expected {shape}"]
     return problems + dtype_problems(dataset, place, kind) or unreadable(dataset, place)
 
 
 def unreadable(dataset: Any, place: str) -> list[str]:
-    """Say whether a dataset fails its checksums."""
+    """Return a problem if a dataset fails its checksums."""
     try:
         if dataset.ndim == 0:
             dataset[()]
@@ -47,7 +47,7 @@ def unreadable(dataset: Any, place: str) -> list[str]:
 
 
 def not_finite(dataset: Any, place: str) -> list[str]:
-    """Say in which rows a dataset of floats is not finite."""
+    """Return a problem with the first rows in which a dataset of floats is not finite."""
     rows = []
     for start in range(0, len(dataset), _ROWS):
         finite = np.isfinite(dataset[start : start + _ROWS])
@@ -56,13 +56,13 @@ def not_finite(dataset: Any, place: str) -> list[str]:
 
 
 def below(dataset: Any, place: str, least: int) -> list[str]:
-    """Say in which rows a dataset of integers is below a bound."""
+    """Return a problem with the first rows in which a dataset of integers is below a bound."""
     rows = np.flatnonzero(dataset[:] < least).tolist()
     return [f"{place}: below {least} in rows {rows[:5]}"] if rows else []
 
 
 def _is_text(text: str) -> bool:
-    """Whether a string that h5py decoded was UTF-8; it keeps other bytes as lone surrogates."""
+    """Return whether a string that h5py decoded is UTF-8; h5py decodes other bytes to lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

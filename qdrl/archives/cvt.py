@@ -10,7 +10,7 @@ from qdrl.archives.grid import bounds_in_words, check_bounds
 from qdrl.errors import UserError
 
 _CELLS_PER_CANDIDATE = 8  # with fewer cells, comparing with all of them was as fast (measured with 4 to 8 axes)
-_BLOCK_DISTANCES = 1 << 17  # computed at once: 1 MB of float64 stays in the cache; 32 MB took twice as long
+BLOCK_DISTANCES = 1 << 17  # computed at once: 1 MB of float64 stays in the cache; 32 MB took twice as long
 
 
 class CentroidalVoronoi:
@@ -139,7 +139,7 @@ def _nearest_from(guess: Tensor, points: Tensor, centroids: Tensor) -> Tensor:
     unsure = own >= gap.index_select(0, guess)
     far = own >= reach.index_select(0, guess)
     nearest = guess.clone()
-    block = max(1, _BLOCK_DISTANCES // (8 * count))  # the gathered positions of a block stay in the cache
+    block = max(1, BLOCK_DISTANCES // (8 * count))  # the gathered positions of a block stay in the cache
     for near in torch.nonzero(unsure & ~far).squeeze(1).split(block):
         candidates = neighbours.index_select(0, guess[near])
         positions = centroids.index_select(0, candidates.ravel()).view(*candidates.shape, points.shape[1])
@@ -178,7 +178,7 @@ def _distances(points: Tensor, centroids: Tensor) -> Iterator[tuple[slice, Tenso
     Differences are squared and summed axis by axis instead of expanding the product, because a point's distances must
     not depend on the other points. All blocks share their memory: page faults of new memory took half the time.
     """
-    block = max(1, _BLOCK_DISTANCES // len(centroids))
+    block = max(1, BLOCK_DISTANCES // len(centroids))
     total = torch.empty(min(block, len(points)), len(centroids), dtype=points.dtype, device=points.device)
     term = torch.empty_like(total)
     axes = centroids.T.contiguous()

@@ -1,4 +1,4 @@
-"""Files of a run folder: written whole or not at all, opened with one-line errors. Nothing is ever unpickled."""
+"""Atomic writing of files, and opening HDF5 files with one-line errors. Nothing is ever unpickled."""
 
 import errno
 import io
@@ -37,9 +37,9 @@ def archive_file(path: str | Path) -> Path:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file to read, typed Any because h5py cannot know which items are groups and which datasets.
+    """Open an HDF5 file for reading, typed Any because h5py cannot know which items are groups and which datasets.
 
-    Errors of the code inside the context that h5py did not raise pass through unchanged.
+    Errors inside the context that h5py did not raise pass through unchanged.
 
     Raises:
         UserError: there is no such file, or HDF5 cannot open it or read from it.
@@ -47,7 +47,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        # Files are replaced, never changed in place, so no lock is needed; network disks often lack it.
+        # Files are replaced, never changed in place, so no lock is needed; many network disks have none.
         opened = h5py.File(path, "r", locking=False)
     except (*_READ_ERRORS, LookupError, ValueError) as error:
         raise UserError(f"{path}: not a whole HDF5 file: {' '.join(str(error).split())}") from error
@@ -61,7 +61,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def is_from_h5py(error: BaseException) -> bool:
-    """Return whether an error was raised inside h5py, and not by code that uses it."""
+    """Return whether an error was raised inside h5py rather than by code that uses it."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -69,16 +69,21 @@ def is_from_h5py(error: BaseException) -> bool:
 
 
 def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable[[Any, int], list[str]]) -> None:
-    """Write an HDF5 file to a temporary name, check it, seal it, flush it to disk and rename it.
+    """Write an HDF5 file under a temporary name, check it, seal it, flush it to disk and rename it.
 
-    A kill or a full disk at any instant leaves what stood at the path as it was. No file lock is taken: network disks
-    often lack them, and no reader sees the temporary name.
+    A kill or a full disk at any instant leaves an existing file at the path unchanged. No file lock is taken: many
+    network disks have none, and no reader uses the temporary name.
+
+    Args:
+        path: the file.
+        write: writes groups and datasets into the open file.
+        find_problems: returns the problems of the open file, given its size in bytes.
 
     Raises:
-        ValueError: the first problem found in what was written.
+        ValueError: the first problem of the written file.
         OSError: the disk is full, read-only or broken.
     """
-    with replacing(path) as temporary, _HeldErrors(temporary) as disk:
+    with replacing(path) as temporary, _DeferredErrors(temporary) as disk:
         try:
             with h5py.File(disk, "w", userblock_size=USER_BLOCK) as file:
                 write(file)
@@ -87,26 +92,30 @@ def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable
                 if problems := find_problems(file, temporary.stat().st_size):
                     raise ValueError(f"{path} is not written: {problems[0]}")
         except Exception:
-            disk.check()  # the cause of whatever HDF5 reports
+            disk.check()  # a failed write is the cause of the error that HDF5 reports
             raise
         disk.check()
         write_seal(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in the same way."""
+    """Write a text file atomically.
+
+    Raises:
+        OSError: the disk is full, read-only or broken.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name to write to; without an error the file there is flushed to disk and renamed to the path.
+    """Yield a temporary path; if no error occurs, the file there is flushed to disk and renamed to `path`.
 
     Raises:
         OSError: the disk is full, read-only or broken. The temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves behind, the next write clears
+    temporary = path.with_name(f".{path.name}.tmp")  # always the same name: the next write removes a leftover
     try:
         yield temporary
         _sync(temporary)
@@ -119,7 +128,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write a file into one line that names it.
+    """Translate an OSError of writing a file into a one-line UserError that names the file.
 
     Raises:
         UserError: the disk is full, read-only or broken, or the folder is missing.
@@ -136,14 +145,14 @@ def reason_of(error: OSError) -> str:
 
 
 def keep_copy(path: Path, suffix: str) -> Path | None:
-    """Keep a file beside itself under another name, so that the next write does not lose it.
+    """Keep a copy of a file beside it, so that the next write does not lose its content.
 
     Args:
         path: the file.
-        suffix: added to the stem; a number follows where that name is taken.
+        suffix: added to the stem, followed by a number if a file of that name exists.
 
     Returns:
-        the copy's path, None if there is no such file.
+        the path of the copy; None if there is no such file.
 
     Raises:
         OSError: the disk is full or read-only.
@@ -160,11 +169,11 @@ def keep_copy(path: Path, suffix: str) -> Path | None:
     return copy
 
 
-class _HeldErrors(io.RawIOBase):
-    """A new file for HDF5 that remembers its first failed write and drops every later one.
+class _DeferredErrors(io.RawIOBase):
+    """A new file for HDF5 that stores its first failed write and ignores all later writes.
 
-    HDF5 cannot close a file whose buffers cannot be written: it fails again at every attempt, the last one when the
-    interpreter ends, and prints its whole stack each time. Here it always succeeds; `check` raises the error.
+    HDF5 cannot close a file whose buffers cannot be written: every attempt fails again, the last one at the exit of the
+    interpreter, and prints its whole stack. Writing to this file always succeeds; `check` raises the stored error.
 
     Args:
         path: the file.
@@ -177,7 +186,7 @@ class _HeldErrors(io.RawIOBase):
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raise the first error.
+        """Raise the stored error, if there is one.
 
         Raises:
             OSError: with the file's name.
@@ -221,7 +230,7 @@ class _HeldErrors(io.RawIOBase):
 
     def _write_all(self, rest: memoryview) -> None:
         done = 0
-        while done < len(rest):  # a nearly full disk takes a part
+        while done < len(rest):  # a nearly full disk accepts a part
             done += self._file.write(rest[done:])
 
     def _attempt(self, operation: Callable[[], Any]) -> None:
@@ -233,18 +242,18 @@ class _HeldErrors(io.RawIOBase):
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed writer left in a folder; the caller holds the folder's lock."""
+    """Remove the temporary files of a killed writer from a folder; the caller must hold the folder's lock."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):  # on a read-only disk; the next write reports it
             path.unlink(missing_ok=True)
 
 
 class StoredArray:
-    """An array that stays in its file until `numpy.asarray` asks for it: a replay may be larger than all the rest.
+    """An array that stays in its file until `numpy.asarray` reads it, because a replay buffer may be large.
 
     Args:
-        path: the file, which must still be the same when it is asked for.
-        dataset: the array in it; its name, shape and type are remembered.
+        path: the file, which must not change before the array is read.
+        dataset: the array's dataset in the open file.
     """
 
     def __init__(self, path: Path, dataset: Any) -> None:
@@ -255,7 +264,7 @@ class StoredArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("an array in a file cannot be had without a copy")
+            raise ValueError("reading an array from a file needs a copy; leave out copy=False")
         with open_hdf5(self.path) as file:
             values = file[self.name][()]
         return values if dtype is None else values.astype(dtype, copy=False)
@@ -272,7 +281,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Flush a renaming to disk, where the file system offers that for folders."""
+    """Flush a renaming to disk, on file systems that can flush folders."""
     try:
         _sync(path)
     except OSError as error:

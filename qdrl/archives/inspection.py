@@ -1,7 +1,7 @@
-"""Read a file in a process of its own, so that a crash, a hang or too much memory becomes a verdict.
+"""Read a file in a child process, so that a crash, a hang or excessive memory is reported as a problem of the file.
 
-A file whose bytes were changed can end the process that reads it inside libhdf5, or keep it busy for ever. What passed
-here can be opened by the process that asked.
+A damaged file can crash the process that reads it inside libhdf5, or keep it busy without end. A file that passes here
+can be opened by the parent process.
 """
 
 import json
@@ -18,28 +18,28 @@ from qdrl.archives.layout import find_problems
 from qdrl.archives.seals import Identity, identity
 from qdrl.errors import UserError
 
-_MEMORY = 256 * 2**20  # bytes for the checks besides what the file's size accounts for
-_COPIES = 16  # bytes of memory for a byte of the file: EXPANSION twice, a dataset and what is computed from it
-_SECONDS = 20  # of processor time, and one more for each _SPEED bytes
-_SPEED = 10 * 2**20
+_BASE_MEMORY_BYTES = 256 * 2**20  # for the checks, whatever the size of the file
+_MEMORY_PER_FILE_BYTE = 16  # EXPANSION twice: for a dataset and what is computed from it
+_BASE_SECONDS = 20  # of processor time
+_BYTES_PER_SECOND = 10 * 2**20  # read in each further second
 
 
 def inspect(path: Path) -> list[str]:
-    """Return everything wrong with a file, with the place of each; every dataset is read, in a child process.
+    """Return all problems of a file, each with its place, after reading every dataset in a child process.
 
-    A file that was inspected before and has not changed since is not read again.
+    The result for an unchanged file is cached.
     """
     return list(_inspected(path, identity(path)))
 
 
 def can_start_processes() -> bool:
-    """Whether child processes are safe here: after MPI_Init they may break the interconnect's memory."""
+    """Return whether child processes are safe: after MPI_Init they may corrupt memory of the interconnect."""
     mpi = sys.modules.get("mpi4py.MPI")
     return mpi is None or not mpi.Is_initialized()
 
 
 def check(path: Path) -> list[str]:
-    """Return everything wrong with a file; run by `inspect` in the child, whose limits must be set."""
+    """Return all problems of a file. `inspect` runs this in the child process, whose limits must be set."""
     try:
         with open_hdf5(path) as file:
             return find_problems(file, path.stat().st_size, thorough=True)
@@ -50,14 +50,14 @@ def check(path: Path) -> list[str]:
 
 
 def limit_resources(path: Path) -> None:
-    """Limit this process to the memory and processor time that the file's size accounts for."""
+    """Limit the memory and processor time of this process according to the file's size."""
     size = path.stat().st_size
     pages = (
         int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         if Path("/proc/self/statm").exists()
         else 2**18
     )
-    memory = pages * resource.getpagesize() + _MEMORY + _COPIES * size
+    memory = pages * resource.getpagesize() + _BASE_MEMORY_BYTES + _MEMORY_PER_FILE_BYTE * size
     seconds = _seconds(size)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
@@ -68,11 +68,11 @@ def run_child(path: Path, seconds: float) -> tuple[int | None, str]:
     """Run `check` in a new Python process.
 
     Returns:
-        its exit code, negative for a signal, None when it was stopped after so many seconds; what it printed.
+        the exit code, negative for a signal and None after `seconds` without an end; the printed text.
     """
     package = Path(__file__).parents[2]
     search = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # -P: the current folder may hold anything. One thread: limits of memory count the stacks of all.
+    # -P: do not import from the current folder. One thread: memory limits count the stacks of all threads.
     environment = os.environ | {"PYTHONPATH": search, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-m", "qdrl.archives.inspection", str(path.absolute())]
     try:
@@ -86,7 +86,7 @@ def run_child(path: Path, seconds: float) -> tuple[int | None, str]:
 
 @lru_cache(maxsize=64)
 def _inspected(path: Path, version: Identity) -> tuple[str, ...]:
-    code, printed = run_child(path, 3.0 * _seconds(version[2]))  # seconds of the clock: the machine may be busy
+    code, printed = run_child(path, 3.0 * _seconds(version[2]))  # wall-clock time, for a busy machine
     if code is None or -code in (signal.SIGXCPU, signal.SIGKILL):
         return (f"reading it takes longer than {_seconds(version[2])} s; the file is damaged",)
     if code < 0:
@@ -97,7 +97,7 @@ def _inspected(path: Path, version: Identity) -> tuple[str, ...]:
 
 
 def _seconds(size: int) -> int:
-    return _SECONDS + size // _SPEED
+    return _BASE_SECONDS + size // _BYTES_PER_SECOND
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What an archive file must look like: names, dtypes and shapes, and the check of all that."""
+"""Names, dtypes and shapes of an archive file, and the check of a file against them."""
 
 import math
 from itertools import chain
@@ -26,7 +26,7 @@ FORMAT = "qdrl-archive"
 CHECKPOINT_FORMAT = "qdrl-checkpoint"
 FORMAT_VERSION = "1.2"  # archives/README.md lists what each minor version added
 
-# Columns of the elites: stored dtype and, where a writer may leave one out, the value that means "unknown".
+# Columns of the elites: stored dtype, and the value that means "unknown" for columns that a writer may leave out.
 COLUMNS: dict[str, tuple[str, float | None]] = {
     "cell": ("i4", None),
     "fitness": ("f8", None),
@@ -62,15 +62,15 @@ _LEAST = {"evaluation_seed": 0, "generation": 0, "parent_cell": -1, "n_evaluatio
 
 
 def find_problems(file: Any, size: int, *, thorough: bool = False) -> list[str]:
-    """Return what is wrong with an archive or a checkpoint, each with its place; nothing for a good one.
+    """Return the problems of an archive or a checkpoint, each with its place; an empty list for a valid file.
 
-    Problems come in reading order; later checks run where the earlier ones leave something to read. Nothing but the
-    format's name is read before `find_unsafe` found the file safe to read.
+    Problems are in reading order; later checks run if the earlier ones found nothing that prevents them. Only the
+    format's name is read before `find_unsafe` has found the file safe to read.
 
     Args:
         file: an open h5py file, typed Any because h5py cannot know which items are groups and which datasets.
-        size: the file's size in bytes, which bounds how much data it can hold.
-        thorough: read every genome and all of /state too, to find damage and genomes that are not finite.
+        size: the file's size in bytes, which limits the data it can hold.
+        thorough: also read every genome and all of /state, to find damage and genomes that are not finite.
     """
     try:
         problems = _problems_of_the_format(file) or find_unsafe(file, size) or _problems_of_the_layout(file)
@@ -93,7 +93,7 @@ def _problems_of_the_format(file: Any) -> list[str]:
 
 
 def _problems_of_the_layout(file: Any) -> list[str]:
-    """Say which groups, datasets and attributes are missing or of another kind."""
+    """Return the groups, datasets and attributes that are missing or of the wrong kind."""
     optional = ("normalizer", "champion", "actor", "state", "elites/lineage")
     groups = ["history", *(name for name in optional if name in file)]
     if missing := [name for name in groups if file.get(name, getclass=True) is not h5py.Group]:
@@ -191,13 +191,13 @@ def _problems_of_elites(file: Any) -> list[str]:
 
 
 def _problems_of_tables(file: Any) -> list[str]:
-    """Say what is wrong with metadata, history and observation statistics."""
+    """Return the problems of metadata, history and observation statistics."""
     problems = meta_problems(file["meta"]) + history_problems(file["history"])
     return problems + (normalizer_problems(file["normalizer"]) if "normalizer" in file else [])
 
 
 def _problems_of_networks(file: Any) -> list[str]:
-    """Say what is wrong with the champion and the actor, in a file whose other parts give their sizes."""
+    """Return the problems of the champion and the actor, in a file whose other parts are valid."""
     problems = []
     if "champion" in file:
         elites = file["elites"]
@@ -207,7 +207,7 @@ def _problems_of_networks(file: Any) -> list[str]:
 
 
 def _problems_of_state(item: Any, place: str) -> list[str]:
-    """Say which datasets of a checkpoint's state fail their checksums."""
+    """Return the datasets of a checkpoint's state that fail their checksums."""
     if isinstance(item, h5py.Group):
         return [problem for name in item for problem in _problems_of_state(item[name], f"{place}/{name}")]
     return unreadable(item, place)

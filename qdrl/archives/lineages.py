@@ -1,4 +1,4 @@
-"""Genomes that a file keeps as lineages: what decoding them needs, as arrays. Needs numpy only."""
+"""Genomes that a file stores as lineages, as arrays. Needs numpy only."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +8,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StoredLineages:
-    """Lineages of `n` elites, one after the other.
+    """Lineages of `n` elites, concatenated.
 
-    A lineage is a first genome and then mutations: numbers that stand for noise, and powers. Where the first power is
-    NaN, the first number is that of a keyframe: a genome that is kept as it is.
+    A lineage is the seed of its first genome, then the seeds and powers of its mutations. If the first power is NaN,
+    the first number is that of a keyframe, a genome that is stored as it is.
 
     Attributes:
         offsets: `(n + 1,)` int64; lineage i is `seeds[offsets[i]:offsets[i + 1]]`, and `sigmas` likewise.
         seeds: `(m,)` uint32.
         sigmas: `(m,)` float32.
-        noise: settings of the noise that the numbers stand for.
+        noise: settings of the noise that is drawn from the seeds.
         keyframe_numbers: `(k,)` int64.
         keyframes: `(k, parameters)` float32.
     """
@@ -33,11 +33,11 @@ class StoredLineages:
         return len(self.offsets) - 1
 
     def of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers and powers of one lineage."""
+        """Return the seeds and the mutation powers of one lineage."""
         part = slice(self.offsets[row], self.offsets[row + 1])
         return self.seeds[part], self.sigmas[part]
 
     @property
     def nbytes(self) -> int:
-        """What the lineages take to keep, keyframes included."""
+        """Storage size in bytes, keyframes included."""
         return self.seeds.nbytes + self.sigmas.nbytes + self.keyframes.nbytes

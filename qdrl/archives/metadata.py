@@ -1,4 +1,4 @@
-"""Checks of the JSON strings in /meta: that they are JSON, and that what readers use has the right types."""
+"""Checks of the JSON strings in /meta: syntax, and types of the values that readers use."""
 
 import json
 from base64 import b64decode
@@ -10,7 +10,7 @@ from qdrl.archives.checks import is_value
 
 _LAYERS = 64  # sizes that a policy may list
 
-# What readers look up, by the path in the parsed object. A value that is absent or null is not checked.
+# Types of the values that readers use, by path in the parsed object. Absent values and null are not checked.
 _TYPES: dict[str, dict[str, str]] = {
     "config": {"name": "text", "compute": "object", "compute.device": "text"},
     "command": {
@@ -27,7 +27,7 @@ _TYPES: dict[str, dict[str, str]] = {
 
 
 def meta_problems(meta: Any) -> list[str]:
-    """Return what is wrong with an open /meta group, each with its place."""
+    """Return the problems of an open /meta group, each with its place."""
     problems = []
     for name in _TYPES:
         problems += json_problems(meta[name], f"/meta/{name}", _TYPES[name])
@@ -41,7 +41,7 @@ def meta_problems(meta: Any) -> list[str]:
 
 
 def json_problems(dataset: Any, place: str, types: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with one JSON string: an object or null, whose values have the types listed by path."""
+    """Return the problems of a JSON string that must be null or an object with values of the types listed by path."""
     try:
         value = json.loads(_text(dataset))
         json.dumps(value, ensure_ascii=False).encode()  # lone surrogates can be parsed but not printed
@@ -57,7 +57,7 @@ def json_problems(dataset: Any, place: str, types: Mapping[str, str]) -> list[st
 
 
 def _code_problems(dataset: Any) -> list[str]:
-    """Say where the stored source of users' code is not an object of sources that match their digests."""
+    """Return the problems of the stored source of users' code: sources by reference, each with its digest."""
     if problems := json_problems(dataset, "/meta/code", {}):
         return problems
     for name, entry in (json.loads(_text(dataset)) or {}).items():
@@ -96,7 +96,7 @@ def _text(dataset: Any) -> str:
     """Return a scalar string dataset as text.
 
     Raises:
-        TypeError: it is no string.
+        TypeError: it is not a string.
         ValueError: it is not UTF-8.
     """
     text = dataset.asstr(encoding="utf-8", errors="strict")[()]

@@ -1,11 +1,12 @@
-"""How new a behaviour is: the mean distance to its k nearest neighbours (Lehman and Stanley 2011). Needs no torch.
+"""Novelty: the mean distance to the k nearest neighbours (Lehman and Stanley 2011, doi:10.1162/EVCO_a_00025).
 
-Distances are Euclidean, in the axes' own units, as published; where axes have different units, scale descriptors first.
+Distances are Euclidean, in the axes' own units, as published. If axes have different units, scale descriptors first.
+Needs no torch.
 
-A row's novelty is the same bits whatever other rows are asked for beside it and whichever way its neighbours are found:
-a distance is the root of the squares added axis by axis, and the k smallest are added in ascending order. A k-d tree
-only proposes candidates, one more than needed. Their distances are taken anew, and where the last candidate is not
-clearly farther than the k-th neighbour, as among ties, the tree is asked for more of them.
+A row's novelty has the same bits whatever the other rows and the search method: a distance is the root of the squares
+added axis by axis, and the k smallest distances are added in ascending order. A k-d tree only proposes candidates, one
+more than needed. Their distances are recomputed. If the last candidate is not farther than the k-th neighbour by more
+than rounding errors, as among ties, more candidates are queried.
 """
 
 from collections.abc import Iterator
@@ -13,36 +14,37 @@ from typing import Any
 
 import numpy as np
 
-# Measured on uniform points with k = 15 (experiments/benchmarks/novelty.py): with fewer references or rows the tree
-# takes longer to build than all distances to compute; with more than 20 axes it visits nearly every point.
+# Measured on uniform points with k = 15 (experiments/benchmarks/novelty.py): with fewer references or rows, building
+# the tree takes longer than computing all distances; with more than 20 axes, the tree visits nearly every point.
 _TREE_AXES, _TREE_REFERENCES, _TREE_ROWS = 20, 500, 32
-_BLOCK = 1 << 17  # distances held at once: 1 MB of float64 stays in the cache
-_CLEARLY, _TINY = 1e-9, 1e-150  # relative, and where squares lose digits absolute: far more than rounding can do
+_BLOCK_DISTANCES = 1 << 17  # computed at once: 1 MB of float64 stays in the cache
+# Differences of distances that exceed any rounding error; the absolute one is for squares that underflow.
+_RELATIVE_MARGIN, _ABSOLUTE_MARGIN = 1e-9, 1e-150
 
 
 def novelty(descriptors: Any, references: Any, k: int, *, own: Any = None) -> np.ndarray:
-    """The novelty of each row: its mean Euclidean distance to the k nearest references, exact.
+    """Return the novelty of each row: its exact mean Euclidean distance to the k nearest references.
 
     Args:
         descriptors: `(rows, d)`, finite.
         references: `(n, d)`, finite: the archive, or the archive and the population.
-        k: how many neighbours count; all there are where there are fewer.
-        own: `(rows,)` integers: where among the references each row itself stands, -1 for nowhere. That one reference
+        k: number of neighbours; all references if there are fewer.
+        own: `(rows,)` integers: the row's own index among the references, -1 if it is not among them. That reference
             is not its neighbour; another one at distance zero is.
 
     Returns:
-        `(rows,)` float64; infinite for a row without any neighbour, because nothing is known that is like it. So the
-        first row of all passes every threshold and leads every ranking.
+        `(rows,)` float64; infinite for a row without neighbours, so that the very first row passes every threshold and
+        leads every ranking.
 
     Raises:
-        ValueError: shapes do not fit, k is below 1, a number is not finite, or `own` leads out of the references.
+        ValueError: shapes do not fit, k is below 1, a number is not finite, or `own` is out of range.
     """
     points, known, places = _checked(descriptors, references, k, own)
     return mean_of(_nearest(points, known, k, places), np.minimum(k, len(known) - (places >= 0)))
 
 
 def nearest_distances(descriptors: Any, references: Any, k: int) -> np.ndarray:
-    """Distances of each row to its k nearest references, ascending: `(rows, min(k, n))` float64.
+    """Return the distances of each row to its k nearest references, ascending, `(rows, min(k, n))` float64.
 
     Arguments and errors are those of `novelty`.
     """
@@ -51,14 +53,14 @@ def nearest_distances(descriptors: Any, references: Any, k: int) -> np.ndarray:
 
 
 def distances_between(descriptors: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Euclidean distances, `(..., d)` float64 against `(..., d)`, as numpy broadcasts."""
+    """Return Euclidean distances between `(..., d)` and `(..., d)` float64, with numpy's broadcasting."""
     return np.sqrt(_squares(descriptors, references))
 
 
 def mean_of(distances: np.ndarray, counts: Any) -> np.ndarray:
-    """Means over the first `counts` `(rows,)` of ascending distances `(rows, m)`, added in that order.
+    """Return the means of the first `counts` `(rows,)` of ascending distances `(rows, m)`, added in that order.
 
-    Infinite where the count is 0.
+    The mean of a row is infinite if its count is 0.
     """
     counts = np.broadcast_to(np.asarray(counts), len(distances))
     if distances.shape[1] == 0:
@@ -88,17 +90,17 @@ def _checked(descriptors: Any, references: Any, k: int, own: Any) -> tuple[np.nd
 
 
 def _nearest(points: np.ndarray, known: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
-    """`(rows, min(k, n))` distances, ascending; infinite at the end of rows that have fewer neighbours."""
+    """Return distances `(rows, min(k, n))`, ascending; infinite at the end of rows with fewer neighbours."""
     k = min(k, len(known))
     if k == 0:
         return np.empty((len(points), 0))
-    pays = known.shape[1] <= _TREE_AXES and len(known) >= _TREE_REFERENCES and len(points) >= _TREE_ROWS
-    search = _nearest_by_tree if pays else _nearest_by_force
+    use_tree = known.shape[1] <= _TREE_AXES and len(known) >= _TREE_REFERENCES and len(points) >= _TREE_ROWS
+    search = _nearest_by_tree if use_tree else _nearest_by_force
     return np.sqrt(search(points, known, k, own))
 
 
 def _nearest_by_force(points: np.ndarray, known: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
-    """`(rows, k)` squared distances, ascending."""
+    """Return squared distances `(rows, k)`, ascending, after computing all of them."""
     found = np.empty((len(points), k))
     for rows in _blocks(len(points), len(known)):
         squares = _squares(points[rows, None], known[None])
@@ -109,8 +111,8 @@ def _nearest_by_force(points: np.ndarray, known: np.ndarray, k: int, own: np.nda
 
 
 def _nearest_by_tree(points: np.ndarray, known: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
-    """The same, by a k-d tree."""
-    from scipy.spatial import KDTree  # takes 0.2 s to import, which other archives need not wait for
+    """Return the same as `_nearest_by_force`, with candidates from a k-d tree."""
+    from scipy.spatial import KDTree  # its import takes 0.2 s, which other archives do without
 
     tree, found = KDTree(known), np.empty((len(points), k))
     unsure, count = np.arange(len(points)), min(k + 2, len(known))  # the neighbours, the row itself, and the next one
@@ -119,12 +121,12 @@ def _nearest_by_tree(points: np.ndarray, known: np.ndarray, k: int, own: np.ndar
         for block in _blocks(len(unsure), count):
             rows = unsure[block]
             far, index = (part.reshape(-1, count) for part in tree.query(points[rows], k=count))
-            there = index < len(known)  # not where a distance overflows
+            there = index < len(known)  # false if a distance overflows
             squares = _squares(points[rows, None], known[np.where(there, index, 0)])
             squares[~there | (index == own[rows, None])] = np.inf
             found[rows] = _smallest(squares, k)
             reach = np.sqrt(found[rows, -1])
-            settled = (reach == 0) | (reach < far[:, -1] * (1 - _CLEARLY) - _TINY)
+            settled = (reach == 0) | (reach < far[:, -1] * (1 - _RELATIVE_MARGIN) - _ABSOLUTE_MARGIN)
             still.append(rows[~settled])
         if count == len(known):
             break
@@ -133,15 +135,15 @@ def _nearest_by_tree(points: np.ndarray, known: np.ndarray, k: int, own: np.ndar
 
 
 def _smallest(squares: np.ndarray, k: int) -> np.ndarray:
-    """The k smallest of each row, ascending; works in place."""
+    """Return the k smallest of each row, ascending; changes the argument."""
     if k < squares.shape[1]:
         squares.partition(k - 1, axis=1)
     return np.sort(squares[:, :k], axis=1)
 
 
 def _squares(descriptors: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Squared distances, added axis by axis: the same bits however many stand beside each other."""
-    with np.errstate(over="ignore"):  # two behaviours 1e154 apart are infinitely far from each other
+    """Return squared distances, added axis by axis so that their bits do not depend on the number of rows."""
+    with np.errstate(over="ignore"):  # distances above 1e154 are infinite
         total = np.square(descriptors[..., 0] - references[..., 0])
         for axis in range(1, descriptors.shape[-1]):
             total += np.square(descriptors[..., axis] - references[..., axis])
@@ -149,6 +151,6 @@ def _squares(descriptors: np.ndarray, references: np.ndarray) -> np.ndarray:
 
 
 def _blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices of rows whose distances to `width` others fit into a block."""
-    block = max(1, _BLOCK // width)
+    """Return slices of rows whose distances to `width` others fit into a block."""
+    block = max(1, _BLOCK_DISTANCES // width)
     return (slice(start, min(start + block, rows)) for start in range(0, rows, block))

@@ -12,12 +12,12 @@ LINEAGE = ("offsets", "seeds", "sigmas", "keyframe_numbers", "keyframes")
 NORMALIZER = ("mean", "var", "count", "at/generation", "at/mean", "at/var")
 ACTOR = ("genome", "dimensions")
 
-_PARAMETERS = 2**28  # of a genome that lineages decode to: 1 GiB of float32, which no size in the file accounts for
+_MOST_PARAMETERS = 2**28  # of a decoded genome: 1 GiB of float32, which the size of the file does not limit
 _LINEAGE_KINDS = ("integers", "uint32", "float32", "integers", "float32")
 
 
 def lineage_problems(group: Any, count: int) -> list[str]:
-    """Return what is wrong with the lineages of `count` elites."""
+    """Return the problems of the lineages of `count` elites."""
     place = "/elites/lineage"
     problems = [
         problem
@@ -38,15 +38,17 @@ def lineage_problems(group: Any, count: int) -> list[str]:
     if np.isinf(sigmas).any() or not np.isfinite(sigmas[~first]).all() or not kept.all():
         return [f"{place}: a power is not finite, or a keyframe is missing"]
     frames = group["keyframes"].shape
-    if len(frames) != 2 or numbers.shape != frames[:1] or frames[1] > _PARAMETERS:
-        return [f"{place}/keyframes: shape {frames}, expected {len(numbers)} rows of at most {_PARAMETERS} weights"]
+    if len(frames) != 2 or numbers.shape != frames[:1] or frames[1] > _MOST_PARAMETERS:
+        return [
+            f"{place}/keyframes: shape {frames}, expected {len(numbers)} rows of at most {_MOST_PARAMETERS} weights"
+        ]
     if not np.isfinite(group["keyframes"][()]).all():
         return [f"{place}/keyframes: not finite"]
     return []
 
 
 def history_problems(history: Any) -> list[str]:
-    """Return what is wrong with the metrics of a run."""
+    """Return the problems of the metrics of a run."""
     shapes = {name: getattr(values, "shape", None) for name, values in history.items()}
     if len(set(shapes.values())) > 1 or any(shape is None or len(shape) != 1 for shape in shapes.values()):
         different = dict(list(shapes.items())[:5])
@@ -59,7 +61,7 @@ def history_problems(history: Any) -> list[str]:
 
 
 def normalizer_problems(group: Any) -> list[str]:
-    """Return what is wrong with the observation statistics."""
+    """Return the problems of the observation statistics."""
     width, states = group["mean"].shape, group["at/generation"].shape
     if len(width) != 1 or len(states) != 1:
         return [f"/normalizer: mean {width} and at/generation {states} must have one dimension"]
@@ -72,7 +74,7 @@ def normalizer_problems(group: Any) -> list[str]:
 
 
 def champion_problems(champion: Any, parameters: int) -> list[str]:
-    """Return what is wrong with the champion of a run whose genomes have so many parameters."""
+    """Return the problems of the champion of a run whose genomes have `parameters` numbers."""
     names = set(champion)
     if not names >= {"fitness", "generation"} or not (names >= {"seeds", "sigmas"} or "genome" in names):
         listed = ", ".join(sorted(names)[:5])
@@ -98,7 +100,7 @@ def champion_problems(champion: Any, parameters: int) -> list[str]:
 
 
 def actor_problems(file: Any) -> list[str]:
-    """Return what is wrong with the actor that a run trained."""
+    """Return the problems of the actor of a run."""
     actor, axes = file["actor"], len(file["archive"].attrs["descriptor_names"])
     shape = actor["genome"].shape
     if problems := (
@@ -121,7 +123,7 @@ def actor_problems(file: Any) -> list[str]:
 
 
 def _noise_problems(group: Any) -> list[str]:
-    """Say what is wrong with the attribute that names the noise of lineages."""
+    """Return the problems of the attribute that names the noise of lineages."""
     noise = group.attrs.get("noise")
     if not is_value(noise, "string"):
         return ["/elites/lineage: attribute noise must be a JSON string"]

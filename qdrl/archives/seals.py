@@ -18,11 +18,11 @@ USER_BLOCK = 512  # bytes, the smallest user block that HDF5 allows
 Seal = Literal["intact", "broken", "absent"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of HDF5's own part of a file
-_LOOKS = 3  # at a file that is replaced meanwhile
-_PART = 2**20  # bytes read at once: memory stays flat whatever the size of the file
+_ATTEMPTS = 3  # to read a file that is replaced meanwhile
+_PART_BYTES = 2**20  # read at once, so that memory does not depend on the size of the file
 
 Identity = tuple[int, int, int]
-"""Inode, time of the last change in nanoseconds, and size: equal for two looks at an unchanged file."""
+"""Inode, time of the last change in nanoseconds, and size: all unchanged as long as the file is."""
 
 
 def write_seal(path: Path) -> None:
@@ -47,16 +47,16 @@ def write_seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> Seal:
-    """Compare a file with its seal; a file that was checked before and has not changed since is not read again.
+    """Compare a file with its seal. The result for an unchanged file is cached.
 
     Returns:
         "absent" for an HDF5 file without a user block, as formats before 1.2 and other programs write them; "broken"
-        where the file is not what was sealed.
+        for a file that differs from the sealed one.
 
     Raises:
         OSError: the file cannot be read.
     """
-    for _ in range(_LOOKS):
+    for _ in range(_ATTEMPTS):
         version = identity(path)
         seal = _checked(path, version)
         if identity(path) == version:  # otherwise it was replaced between two reads
@@ -65,12 +65,12 @@ def check_seal(path: Path) -> Seal:
 
 
 def is_hdf5(content: bytes) -> bool:
-    """Return whether bytes begin as an HDF5 file does, with a user block or without one."""
+    """Return whether bytes are the beginning of an HDF5 file, with or without a user block."""
     return content.startswith(_SIGNATURE) or content.startswith(_SIGNATURE, USER_BLOCK)
 
 
 def identity(path: Path) -> Identity:
-    """Return what changes whenever a file is replaced or changed."""
+    """Return values of which at least one changes whenever the file is replaced or changed."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns, found.st_size
 
@@ -85,14 +85,14 @@ def _checked(path: Path, version: Identity) -> Seal:
 
 
 def _block(path: Path, size: int) -> bytes:
-    """Return the user block that belongs to a file: three lines of text and zeros."""
+    """Return the user block of a file: three lines of text, then zeros."""
     text = f"qdrl-seal 1\nxxh3_128 {_digest(path)}\nbytes {size - USER_BLOCK}\n"
     return text.encode().ljust(USER_BLOCK, b"\0")
 
 
 def _digest(path: Path) -> str:
     """Return the hex digest of everything after the user block."""
-    digest, part = xxh3_128(), bytearray(_PART)
+    digest, part = xxh3_128(), bytearray(_PART_BYTES)
     with path.open("rb", buffering=0) as file:
         file.seek(USER_BLOCK)
         while count := file.readinto(part):

@@ -1,4 +1,4 @@
-"""A live archive as a stored one: to save it, plot it, and read it like an archive file. Needs no torch by itself."""
+"""Convert an archive in memory to a stored one, to save it or to plot it. Imports no torch by itself."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def save(
     config: Mapping[str, Any] | None = None,
     license: str | None = None,  # noqa: A002 - the attribute's name in the file
 ) -> Path:
-    """Write a live archive to a file; see `qdrl.Archive.save`."""
+    """Write an archive in memory to a file; see `qdrl.Archive.save`."""
     stored = snapshot(archive, task)
     created_utc = datetime.now(UTC).isoformat(timespec="seconds")
     attributes, meta = origin(seed, created_utc, ranks=None, commit=git_commit(), license=license)
@@ -50,12 +50,12 @@ def save(
 
 
 def stored_view(archive: "StoredArchive | AnyArchive", task: Described | None = None) -> StoredArchive:
-    """Return a stored archive itself, or the `snapshot` of a live one."""
+    """Return a stored archive unchanged, and the `snapshot` of an archive in memory."""
     return archive if isinstance(archive, StoredArchive) else snapshot(archive, task)
 
 
 def snapshot(archive: "AnyArchive", task: Described | None = None) -> StoredArchive:
-    """Return a copy of a live archive's elites as a stored archive, without genomes.
+    """Return a copy of an archive's elites as a stored archive, without genomes.
 
     Args:
         archive: an `Archive` or a `NoveltyArchive`.
@@ -72,12 +72,12 @@ def snapshot(archive: "AnyArchive", task: Described | None = None) -> StoredArch
 def without_genomes(
     archive: "AnyArchive", task: Described | None, generations: Sequence[int] | np.ndarray = ()
 ) -> StoredArchive:
-    """Return the part of a stored archive that follows from a live archive and its task: all but genomes and origin.
+    """Return a stored archive without genomes, history and origin; the task is not checked against the archive.
 
     Args:
         archive: an `Archive` or a `NoveltyArchive`, of weights or of lineages.
         task: names the axes and the fitness; generic names are used when left out.
-        generations: whose observation statistics are needed besides those of the elites.
+        generations: whose observation statistics are needed in addition to those of the elites.
     """
     geometry, columns = archive.geometry, archive.columns()
     axes = _axes(geometry.lower, geometry.upper)
@@ -122,7 +122,7 @@ def _check(archive: "AnyArchive", task: Described) -> None:
 
 
 def _genomes(archive: "AnyArchive") -> np.ndarray:
-    """Return the genomes of all elites as a file stores them, `(elites, parameters)` float32."""
+    """Return the genomes of all elites as files store them, `(elites, parameters)` float32."""
     genomes = archive.genomes_of(archive.occupied_cells).cpu().numpy()
     if genomes.dtype.kind != "f":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A stored archive, as notebooks, reports, replays and distillation read it. Nothing here needs torch."""
+"""An archive as it is read from a file, for notebooks, reports and reruns. Needs no torch."""
 
 import math
 from collections.abc import Iterator
@@ -20,31 +20,32 @@ from qdrl.errors import UserError
 
 @dataclass(frozen=True, repr=False)
 class StoredArchive:
-    """Small columns in memory, genomes read a row at a time.
+    """An archive read from a file: small columns in memory, genomes read from the file one at a time.
 
     Attributes:
         axes: the descriptor's axes.
         kind: "grid", "cvt" or "novelty".
-        shape: cells along each axis of a grid; `(cells,)` for cvt; for novelty how many entries there have ever been.
+        shape: cells along each axis of a grid; `(cells,)` for cvt; the number of entries added so far for novelty.
         centroids: `(cells, d)` float64; `(0, d)` for novelty.
         fitness_name: what fitness measures, with its unit.
         qd_offset: subtracted from each elite's fitness in the QD score.
-        emitters: names that `elites["emitter"]` counts into.
-        elites: `(n, ...)` columns by name, ordered by cell, genomes apart.
+        emitters: emitter names; `elites["emitter"]` indexes this tuple.
+        elites: `(n, ...)` columns by name, ordered by cell, without genomes.
         history: `(generations,)` metrics by name.
-        attributes: created_utc, qdrl_version, git_commit, seed, and `license` where the user stated one.
-        meta: config, command, packages, task, policy as parsed JSON; `code` where users' code was run; `mjcf` as text
-            and `assets`, the files that it names, where a model was used.
+        attributes: created_utc, qdrl_version, git_commit, seed, and `license` if the user stated one.
+        meta: config, command, packages, task and policy as parsed JSON; `code` if users' code was run; `mjcf` as text
+            and `assets`, the files that it names, if the task has a MuJoCo model.
         normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
-            `(s, observation)`: what each generation that has an elite was evaluated with. None when unused.
-        actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first takes
+            `(s, observation)`: the statistics of each generation that has an elite. None if policies do not
+            normalise.
+        actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first has
             `dimensions` more inputs at its end, the descriptor normalised to [-1, 1].
-        champion: of runs that are after one genome, the best they have: `fitness` `(episodes,)` that it was chosen for,
-            `generation` `(1,)` of these, and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
-        lineages: what the genomes are, where they are lineages; `qdrl.analysis.decode` makes them weights.
-        neighbours: of a novelty archive: how many count for novelty.
-        genomes: `(n, parameters)` float32 when held in memory.
-        path: the file, when read from one.
+        champion: of runs that optimise a single genome: `fitness` `(episodes,)` of the episodes that selected it, their
+            `generation` `(1,)`, and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
+        lineages: the genomes, if they are lineages; `qdrl.analysis.decode` converts them to weights.
+        neighbours: of a novelty archive: the k of novelty.
+        genomes: `(n, parameters)` float32 if they are in memory.
+        path: the file, if the archive was read from one.
     """
 
     axes: tuple[Axis, ...]
@@ -78,20 +79,20 @@ class StoredArchive:
 
     @property
     def cells(self) -> int:
-        """How many cells there are, occupied or not; entries of a novelty archive, held or dropped."""
+        """Number of cells, occupied or not; of a novelty archive the number of entries, stored or dropped."""
         return math.prod(self.shape)
 
     @property
     def unstructured(self) -> bool:
-        """Whether cells are mere numbers of entries: a novelty archive."""
+        """Whether this is a novelty archive, whose cells are numbers of entries."""
         return self.kind == "novelty"
 
     def statistics(self) -> Statistics:
-        """Coverage, QD score and the rest, from the stored fitness."""
+        """Return coverage, QD score and fitness statistics, from the stored fitness."""
         return statistics(self.elites["fitness"], None if self.unstructured else self.cells, self.qd_offset)
 
     def mean_novelty(self) -> float:
-        """How far the entries of a novelty archive lie from each other: the mean over their novelty among the others.
+        """Return the mean novelty of the entries of a novelty archive, each among the others.
 
         In the axes' units; NaN for fewer than two entries. See `qdrl.archives.novelty.novelty`.
 
@@ -99,7 +100,7 @@ class StoredArchive:
             ValueError: not a novelty archive.
         """
         if self.neighbours is None:
-            raise ValueError(f"an archive of kind '{self.kind}' says nothing about neighbours")
+            raise ValueError(f"mean novelty needs an archive of kind 'novelty', this one is '{self.kind}'")
         if len(self) < 2:
             return float("nan")
         places = self.elites["descriptor"]
@@ -107,7 +108,7 @@ class StoredArchive:
 
     @property
     def best_cell(self) -> int:
-        """The cell of the elite with the highest fitness, the lowest of equals.
+        """The cell of the elite with the highest fitness, the lowest cell on ties.
 
         Raises:
             UserError: the archive is empty.
@@ -135,14 +136,14 @@ class StoredArchive:
         raise UserError(f"cell {cell} is empty; the nearest occupied one is {near}")
 
     def nearest(self, descriptor: np.ndarray, count: int) -> np.ndarray:
-        """Rows of the elites whose descriptors lie nearest, `(count,)`, distances in units of the bounds."""
+        """Return the rows of the elites with the nearest descriptors, `(count,)`, measured in units of the bounds."""
         span = np.array([axis.upper - axis.lower for axis in self.axes])
         distance = np.linalg.norm((self.elites["descriptor"] - descriptor) / span, axis=1)
         return np.argsort(distance, kind="stable")[:count]
 
     @property
     def parameters(self) -> int:
-        """Length of a genome's weights."""
+        """Number of weights of a genome."""
         if self.lineages is not None:
             return int(self.lineages.keyframes.shape[1])
         with self._stored_genomes() as genomes:
@@ -153,7 +154,7 @@ class StoredArchive:
 
         Args:
             cell: the elite's cell, as in `qdrl archive show FILE CELL`; of a novelty archive the entry's number.
-            row: instead of a cell, the elite's row in the columns of `elites`; negative ones count from the end.
+            row: the elite's row in the columns of `elites`, instead of a cell; negative rows count from the end.
 
         Raises:
             UserError: the cell does not exist or is empty, the genome is damaged or not finite, or genomes are
@@ -162,7 +163,7 @@ class StoredArchive:
             TypeError: not exactly one of cell and row is given, or it is not an integer.
         """
         if (cell is None) == (row is None):
-            raise TypeError("genome() takes a cell or row=..., one of them")
+            raise TypeError("genome() takes either a cell or row=...")
         row = self.row_of(cell) if row is None else index(row)  # pyright: ignore[reportArgumentType]
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of an archive of {len(self)} elites")
@@ -174,7 +175,7 @@ class StoredArchive:
         return genome
 
     def all_genomes(self) -> np.ndarray:
-        """Return all genomes, `(n, parameters)` float32, in the order of `elites`; not a copy when held in memory."""
+        """Return all genomes, `(n, parameters)` float32, in the order of `elites`; not a copy if they are in memory."""
         with self._stored_genomes() as genomes:
             return genomes[:]
 
@@ -192,7 +193,7 @@ class StoredArchive:
         if self.path is None:
             raise ValueError("this archive has neither genomes in memory nor a file")
         with open_hdf5(self.path) as file:
-            # A run that goes on replaces the file. An elite gives way only to a strictly better one.
+            # A run that continues replaces the file. Any new elite of a cell has another fitness.
             elites = file["elites"]
             if not all(np.array_equal(elites[name][:], self.elites[name]) for name in ("cell", "fitness")):
                 raise UserError(f"{self.path}: the elites have changed since it was read; open it again")

@@ -31,7 +31,7 @@ def from_json(text: str) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    """Return any value as what strict JSON has: arrays become lists, NaN and infinities null, other objects text."""
+    """Return any value as strict JSON can hold it: arrays as lists, non-finite numbers as null, objects as text."""
     if isinstance(value, Mapping):
         return {str(name): jsonable(item) for name, item in value.items()}
     if hasattr(value, "tolist"):  # numpy's arrays and scalars, without importing numpy

@@ -1,4 +1,4 @@
-"""Which HDF5 files are safe to read: checks of objects, links, types and sizes, made before any data is read.
+"""Check whether an HDF5 file is safe to read: objects, links, types and sizes, before any data is read.
 
 A file may hold groups, datasets and attributes of integers, floats and strings, and nothing else: no link but hard
 ones, no storage outside the file, and no more data than its size accounts for. Reading a file that passes takes at most
@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5i, h5l, h5o, h5s, h5t, h5z  # pyright: ignore[reportAttributeAccessIssue]
 
-EXPANSION = 8  # declared bytes for each byte of the file: compression of floats reaches 2 to 4
-SLACK = 2**20  # declared bytes besides: small files may compress better
+EXPANSION = 8  # allowed bytes of data for each byte of the file; compression of floats reaches 2 to 4
+SLACK = 2**20  # further allowed bytes: small files may compress better
 
 _DEPTH = 16  # of nested groups
 _ATTRIBUTES = 256  # of one object
@@ -25,7 +25,7 @@ _NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)
 
 
 def find_unsafe(file: h5py.File, size: int) -> list[str]:
-    """Return the first part of a file that is not safe to read, with its place; nothing for a safe file.
+    """Return the first unsafe part of a file with its place; an empty list for a safe file.
 
     Args:
         file: the open file.
@@ -52,7 +52,7 @@ def find_unsafe(file: h5py.File, size: int) -> list[str]:
 
 
 def shown(text: str) -> str:
-    """Return text of a file fit for a terminal: control characters escaped, at most 200 characters."""
+    """Return text of a file for a terminal: control characters escaped, at most 200 characters."""
     printable = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     return printable if len(printable) <= 200 else f"{printable[:197]}..."
 
@@ -68,7 +68,7 @@ def _problem_of_object(item: Any, seen: set[int], depth: int) -> str | None:
 
 
 def _links(group: Any, size: int) -> tuple[list[str], str | None]:
-    """Return the names in a group, or why they are refused."""
+    """Return the names in a group, or the reason why they are not read."""
     names: list[bytes] = []
     most = size // 16  # an entry of a group takes more than 16 bytes
 
@@ -131,7 +131,7 @@ def _problem_of_dataset(dataset: Any, limit: int) -> str | None:
 
 
 def _problem_of_type(kind: Any) -> str | None:
-    """Say why values of a type are not read; numbers must be as numpy has them on this machine."""
+    """Return why values of a type are not read, None if they are; numbers must have a native numpy dtype."""
     what = kind.get_class()
     if what == h5t.STRING:
         return None
@@ -147,7 +147,7 @@ def _problem_of_type(kind: Any) -> str | None:
 
 
 def _declared(dataset: Any) -> int:
-    """Return how many bytes a dataset says it holds."""
+    """Return the number of bytes of data that a dataset declares."""
     extent = dataset.get_space().get_simple_extent_dims() or ()
     return int(np.prod(extent, dtype=object)) * dataset.get_type().get_size()
 

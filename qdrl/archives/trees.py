@@ -1,4 +1,4 @@
-"""State that a checkpoint keeps: nested mappings of arrays, numbers and strings."""
+"""The state in a checkpoint: nested mappings of arrays, numbers and strings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,24 +9,24 @@ from qdrl.archives.structure import DIMENSIONS
 from qdrl.errors import UserError
 
 _KINDS, _BYTES = "biuf", 8  # of numpy's dtypes that `qdrl.archives.structure` lets a file hold
-_DEPTH = 12  # dicts in dicts: a file may nest 16 groups, and the state lies in some of them
+_DEPTH = 12  # of nested dicts: a file may nest 16 groups, and the state is inside some of them
 
 
 def check_storable(tree: Any, place: str, depth: int = 0) -> None:
-    """Refuse what a checkpoint cannot hold, or would give back as something else.
+    """Raise an error for a state that a checkpoint cannot hold or would change.
 
     Args:
-        tree: what `state_dict` returned.
-        place: names it in messages, extended by the keys that lead to a value.
-        depth: of the tree in another one.
+        tree: the result of a `state_dict`.
+        place: its name in messages, to which the keys that lead to a value are added.
+        depth: of this tree in the whole one.
 
     Raises:
-        UserError: one line with the place of the first such value, its type and the remedy.
+        UserError: one line with the place of the first unsuitable value, its type and the remedy.
     """
     if not isinstance(tree, Mapping):
         raise UserError(f"{place} is {type(tree).__name__}; expected a dict of arrays, numbers and strings")
     if depth > _DEPTH:
-        raise UserError(f"{place} lies too deep: a checkpoint holds dicts in dicts up to {_DEPTH} times")
+        raise UserError(f"{place} is nested too deeply: a checkpoint holds dicts nested up to {_DEPTH} times")
     for name, value in tree.items():
         if not isinstance(name, str) or not name.strip(".") or "/" in name or not _is_text(name):
             raise UserError(f"{place} has the key {name!r}; a key must be a string that is not empty and has no '/'")
@@ -46,7 +46,7 @@ def _is_storable(value: Any) -> bool:
     if isinstance(value, bytes) or value is None:
         return False
     dtype = getattr(value, "dtype", None)
-    if isinstance(dtype, np.dtype):  # also arrays that are still in a file
+    if isinstance(dtype, np.dtype):  # numpy arrays and `StoredArray`s
         return _is_numeric(dtype, len(value.shape))
     try:
         array = np.asarray(value)

@@ -156,4 +156,4 @@ def test_the_search_among_neighbours_finds_the_plain_result_in_small_blocks(monk
         guess = cvt._nearest(points, centroids)
         moved = (centroids + 0.01 * torch.from_numpy(draw.standard_normal((cells, axes)))).round(decimals=2)
         assert torch.equal(cvt._nearest_from(guess, points, moved), cvt._nearest(points, moved))
-    assert 0 < max(sizes) <= cvt._CHUNK
+    assert 0 < max(sizes) <= cvt.BLOCK_DISTANCES

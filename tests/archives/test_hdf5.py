@@ -254,7 +254,7 @@ def test_a_novelty_archive_knows_how_spread_it_is_and_no_coverage() -> None:
     assert np.isnan(archive.statistics().coverage)
     assert archive.statistics().elites == 4
     assert np.isnan(small_archive(kind="novelty", shape=(1, 1), elites=1).mean_novelty())
-    with pytest.raises(ValueError, match="kind 'grid' says nothing about neighbours"):
+    with pytest.raises(ValueError, match="mean novelty needs an archive of kind 'novelty', this one is 'grid'"):
         small_archive().mean_novelty()
 
 
