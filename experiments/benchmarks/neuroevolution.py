@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from measure import line, seconds
 
-from qdrl.analysis.decode import champion_of
+from qdrl.analysis.decode import champion_genome
 from qdrl.archives.hdf5 import open_archive
 from qdrl.config import parse_experiment
 from qdrl.evaluation import Candidates
@@ -126,7 +126,7 @@ def _ours(algorithm: dict[str, Any], steps: int, seed: int) -> tuple[float, floa
         run = Path(folder) / "run"
         took = seconds(lambda: start(experiment, OneProcess(), folder=run, progress=False))
         archive = open_archive(run / "archive.h5")
-        genome, normalizer = champion_of(archive), archive.normalizer
+        genome, normalizer = champion_genome(archive), archive.normalizer
     assert normalizer is not None
     return took, _worth(genome, normalizer["mean"], np.sqrt(normalizer["var"]))
 

@@ -1,4 +1,4 @@
-"""A stored conditioned actor as one callable policy: observation and descriptor in, action out."""
+"""A stored descriptor-conditioned actor as one policy: observation and descriptor in, action out."""
 
 import warnings
 from pathlib import Path
@@ -20,10 +20,10 @@ from qdrl.policies.normalizer import deviation_of, normalize_
 
 
 class ConditionedPolicy:
-    """The actor that a run trained beside its archive.
+    """The descriptor-conditioned actor that a run trained.
 
     Args:
-        archive: an archive whose run trained a conditioned actor, or its file.
+        archive: an archive of a run that trained a conditioned actor, or its file.
 
     Raises:
         UserError: the archive holds no such actor, or there is no such file.
@@ -48,19 +48,19 @@ class ConditionedPolicy:
             raise UserError(f"{archive.path}: the actor has {len(self.genome)} parameters, expected {shape.parameters}")
         self._population = shape.population(1)
         self._population.load([0], self.genome[None])
-        self._outside: bytes | None = None  # the last descriptor that was reported
+        self._outside: bytes | None = None  # the last descriptor outside the bounds that was reported
         self._shift: tuple[Tensor, Tensor] | None = None
         if archive.normalizer is not None:
             mean, var = archive.normalizer["mean"], archive.normalizer["var"]
             self._shift = torch.from_numpy(mean.astype(np.float32)), deviation_of(var)
 
     def act(self, observation: Any, descriptor: Any) -> np.ndarray:
-        """Return the action for one observation on the way to a descriptor.
+        """Return the action for one observation and a target descriptor.
 
         A descriptor outside the bounds is replaced by the nearest one inside, with a warning whenever it changes.
 
         Args:
-            observation: `(observation,)` as the task shows it, not normalised.
+            observation: `(observation,)` as the task returns it, not normalised.
             descriptor: `(d,)` in the axes' units.
 
         Returns:
@@ -79,10 +79,10 @@ class ConditionedPolicy:
         return self._population.act(torch.cat([inputs, aimed], dim=1))[0].numpy().copy()
 
     def aimed_at(self, descriptors: Any) -> Tensor:
-        """Return genomes of the task's ordinary policies that act as this one does towards each descriptor.
+        """Return genomes of unconditioned policies that act as this policy does for each descriptor.
 
         Args:
-            descriptors: `(rows, d)` in the axes' units; one outside the bounds counts as the nearest one inside.
+            descriptors: `(rows, d)` in the axes' units; those outside the bounds are replaced by the nearest inside.
 
         Returns:
             `(rows, parameters)` float32.

@@ -1,4 +1,4 @@
-"""What a stored archive means: its task, the shape of its policies, the weights of its genomes."""
+"""Decode a stored archive: its task, its policies, the weights of its genomes."""
 
 import os
 from dataclasses import fields
@@ -25,15 +25,15 @@ from qdrl.policies.settings import ConvSettings, policy_settings
 from qdrl.tasks.base import Task, TaskSetup
 from qdrl.tasks.registry import is_users_task, make_task
 
-# Arguments of `make_task` that are no options of a task.
+# Arguments of `make_task` that are not options of a task.
 _RESERVED = {item.name for item in fields(TaskSetup)}
 
 
 def policy_of(archive: StoredArchive) -> Mlp | Conv:
-    """The shape of an archive's policies.
+    """Return the policy that an archive's genomes are weights of.
 
     Raises:
-        UserError: its genomes are no policies.
+        UserError: its genomes are not policies, or the file does not describe them completely.
     """
     policy = archive.meta.get("policy")
     if policy is None:
@@ -51,16 +51,17 @@ def policy_of(archive: StoredArchive) -> Mlp | Conv:
 def task_of(
     archive: StoredArchive, worlds: int = 1, *, allow_code: bool = False, code_from: str | Path | None = None
 ) -> Task:
-    """Make the task an archive was made on, with its policies' shape.
+    """Return the task on which an archive was made, with its policies.
 
     Args:
         archive: whose task.
-        worlds: worlds simulated at once.
-        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        worlds: number of worlds simulated at once.
+        allow_code: import and run the code that the file names: descriptor functions, modules of environments.
         code_from: a folder that is searched first for these modules; implies `allow_code`.
 
     Raises:
-        UserError: the file does not say, this installation cannot make the task, or it needs code that is not allowed.
+        UserError: the file does not describe the task, this installation cannot make it, or it needs code that is not
+            allowed.
     """
     task, policy = archive.meta.get("task") or {}, archive.meta.get("policy")
     permission = Permission(allow_code, code_from)
@@ -102,7 +103,7 @@ def arithmetic_of(archive: StoredArchive) -> Arithmetic:
     """Return the arithmetic that an archive's elites were evaluated in; "blas" where a file of 1.0 or 1.1 names none.
 
     Raises:
-        UserError: this qdrl does not know it.
+        UserError: this version of qdrl does not know it.
     """
     described = archive.meta.get("policy") or archive.meta.get("task")
     name = described.get("arithmetic", BLAS) if isinstance(described, dict) else BLAS
@@ -115,7 +116,11 @@ def arithmetic_of(archive: StoredArchive) -> Arithmetic:
 
 
 def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and variance that policies of a generation were evaluated with; None where policies do not normalise."""
+    """Return the observation mean and variance of a generation's evaluations; None if policies do not normalise.
+
+    Raises:
+        UserError: the file has no statistics of that generation.
+    """
     if archive.normalizer is None:
         return None
     rows = np.flatnonzero(archive.normalizer["at.generation"] == generation)
@@ -125,16 +130,16 @@ def normalization_of(archive: StoredArchive, generation: int) -> tuple[np.ndarra
 
 
 def evaluated_on(archive: StoredArchive) -> str:
-    """Where an archive's elites were evaluated: "cpu", or `compute.device` of the run."""
+    """Return the device on which an archive's elites were evaluated: `compute.device` of the run, or "cpu"."""
     config = archive.meta.get("config") or {}
     return str(config.get("compute", {}).get("device", "cpu"))
 
 
 def genomes_of(archive: StoredArchive) -> Tensor | Offspring:
-    """Weights of all elites, `(n, parameters)` float32; those of lineages are decoded when they are asked for.
+    """Return the weights of all elites, `(n, parameters)` float32; lineages are decoded when they are read.
 
     Raises:
-        UserError: the file does not say how to decode its lineages, or this installation cannot.
+        UserError: the lineages cannot be decoded with what the file states, or by this installation.
     """
     if archive.lineages is None:
         genomes = archive.all_genomes()
@@ -145,14 +150,14 @@ def genomes_of(archive: StoredArchive) -> Tensor | Offspring:
 
 
 def genome_of(archive: StoredArchive, row: int) -> np.ndarray:
-    """Return the weights of one elite, `(parameters,)` float32; no other genome is read or decoded.
+    """Return the weights of one elite, `(parameters,)` float32, without reading other genomes.
 
     Args:
         archive: whose elite.
         row: of the elite, `archive.row_of(cell)`.
 
     Raises:
-        UserError: the file does not say how to decode its lineages, or this installation cannot.
+        UserError: the lineage cannot be decoded with what the file states, or by this installation.
     """
     if archive.lineages is None:
         return archive.genome(row=row)
@@ -160,15 +165,15 @@ def genome_of(archive: StoredArchive, row: int) -> np.ndarray:
     return decoder.genome(ancestry.insert(Lineage(*archive.lineages.of(row))))
 
 
-def champion_of(archive: StoredArchive) -> np.ndarray:
-    """Weights of the champion, `(parameters,)` float32.
+def champion_genome(archive: StoredArchive) -> np.ndarray:
+    """Return the weights of the champion, `(parameters,)` float32.
 
     Raises:
-        UserError: the archive has none, or its lineage cannot be decoded here.
+        UserError: the archive has no champion, or its lineage cannot be decoded here.
     """
     champion, lineages = archive.champion, archive.lineages
     if champion is None:
-        raise UserError("this archive holds no champion: its run was after many genomes, not after one")
+        raise UserError("this archive holds no champion; only algorithms that optimise a single genome have one")
     if lineages is None or "genome" in champion:
         return champion["genome"]
     decoder, ancestry = _decoder(archive, lineages)
@@ -176,7 +181,7 @@ def champion_of(archive: StoredArchive) -> np.ndarray:
 
 
 def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder, Ancestry]:
-    """Return what decodes an archive's lineages, and the tree to insert them into, which holds the keyframes only."""
+    """Return a decoder of an archive's lineages, and the tree to insert them into, which holds the keyframes only."""
     parameters, initial = _first_genomes(archive)
     if archive.parameters != parameters and len(lineages.keyframes):
         raise UserError(f"genomes have {archive.parameters} parameters but its policies have {parameters}")
@@ -194,13 +199,13 @@ def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder,
 
 
 def _first_genomes(archive: StoredArchive) -> tuple[int, Initial]:
-    """Return the length of an archive's genomes and what draws first ones; policies need no task for that."""
+    """Return the length of an archive's genomes and the function that draws initial ones; policies need no task."""
     drawn = task_of(archive) if archive.meta.get("policy") is None else policy_of(archive)
     return drawn.parameters, drawn.initial
 
 
 def _refuse_what_memory_cannot_hold(numbers: int) -> None:
-    """Refuse a genome and a noise table of so many float32: a file states their sizes without holding them."""
+    """Raise an error if a genome and a noise table need too much memory; a file states only their sizes."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * numbers > there // 4:
         raise UserError(
@@ -210,7 +215,7 @@ def _refuse_what_memory_cannot_hold(numbers: int) -> None:
 
 
 def _shape(policy: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the policies that a file describes."""
+    """Return the settings of the policies that a file describes."""
     if policy.get("kind") == "conv":
         return {name: policy[name] for name in ConvSettings.model_fields}
     names = ("activation", "output", "normalize_observations")

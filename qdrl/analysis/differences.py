@@ -1,4 +1,4 @@
-"""What differs between the machine that made a file and this one, where it may change bits."""
+"""Differences between this machine and the one that made a file, as far as they may change bits."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from qdrl.provenance.software import packages
 _PORTABLE_TRAINING = ("map_elites", "deep_ga")  # element-wise operations and comparisons only
 
 
-def replay_notes(archive: StoredArchive, generation: int | None = None) -> list[str]:
-    """Return a line for each difference that may make an elite's episode another one than the stored one.
+def rerun_notes(archive: StoredArchive, generation: int | None = None) -> list[str]:
+    """Return one line for each difference that may change an elite's episode.
 
     Args:
-        archive: the file.
+        archive: the archive of the elite.
         generation: of the elite; the last one of the run when left out.
     """
     here, there = packages(), _packages_at(archive, generation)
@@ -37,12 +37,12 @@ def replay_notes(archive: StoredArchive, generation: int | None = None) -> list[
 
 
 def resume_notes(stored: StoredArchive) -> list[str]:
-    """Return a line for each difference that makes a resumed run another one than the uninterrupted run."""
-    return replay_notes(stored) + training_notes(stored)
+    """Return one line for each difference that may change the result of a resumed run."""
+    return rerun_notes(stored) + training_notes(stored)
 
 
 def training_notes(stored: StoredArchive) -> list[str]:
-    """Return a line where training a stored run further on this machine gives other bits than on its own."""
+    """Return one line if training that continues on this machine has other bits than on the original one."""
     here, there = packages(), _table(stored.meta.get("packages"))
     algorithm = str(_table(_table(stored.meta.get("config")).get("algorithm")).get("name"))
     if algorithm in _PORTABLE_TRAINING or not (_differs("processor", there, here) or _differs("libm", there, here)):
@@ -54,12 +54,12 @@ def training_notes(stored: StoredArchive) -> list[str]:
 
 
 def _table(value: Any) -> dict[str, Any]:
-    """Return a JSON object; an empty one in place of anything else."""
+    """Return a JSON object unchanged, and an empty one for any other value."""
     return value if isinstance(value, dict) else {}
 
 
 def _packages_at(archive: StoredArchive, generation: int | None) -> dict[str, Any]:
-    """Return what a generation was evaluated with: a run may have been resumed under other versions."""
+    """Return the package versions of a generation's evaluations: a run may be resumed with other versions."""
     earlier = _table(archive.meta.get("command")).get("earlier", ())
     for job in earlier if isinstance(earlier, list) else ():
         before = job.get("before_generation") if isinstance(job, dict) else None

@@ -1,4 +1,4 @@
-"""One genome of an archive as plain arrays, with what it takes to use them without qdrl.
+"""Export one genome of an archive as plain arrays that can be used without qdrl.
 
 `docs/how-to/export.md` lists the arrays.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.analysis.decode import champion_of, genome_of, normalization_of, policy_of, task_of
+from qdrl.analysis.decode import champion_genome, genome_of, normalization_of, policy_of, task_of
 from qdrl.archives.files import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.strict_json import jsonable
@@ -28,27 +28,27 @@ def weights_of(
     allow_code: bool = False,
     code_from: str | Path | None = None,
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """Return the weights of an elite, of the champion, or, where there is none, of the best elite.
+    """Return the weights of an elite, by default of the champion or, without one, of the best elite.
 
     Args:
         archive: whose weights.
-        cell: of the elite; of the champion, or else the best elite, when left out.
-        allow_code: run what the file names where a reference batch needs its task.
-        code_from: a folder that is searched first for it; implies `allow_code`.
+        cell: of the elite; the champion or the best elite when left out.
+        allow_code: import and run the code that the file names, if a reference batch needs its task.
+        code_from: a folder that is searched first for modules; implies `allow_code`.
 
     Returns:
         a phrase that names the genome; arrays by name, as `docs/how-to/export.md` lists them.
 
     Raises:
-        UserError: the cell is empty, or the archive is, or its lineages cannot be decoded here, or the reference batch
-            needs a task that cannot be made here.
+        UserError: the cell or the archive is empty, its lineages cannot be decoded here, or the reference batch needs a
+            task that cannot be made here.
     """
     if cell is None and archive.champion is not None:
-        row, chosen, genome = None, "the champion", champion_of(archive)
+        row, chosen, genome = None, "the champion", champion_genome(archive)
     else:
         row = archive.row_of(archive.best_cell if cell is None else cell)
         chosen, genome = f"elite of cell {archive.elites['cell'][row]}", genome_of(archive, row)
-    weights = {"format": np.array(FORMAT), "genome": genome, **_worth(archive, row), **_origin(archive)}
+    weights = {"format": np.array(FORMAT), "genome": genome, **_evaluation(archive, row), **_origin(archive)}
     if archive.meta.get("policy") is None:
         return chosen, weights
     policy = policy_of(archive)
@@ -62,18 +62,18 @@ def weights_of(
 
 
 def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
-    """Write arrays to a .npz file, whole or not at all.
+    """Write arrays to a .npz file, atomically.
 
     Raises:
-        UserError: it cannot be written there.
+        UserError: the file cannot be written.
     """
-    arrays: dict[str, Any] = dict(weights)  # numpy's stub takes any of them for an option of its own
+    arrays: dict[str, Any] = dict(weights)  # numpy's stub treats any of them as an option
     with writing(path), replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def _worth(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
-    """Return fitness, and of an elite its cell, descriptor and evaluation; `row` is None for the champion."""
+def _evaluation(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
+    """Return the fitness, and of an elite also cell, descriptor and evaluation; `row` is None for the champion."""
     named = {"fitness_name": np.array(archive.fitness_name)}
     if row is None:
         scores = (archive.champion or {})["fitness"]
@@ -83,7 +83,7 @@ def _worth(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
 
 
 def _origin(archive: StoredArchive) -> dict[str, np.ndarray]:
-    """Return the descriptor's axes, the task, and where the archive comes from."""
+    """Return the descriptor's axes, the task and the origin of the archive."""
     task = archive.meta.get("task") or {}
     return {
         "descriptor_names": np.array([axis.name for axis in archive.axes]),
@@ -97,14 +97,14 @@ def _origin(archive: StoredArchive) -> dict[str, np.ndarray]:
 
 
 def _policy(archive: StoredArchive) -> dict[str, np.ndarray]:
-    """Return what the weights mean: sizes and functions of the layers, and all of it as JSON."""
+    """Return sizes and functions of the layers, and the whole policy as JSON."""
     policy = archive.meta["policy"]
     texts = {name: np.array(str(policy[name])) for name in ("kind", "activation", "output", "order") if name in policy}
     return texts | {"layers": np.array(policy["layers"], np.int64), "policy": np.array(json.dumps(policy))}
 
 
 def _reference(archive: StoredArchive, **permission: Any) -> dict[str, np.ndarray]:
-    """Return the observations that virtual batch normalisation is over."""
+    """Return the reference batch of virtual batch normalisation."""
     if not (archive.meta["policy"] or {}).get("virtual_batch_norm"):
         return {}
     task = task_of(archive, **permission)
@@ -112,7 +112,7 @@ def _reference(archive: StoredArchive, **permission: Any) -> dict[str, np.ndarra
 
 
 def _normalizer(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
-    """Statistics that an elite, or the champion, was evaluated with."""
+    """Return the observation statistics of the elite's, or the champion's, evaluation."""
     if archive.normalizer is None:
         return {}
     champion = archive.champion or {}

@@ -1,7 +1,7 @@
-"""Whether what a file names may be imported and run: a file is data, and the user decides.
+"""Permission of the user to import and run code that a file names: a file is data.
 
-A stored task may be a user's class. One of `gym:<id>` names a descriptor function, perhaps a module that registers the
-environment, and keyword arguments that may name files. None of them is touched before the user allows it.
+A stored task may be a user's class. A task of `gym:<id>` names a descriptor function, sometimes a module that registers
+the environment, and keyword arguments that may name files. None of them is imported or opened before the user allows it.
 """
 
 import importlib.util
@@ -24,21 +24,21 @@ _NAMES_A_FILE = re.compile(r"file|path|entry|module", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Permission:
-    """What may be run that a file names.
+    """Permission to run code that a file names.
 
     Attributes:
-        allow_code: import and call what the file names, as if the user had written it.
-        code_from: a folder that is searched first for it; implies `allow_code`.
+        allow_code: import and call the code that the file names, as if the user had written it.
+        code_from: a folder that is searched first for modules; implies `allow_code`.
     """
 
     allow_code: bool = False
     code_from: str | Path | None = None
 
     def require(self, options: Mapping[str, Any]) -> None:
-        """Refuse options of a task that need code or files from outside, unless they are allowed.
+        """Raise an error for options of a task that need code or files from outside, unless code is allowed.
 
         Raises:
-            UserError: they are not allowed; the message names each with the place it would come from.
+            UserError: code is not allowed; the message names each option and the file it would be loaded from.
         """
         if self.allow_code or self.code_from is not None:
             return
@@ -50,7 +50,7 @@ class Permission:
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """Search `code_from` first for modules while the block runs."""
+        """Search `code_from` first for modules inside the context."""
         if self.code_from is None:
             yield
             return
@@ -65,7 +65,7 @@ class Permission:
 
 
 def named_code(options: Mapping[str, Any]) -> list[str]:
-    """Return what making a task of these options would import or read from outside, each with where it lies."""
+    """Return what a task of these options would import or read from outside, each with its location."""
     name, found = str(options.get("name", "")), []
     if not name.startswith("gym:"):
         return [f"task '{name}' ({_origin(name.partition(':')[0])})"] if is_users_task(name) else []
@@ -83,7 +83,7 @@ def named_code(options: Mapping[str, Any]) -> list[str]:
 
 
 def _registered_by(environment: str) -> list[str]:
-    """Return the modules outside of Gymnasium that were registered for an environment."""
+    """Return the modules outside of Gymnasium that are registered for an environment."""
     from gymnasium import error
     from gymnasium.envs.registration import parse_env_id, registry
 
@@ -101,7 +101,7 @@ def _registered_by(environment: str) -> list[str]:
 
 
 def _is_harmless(name: Any, value: Any) -> bool:
-    """Whether a keyword argument can name neither a file nor code."""
+    """Return whether a keyword argument cannot name a file or code."""
     if isinstance(value, Mapping):
         return all(_is_harmless(key, item) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -112,7 +112,7 @@ def _is_harmless(name: Any, value: Any) -> bool:
 
 
 def _origin(module: str) -> str:
-    """Say which file a module would be imported from; nothing is imported to find out."""
+    """Return the file from which a module would be imported, without importing it."""
     parts = module.split(".")
     spec = _find(parts[0])
     for end in range(2, len(parts) + 1):

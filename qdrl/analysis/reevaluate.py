@@ -1,15 +1,15 @@
-"""What stored archives and actors are worth when they are run again.
+"""Re-evaluate stored elites and conditioned actors.
 
-An archive keeps the luckiest of its evaluations: where initial states vary, stored fitness over-estimates, and elites
-land beside their stored descriptors. Definitions, all over the archive's elites:
+An archive keeps the best of its evaluations. If initial states vary, stored fitness is biased upwards and elites miss
+their stored descriptors. Definitions, all over the archive's elites:
 
-- corrected QD score: sum of (mean fitness run again - qd_offset); elites stay in their cells, or in the archive;
-- descriptor error: mean distance between the descriptor asked for and the one reached, in the axes' units
-  ("DEM" in Faldor et al. 2023, section 5.3);
-- descriptor-conditioned QD score: the same sum for the conditioned actor, asked for each elite's descriptor in turn.
+- Corrected QD score: sum of (mean re-evaluated fitness - qd_offset); elites stay in their cells, or in the archive.
+- Descriptor error: mean distance between the target descriptor and the reached one, in the axes' units ("DEM" in
+  Faldor et al. 2023, arXiv:2303.03832, section 5.3).
+- Descriptor-conditioned QD score: the same sum for the conditioned actor, with each elite's descriptor as a target.
 
-Two targets are asked for in the literature: the elites' stored descriptors (the text of Faldor et al. 2023) and the
-centroids of their cells (its code, and the replication of Faldor et al. 2024). Both are here, by name.
+The literature has two kinds of targets: the elites' stored descriptors (the text of Faldor et al. 2023) and the
+centroids of their cells (its code, and the replication of Faldor et al. 2024, arXiv:2401.08632).
 """
 
 from dataclasses import dataclass
@@ -34,17 +34,17 @@ Targets = Literal["descriptors", "centroids"]
 
 @dataclass(frozen=True)
 class Reevaluation:
-    """Episodes of each elite, or of the actor in its stead.
+    """Episodes of each elite, or of the actor with each elite's target.
 
     Attributes:
-        asked: `(n, d)` descriptors asked for.
-        fitness: `(n, repeats)`; NaN where an episode failed.
-        descriptor: `(n, repeats, d)` reached; NaN where an episode failed.
-        env_steps: control steps of all episodes.
+        target: `(n, d)` target descriptors.
+        fitness: `(n, repeats)`; NaN for a failed episode.
+        descriptor: `(n, repeats, d)` reached descriptors; NaN for a failed episode.
+        env_steps: number of control steps of all episodes.
         qd_offset: of the archive.
     """
 
-    asked: np.ndarray
+    target: np.ndarray
     fitness: np.ndarray
     descriptor: np.ndarray
     env_steps: int
@@ -52,31 +52,31 @@ class Reevaluation:
 
     @property
     def failed(self) -> int:
-        """Episodes that broke; the means leave them out."""
+        """Number of failed episodes; means leave them out."""
         return int(np.isnan(self.fitness).sum())
 
     @property
     def mean_fitness(self) -> np.ndarray:
-        """`(n,)` over the repeats; `qd_offset`, which scores nothing, where all of them failed."""
+        """Mean over the repeats, `(n,)`; `qd_offset`, whose score is 0, if all of them failed."""
         worked = ~np.isnan(self.fitness)
         total = np.where(worked, self.fitness, 0.0).sum(1)
         return np.where(worked.any(1), total / np.maximum(worked.sum(1), 1), self.qd_offset)
 
     @property
     def qd_score(self) -> float:
-        """Sum of mean fitness less the offset."""
+        """Sum of (mean fitness - qd_offset)."""
         return float((self.mean_fitness - self.qd_offset).sum())
 
     @property
     def max_fitness(self) -> float:
-        """The best mean, of those that worked at least once."""
+        """Highest mean fitness among elites with at least one successful episode."""
         worked = ~np.isnan(self.fitness).all(1)
         return float(self.mean_fitness[worked].max()) if worked.any() else float("nan")
 
     @property
     def descriptor_error(self) -> float:
-        """Mean distance between asked and reached, over the episodes that did not fail."""
-        distance = np.linalg.norm(self.descriptor - self.asked[:, None], axis=-1)
+        """Mean distance between target and reached descriptors, over successful episodes; NaN without any."""
+        distance = np.linalg.norm(self.descriptor - self.target[:, None], axis=-1)
         return float(np.nanmean(distance)) if np.isfinite(distance).any() else float("nan")
 
 
@@ -89,11 +89,11 @@ def reevaluate_elites(
     allow_code: bool = False,
     code_from: str | Path | None = None,
 ) -> Reevaluation:
-    """Run every elite again, with initial states that it has not met.
+    """Re-evaluate every elite, with new initial states.
 
     Args:
         archive: whose elites.
-        repeats: episodes an elite.
+        repeats: episodes per elite.
         seed: of the initial states.
         worlds: worlds simulated at once.
         allow_code: import and run what the file names: descriptor functions, modules of environments.
@@ -118,25 +118,25 @@ def reevaluate_actor(
     allow_code: bool = False,
     code_from: str | Path | None = None,
 ) -> Reevaluation:
-    """Run the conditioned actor once for every elite, aimed at what the elite does.
+    """Evaluate the conditioned actor with each elite's descriptor or centroid as its target.
 
     Args:
         archive: whose actor.
-        targets: "descriptors" of the elites as stored, or "centroids" of their cells, where the archive has cells.
-        repeats: episodes a target.
+        targets: the stored "descriptors" of the elites, or the "centroids" of their cells, if the archive has cells.
+        repeats: episodes per target.
         seed: of the initial states.
         worlds: worlds simulated at once.
         allow_code: import and run what the file names: descriptor functions, modules of environments.
         code_from: a folder that is searched first for these modules; implies `allow_code`.
 
     Raises:
-        UserError: the archive holds no conditioned actor, or no cells whose centroids could be asked for; or the task
-            needs code that is not allowed.
+        UserError: the archive holds no conditioned actor, it has no centroids, or the task needs code that is not
+            allowed.
     """
     if targets not in get_args(Targets):
         raise ValueError(f"targets is {targets!r}, neither of {get_args(Targets)}")
     if targets == "centroids" and archive.unstructured:
-        raise UserError(f"{archive.path}: a novelty archive has no centroids; ask for descriptors")
+        raise UserError(f"{archive.path}: a novelty archive has no centroids; use targets 'descriptors'")
     actor = ConditionedPolicy(archive)
     asked = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
     task = _task(archive, worlds, repeats, allow_code, code_from)
@@ -164,7 +164,7 @@ def _reevaluate(
     repeats: int,
     seed: int,
 ) -> Reevaluation:
-    """Run genomes, each with the observation statistics of its generation, or all with the latest."""
+    """Evaluate genomes, each with the observation statistics of its generation, or all with the latest."""
     count, streams = len(genomes), Streams(seed)
     fitness = np.full((count, repeats), np.nan)
     descriptor = np.full((count, repeats, len(archive.axes)), np.nan)
@@ -184,7 +184,7 @@ def _reevaluate(
 def _groups(
     archive: StoredArchive, generations: np.ndarray | None, count: int
 ) -> list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]]:
-    """Rows that share observation statistics, and these."""
+    """Return groups of rows with the same observation statistics, and these statistics."""
     if archive.normalizer is None:
         return [(np.arange(count), None)]
     if generations is None:

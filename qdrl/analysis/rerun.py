@@ -1,4 +1,4 @@
-"""Run a stored elite again, exactly: same genome, seed, observation statistics, arithmetic and physics."""
+"""Rerun a stored elite exactly: same genome, seed, observation statistics, arithmetic and physics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qdrl.analysis.decode import evaluated_on, genome_of, normalization_of, task_of
-from qdrl.analysis.differences import replay_notes
+from qdrl.analysis.differences import rerun_notes
 from qdrl.archives.stored import StoredArchive
 from qdrl.evaluation import Candidates
 from qdrl.provenance.source_code import changed_sources, sources_of
@@ -22,12 +22,12 @@ from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 
 @dataclass
 class Track:
-    """What physics did in an episode.
+    """States and controls of an episode.
 
     Attributes:
         qpos: `(steps + 1, nq)` positions, the initial ones included.
         qvel: `(steps + 1, nv)` velocities.
-        control: `(steps, nu)` float64 controls as physics got them: what `gymnasium.Env.step` takes.
+        control: `(steps, nu)` float64 controls of the physics, as `gymnasium.Env.step` takes them.
         model: the compiled MuJoCo model.
         step_seconds: simulated time of a control step.
     """
@@ -40,17 +40,17 @@ class Track:
 
 
 @dataclass
-class Replay:
-    """An elite's episode, run again.
+class Rerun:
+    """The result of rerunning an elite's episode.
 
     Attributes:
-        fitness: return.
+        fitness: return of the episode.
         descriptor: `(d,)`.
         steps: control steps.
-        same: whether fitness and descriptor are the stored ones, bit for bit; None where they need not be: those are
-            means over several evaluations, of which this is the first, or were found by other physics on a GPU.
-        track: states and controls, for tasks on MuJoCo.
-        notes: a line for each difference between this machine and the file's that may change the episode.
+        same: whether fitness and descriptor have the stored bits; None if they need not, because the stored ones are
+            means over several evaluations, of which this is the first, or come from other physics on a GPU.
+        track: states and controls; None for tasks without MuJoCo.
+        notes: one line for each difference from the machine of the file that may change the episode.
     """
 
     fitness: float
@@ -63,13 +63,13 @@ class Replay:
 
 def replay(
     archive: StoredArchive, cell: int, *, allow_code: bool = False, code_from: str | Path | None = None
-) -> Replay:
-    """Run the elite of a cell again.
+) -> Rerun:
+    """Rerun the elite of a cell.
 
     Args:
         archive: whose elite.
         cell: its cell.
-        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        allow_code: import and run the code that the file names: descriptor functions, modules of environments.
         code_from: a folder that is searched first for these modules; implies `allow_code`.
 
     Raises:
@@ -91,24 +91,24 @@ def replay(
         fitness, descriptor, steps = evaluation.fitness, evaluation.descriptor, evaluation.steps
         track = None
     generation = int(archive.elites["generation"][row])
-    notes = (*replay_notes(archive, generation), *_notes_on_code(archive, task))
+    notes = (*rerun_notes(archive, generation), *_notes_on_code(archive, task))
     reached = descriptor[0].numpy()
     same = bool(
         fitness[0] == archive.elites["fitness"][row] and np.array_equal(reached, archive.elites["descriptor"][row])
     )
     if archive.elites["n_evaluations"][row] > 1 or evaluated_on(archive) != "cpu":
         same = None
-    return Replay(float(fitness[0]), reached, int(steps[0]), same, track, notes)
+    return Rerun(float(fitness[0]), reached, int(steps[0]), same, track, notes)
 
 
 def _notes_on_code(archive: StoredArchive, task: Task) -> list[str]:
-    """Return a line for each module of a user's that is not the one whose source the file holds."""
+    """Return one line for each module of a user whose source differs from the one in the file."""
     names = changed_sources(archive.meta.get("code"), sources_of(task.code))
     return [f"the module of {name} differs from the source in the file: episodes may differ" for name in names]
 
 
 class _Recording:
-    """One world that remembers what happens in it; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
+    """One world that records its states and controls; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
 
     def __init__(self, worlds: EpisodeWorlds) -> None:
         self.count = 1

@@ -1,4 +1,4 @@
-"""Where a file comes from: versions, command, commit and licence. Stored in every file that a run writes."""
+"""Origin of a file: versions, command, commit and licence. Stored in every file that a run writes."""
 
 import os
 import platform
@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from qdrl.provenance.processor import machine
+from qdrl.provenance.processor import platform_fingerprint
 
 _PACKAGES = ("qdrl", "numpy", "torch", "mujoco", "gymnasium", "ale-py", "numba", "h5py", "mpi4py", "evotorch")
 _PACKAGE = Path(__file__).parents[1]
 _OWN_FILE = Path(__file__).relative_to(_PACKAGE).as_posix()
-_PATIENCE = 20.0  # seconds; a file system that is slower names no commit
+_GIT_TIMEOUT_SECONDS = 20.0  # on a slower file system no commit is stored
 
 
 def origin(
@@ -30,9 +30,9 @@ def origin(
 
     Args:
         seed: the run's seed.
-        created_utc: when the run began.
+        created_utc: time at which the run began, ISO 8601.
         ranks: number of ranks of the run; None for an archive that no experiment file made.
-        commit: of the source that runs, see `git_commit`.
+        commit: of the running source, see `git_commit`.
         license: licence of the file as the user stated it.
     """
     stated = {
@@ -48,7 +48,7 @@ def origin(
 
 
 def without_repeats(earlier: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the jobs of a run before this one, without those that the next one followed with the same versions.
+    """Return the earlier jobs of a run, without those that had the same versions as the following job.
 
     Args:
         earlier: `before_generation`, `git_commit` and `packages` of each job.
@@ -62,13 +62,17 @@ def _is_same(job: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
 
 
 def as_unicode(text: str) -> str:
-    """Return an argument or a file name as text that UTF-8 can hold, whatever the locale decoded it with."""
+    """Return an argument or a file name as text that UTF-8 can encode, independent of the locale."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def packages() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on, and the machine."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}, **machine()}
+    """Return the versions of Python and of the packages that results depend on, and the platform fingerprint."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        **platform_fingerprint(),
+    }
 
 
 @cache
@@ -81,11 +85,11 @@ def _version(name: str) -> str:
 
 @cache
 def git_commit() -> str:
-    """Return the commit of this source tree, "+dirty" when changed since; empty when it is no checkout.
+    """Return the commit of this source tree, with "+dirty" if it was changed; empty if it is not a git checkout.
 
-    Git is asked once a process, so that a commit made during a run is never named, and never after MPI has started:
-    under some MPIs a process that starts another one can hang or crash. `qdrl.parallel.ranks.connect`
-    asks before it connects.
+    The result is cached, so that a commit made during a run is never stored. Git is not called after MPI has started:
+    with some MPIs a process that starts another one can hang or crash. `qdrl.parallel.ranks.connect` calls this
+    function before it connects.
     """
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized():
@@ -96,17 +100,17 @@ def git_commit() -> str:
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         # Bytes, since file names may have any encoding.
-        done = subprocess.run(command, capture_output=True, check=True, env=environment, timeout=_PATIENCE)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, check=True, env=environment, timeout=_GIT_TIMEOUT_SECONDS)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ""
     return _commit_of(done.stdout.decode("utf-8", "replace").splitlines(), _OWN_FILE)
 
 
 def _commit_of(status: list[str], own_file: str) -> str:
-    """Read `git status --porcelain=v2 --branch` of the package's folder; empty where git does not track `own_file`."""
+    """Return the commit from `git status --porcelain=v2 --branch`; empty if git does not track `own_file`."""
     commit = next((line.removeprefix("# branch.oid ") for line in status if line.startswith("# branch.oid ")), "")
     untracked = {line[2:] for line in status if line.startswith(("? ", "! "))}
-    # The checkout is of something else, with qdrl installed in an ignored folder of it.
+    # The checkout is another project's, with qdrl installed in an ignored folder of it.
     if own_file in untracked or any(path == "./" or path.startswith("../") for path in untracked):
         return ""
     if commit in ("", "(initial)"):

@@ -1,4 +1,4 @@
-"""The source text of users' code that made a result, kept to be read and compared, never to be run."""
+"""Source text of users' code that made a result. It is stored to be read and compared, and never run."""
 
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 Sources = dict[str, dict[str, str | None]]
-"""By reference, `package.module:name`: `source`, the text of the module, and its `sha256`; None where there is none."""
+"""By reference `package.module:name`: `source`, the text of the module, and its `sha256`; None without source."""
 
 
 def sources_of(references: Iterable[str]) -> Sources:
-    """Return the source of the modules that references name. The packages around a module are imported, it is not.
+    """Return the source of the modules that references name. Their parent packages are imported, they are not.
 
     A module without readable source, for example one written in C, has None for both values.
     """
@@ -25,14 +25,14 @@ def sources_of(references: Iterable[str]) -> Sources:
 
 
 def definition_of(loaded: Any) -> str | None:
-    """Return the reference of where a function or class was defined, for one that was imported from elsewhere."""
+    """Return the reference of the definition of a function or class, which may have been imported elsewhere."""
     function = getattr(loaded, "func", loaded)  # of a functools.partial
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     return f"{module}:{name}" if isinstance(module, str) and isinstance(name, str) else None
 
 
 def is_users(reference: str) -> bool:
-    """Whether a reference leads to code that no installed package holds."""
+    """Return whether a reference leads to code outside of all installed packages."""
     module = reference.partition(":")[0]
     origin = _origin(module)
     if origin is None or module.partition(".")[0] == "qdrl":
@@ -42,7 +42,7 @@ def is_users(reference: str) -> bool:
 
 
 def changed_sources(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """Return the references whose source differs; those that `before` does not know are passed over."""
+    """Return the references whose source differs; those that `before` does not contain are ignored."""
     known = before or {}
     return [name for name in now if name in known and known[name].get("sha256") != now[name].get("sha256")]
 

@@ -1,4 +1,4 @@
-"""Curves: how an archive came to be, over evaluations, or frames where the task counts these."""
+"""Curves of a run's metrics over evaluations, or over frames for tasks that count frames."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,9 +21,9 @@ _LINES = {"max_fitness": "best", "mean_fitness": "mean of the elites", "champion
 
 
 def figure_of_curves(archive: StoredArchive) -> Figure:
-    """Coverage (entries where there are no cells), QD score and fitness side by side.
+    """Draw coverage (or the number of entries), QD score and fitness side by side.
 
-    Of fitness there is the best, the mean and, of runs that are after one genome, the champion's.
+    The fitness curves are the best, the mean and, if the run optimises a single genome, the champion's.
 
     Raises:
         UserError: the archive holds no history.
@@ -49,13 +49,16 @@ def figure_of_curves(archive: StoredArchive) -> Figure:
 
 
 def plot_curve(archive: StoredArchive, metric: str, axes: Axes, *, label: str | None = None) -> Axes:
-    """Draw one metric of the history over evaluations, or frames where the task counts these.
+    """Draw one metric of the history over evaluations, or over frames for tasks that count frames.
 
     Args:
-        archive: with a history.
+        archive: an archive with a history.
         metric: its name in `archive.history`.
-        axes: where to draw.
-        label: what to write on the y axis; the metric's name when left out.
+        axes: to draw on.
+        label: of the y axis; the metric's name when left out.
+
+    Returns:
+        the axes.
 
     Raises:
         UserError: the history is empty, or has no such metric.

@@ -1,4 +1,4 @@
-"""What all figures share: a canvas without pyplot, a quiet frame, a title, and saving."""
+"""Common parts of all figures: canvas without pyplot, frame, title and saving."""
 
 from pathlib import Path
 from typing import cast
@@ -20,14 +20,14 @@ _DPI = 180
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure, `width` by `height` inches, that no global state knows of."""
+    """Return an empty white figure, `width` by `height` inches, that pyplot does not manage."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def quiet(axes: Axes) -> Axes:
-    """Give axes small dark labels and a thin frame. Text is taken literally: a `$` in a name is no mathematics."""
+    """Give axes small dark labels and a thin frame, and draw their text literally: `$` starts no formula."""
     for text in axes.findobj(Text):
         cast("Text", text).set_parse_math(False)
     axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK, width=0.6, length=3)
@@ -39,13 +39,13 @@ def quiet(axes: Axes) -> Axes:
 
 
 def name_of(archive: StoredArchive) -> str:
-    """The task's name, or what else the archive is known by."""
+    """Return the task's name, or the name of the archive's file."""
     task = archive.meta.get("task") or {}
     return str(task.get("name") or (archive.path.stem if archive.path else "archive"))
 
 
 def summary_of(archive: StoredArchive) -> tuple[str, ...]:
-    """How the archive stands: elites of cells, coverage, QD score; or entries, mean novelty, best fitness."""
+    """Return elites, coverage and QD score; of a novelty archive entries, mean novelty and best fitness."""
     now = archive.statistics()
     if archive.unstructured:
         spread = f"mean novelty {archive.mean_novelty():.3g}", f"best {now.max_fitness:.4g}"
@@ -59,7 +59,7 @@ def summary_of(archive: StoredArchive) -> tuple[str, ...]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure in the format its file's suffix names; what stood there stays until the new one is whole.
+    """Write a figure atomically, in the format that the file's suffix names.
 
     Raises:
         UserError: the suffix is none of .png, .pdf and .svg, or the file cannot be written.

@@ -1,7 +1,7 @@
-"""Heatmaps: what stands in which cell, over one, two or more axes of the descriptor.
+"""Heatmaps of archives with one, two or more descriptor axes.
 
-Grids are drawn as they are; CVT cells as Voronoi regions; the entries of a novelty archive, which has no cells, as
-points; more than two axes as a matrix of projections in which every bin shows the best elite behind it.
+Grids are drawn cell by cell, CVT cells as Voronoi regions, entries of a novelty archive as points. Archives with more
+than two axes are drawn as a matrix of projections, in which every bin shows its best elite.
 """
 
 from itertools import combinations
@@ -23,7 +23,7 @@ from qdrl.report.voronoi import borders, nearest_centroids
 if TYPE_CHECKING:
     from qdrl.archives.base import AnyArchive
 
-_BORDERED = 2000  # draw borders between cells up to this many of them; more would cover the colours
+_MOST_BORDERED_CELLS = 2000  # with more cells, borders would cover the colours
 
 
 def figure_of_heatmap(
@@ -55,21 +55,24 @@ def plot_heatmap(
     vmax: float | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """Draw an archive with one or two descriptor axes: bars, a grid, Voronoi cells or points; empty cells stay pale.
+    """Draw an archive with one or two descriptor axes as bars, a grid, Voronoi cells or points.
 
     Args:
-        archive: of any kind, stored or live (`qdrl.Archive`, `qdrl.NoveltyArchive`).
-        axes: where to draw; a figure of its own when left out.
-        task: names the axes and the fitness of a live archive; generic names are used when left out.
-        value: which column of the elites to show, for example "fitness" or "generation".
+        archive: of any kind, stored or in memory (`qdrl.Archive`, `qdrl.NoveltyArchive`).
+        axes: to draw on; those of a new figure when left out.
+        task: names the axes and the fitness of an archive in memory; generic names are used when left out.
+        value: the column of the elites to show, for example "fitness" or "generation".
         colormap: a matplotlib colour map's name.
-        vmin: value of the lowest colour; the lowest value drawn when left out. Lower values take the lowest colour.
-        vmax: value of the highest colour; the highest value drawn when left out. Higher values take the highest colour.
-        colorbar: whether to add one beside two axes; with one axis, values stand on the y axis.
+        vmin: value of the lowest colour, which lower values have too; the lowest value when left out.
+        vmax: value of the highest colour, which higher values have too; the highest value when left out.
+        colorbar: whether to add a colour bar to a plot of two axes; with one axis, the y axis shows the values.
+
+    Returns:
+        the axes.
 
     Raises:
         UserError: the archive has more than two axes (see `figure_of_heatmap`), the column or the colour map
-            does not exist, the column says nothing about any elite, or vmin is not below vmax.
+            does not exist, the column is NaN for all elites, or vmin is not below vmax.
         ValueError: the task has another number of axes or parameters than the archive.
     """
     archive = stored_view(archive, task)
@@ -100,7 +103,7 @@ def plot_projections(
     vmin: float | None = None,
     vmax: float | None = None,
 ) -> Figure:
-    """Every pair of descriptor axes in its own panel; a bin shows its best elite over all other axes.
+    """Draw every pair of descriptor axes in its own panel; a bin shows its best elite over all other axes.
 
     Arguments and errors are those of `plot_heatmap`, except that three or more axes are needed.
     """
@@ -137,7 +140,7 @@ def _draw_bars(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
     axis, heights = archive.axes[0], shades.by_cell(archive)
     order = np.argsort(archive.centroids[:, 0], kind="stable")
     centers, heights = archive.centroids[order, 0], heights[order]
-    # Between neighbours the border is half-way, for a grid and for CVT cells alike.
+    # Borders are half-way between neighbours, for grid and CVT cells.
     edges = np.concatenate([[axis.lower], (centers[1:] + centers[:-1]) / 2, [axis.upper]])
     filled = np.flatnonzero(np.isfinite(heights))
     axes.bar(
@@ -162,8 +165,8 @@ def _draw_grid(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
 
 
 def _draw_mesh(axes: Axes, horizontal: np.ndarray, vertical: np.ndarray, values: np.ndarray, shades: Shades) -> None:
-    """`values` `(columns, rows)` between edges `(columns + 1,)` and `(rows + 1,)`."""
-    lines = {"edgecolors": "white", "linewidth": 0.3} if values.size <= _BORDERED else {}
+    """Draw `values` `(columns, rows)` between edges `(columns + 1,)` and `(rows + 1,)`."""
+    lines = {"edgecolors": "white", "linewidth": 0.3} if values.size <= _MOST_BORDERED_CELLS else {}
     masked = np.ma.masked_invalid(values.T)
     axes.pcolormesh(horizontal, vertical, masked, cmap=shades.colors, norm=shades.norm, **lines)
 
@@ -175,7 +178,7 @@ def _draw_voronoi(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
     look: dict[str, Any] = {"extent": extent, "origin": "lower", "aspect": "auto"}
     values = np.ma.masked_invalid(shades.by_cell(archive)[cell])
     axes.imshow(values, cmap=shades.colors, norm=shades.norm, interpolation_stage="rgba", **look)
-    if archive.cells <= _BORDERED:
+    if archive.cells <= _MOST_BORDERED_CELLS:
         lines = np.ones((*cell.shape, 4))
         lines[..., 3] = 0.8 * borders(cell)
         axes.imshow(lines, **look)
@@ -183,7 +186,7 @@ def _draw_voronoi(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
 
 
 def _draw_points(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
-    """Every entry where it was measured, the highest values on top; with one axis, at the height of its value."""
+    """Draw every entry at its descriptor, the highest values on top; with one axis, the value is the height."""
     known = np.flatnonzero(np.isfinite(shades.values))
     order = known[np.argsort(shades.values[known], kind="stable")]
     places, values = archive.elites["descriptor"][order], shades.values[order]
@@ -199,7 +202,7 @@ def _draw_points(axes: Axes, archive: StoredArchive, shades: Shades) -> None:
 
 
 def _reach(axis: Axis, values: np.ndarray) -> Axis:
-    """An axis as wide as its bounds, and wider where entries lie beyond them."""
+    """Return an axis that spans its bounds and all values."""
     low, high = min(axis.lower, values.min(initial=axis.lower)), max(axis.upper, values.max(initial=axis.upper))
     margin = 0.03 * (high - low)
     lower = axis.lower if low == axis.lower else low - margin
@@ -225,7 +228,7 @@ def _entitle(axes: Axes, archive: StoredArchive) -> None:
 
 
 def _bins(archive: StoredArchive) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Each elite's bin along each axis, `(n, d)`, and the bins' edges: a grid's own, even ones otherwise."""
+    """Return each elite's bin along each axis, `(n, d)`, and the edges of the bins: a grid's cells, or even bins."""
     if archive.kind == "grid":
         counts = archive.shape
         places = np.stack(np.unravel_index(archive.elites["cell"], counts), axis=1)
@@ -239,7 +242,7 @@ def _bins(archive: StoredArchive) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _fill_corner(figure: Figure, corner: Axes, archive: StoredArchive, shades: Shades) -> None:
-    """Title, summary and colour bar, in the corner that no pair of axes needs."""
+    """Draw title, summary and colour bar in the unused corner of the matrix."""
     corner.set_visible(True)
     corner.set_axis_off()
     corner.set_box_aspect(1)
@@ -250,7 +253,7 @@ def _fill_corner(figure: Figure, corner: Axes, archive: StoredArchive, shades: S
 
 
 def _best(values: np.ndarray, first: np.ndarray, second: np.ndarray, edges: int, other_edges: int) -> np.ndarray:
-    """The highest value in each bin of two axes, NaN where there is none."""
+    """Return the highest value in each bin of two axes, NaN for an empty bin."""
     best = np.full((edges - 1, other_edges - 1), np.nan)
     known = np.isfinite(values)
     np.fmax.at(best, (first[known], second[known]), values[known])

@@ -1,4 +1,4 @@
-"""How values of elites become colours."""
+"""Colours of the values of elites."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,14 @@ from qdrl.report.figures import quiet
 
 @dataclass(frozen=True)
 class Shades:
-    """How values become colours: one scale for all panels of a figure.
+    """Values of the elites and their colour scale, which all panels of a figure share.
 
     Attributes:
         values: `(n,)` of the elites, NaN where unknown.
-        label: what they are, with the unit.
-        norm: from values to [0, 1].
-        colors: from there to colours.
-        names: of the whole numbers, when values are names.
+        label: name and unit of the values.
+        norm: maps values to [0, 1].
+        colors: maps [0, 1] to colours.
+        names: names of the values 0, 1, 2 and so on, if the values stand for names.
     """
 
     values: np.ndarray
@@ -35,12 +35,12 @@ class Shades:
 
     @property
     def scale(self) -> ScalarMappable:
-        """Both as one."""
+        """`norm` and `colors` as one matplotlib object."""
         return ScalarMappable(self.norm, self.colors)
 
     @property
     def _extend(self) -> str:
-        """Return at which ends of the scale values lie beyond it, as `Figure.colorbar` names them."""
+        """Return the ends of the scale that values exceed, as `Figure.colorbar` names them."""
         low, high = self.norm.vmin or 0.0, self.norm.vmax or 0.0
         below, above = bool((self.values < low).any()), bool((self.values > high).any())
         return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
@@ -48,7 +48,7 @@ class Shades:
         ]
 
     def by_cell(self, archive: StoredArchive) -> np.ndarray:
-        """`(cells,)`, NaN where a cell is empty."""
+        """Return the values by cell, `(cells,)`, NaN for an empty cell."""
         everywhere = np.full(archive.cells, np.nan)
         everywhere[archive.elites["cell"]] = self.values
         return everywhere
@@ -57,7 +57,7 @@ class Shades:
         """Add a colour bar; the options are those of `Figure.colorbar`."""
         bar = figure.colorbar(self.scale, label="" if self.names else self.label, extend=self._extend, **options)
         if self.names:
-            names = [name.replace("$", r"\$") for name in self.names]  # no mathematics
+            names = [name.replace("$", r"\$") for name in self.names]  # `$` would start a formula
             bar.set_ticks(list(range(len(names))), labels=names)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         quiet(bar.ax)
@@ -66,18 +66,18 @@ class Shades:
 def shades_of(
     archive: StoredArchive, value: str, colormap: str, vmin: float | None = None, vmax: float | None = None
 ) -> Shades:
-    """The colours of a column of the elites.
+    """Return the colours of a column of the elites.
 
     Args:
         archive: whose elites.
         value: the column's name.
         colormap: a matplotlib colour map's name.
-        vmin: value of the lowest colour; the lowest value there is when left out.
-        vmax: value of the highest colour; the highest value there is when left out.
+        vmin: value of the lowest colour; the lowest value of the column when left out.
+        vmax: value of the highest colour; the highest value of the column when left out.
 
     Raises:
-        UserError: the column or the colour map does not exist, the column says nothing about any elite, vmin is not
-            below vmax, one of them is not finite, or the values are names.
+        UserError: the column or the colour map does not exist, the column is NaN for all elites, vmin is not below
+            vmax, one of them is not finite, or limits are given for names.
     """
     columns = [name for name, column in archive.elites.items() if column.ndim == 1 and name != "cell"]
     if value not in columns:
@@ -110,7 +110,7 @@ def _check_limits(value: str, vmin: float | None, vmax: float | None) -> None:
 def _limits(values: np.ndarray, vmin: float | None, vmax: float | None) -> tuple[float, float]:
     """Return the values of the lowest and the highest colour.
 
-    Limits that were given are kept. Where one is beyond all values, the other lies as far from it as the values spread.
+    Given limits are kept. If one is beyond all values, the distance to the other is the range of the values.
     """
     low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if len(values) else (0.0, 1.0)
     spread = high - low or 1.0

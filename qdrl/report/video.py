@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from qdrl.analysis.rerun import Track
 
 _SUFFIXES = (".mp4", ".gif")
-_HIDDEN_GROUP = 5  # the sites of touch sensors
-_GIF_FPS = 25  # viewers slow down faster ones
+_TOUCH_SITE_GROUP = 5  # hidden in films
+_MOST_GIF_FPS = 25  # viewers play faster GIFs slowly
 
 
 def check_video_path(path: Path) -> None:
-    """Refuse an output that cannot become a film, before any work is done.
+    """Raise an error for a path that cannot become a film, before anything is computed.
 
     Raises:
         UserError: the suffix is unknown, the folder does not exist, or a package that writes films is not installed.
@@ -38,7 +38,7 @@ def check_video_path(path: Path) -> None:
 
 
 def check_rendering() -> str | None:
-    """Why this machine cannot draw without a screen; None when it can."""
+    """Return why this machine cannot render without a screen; None if it can."""
     try:
         from qdrl.physics.library import load_opengl, mujoco
 
@@ -47,7 +47,7 @@ def check_rendering() -> str | None:
             warnings.simplefilter("ignore")  # GLFW warns of every attempt without a screen
             with mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 16, 16) as renderer:
                 renderer.render()
-    except Exception as error:  # the GL backends raise whatever their loaders raise
+    except Exception as error:  # GL backends raise any type of error
         backend = os.environ.get("MUJOCO_GL", "unset")
         reason = str(error).splitlines()[0].partition(",")[0] if str(error) else type(error).__name__
         return (
@@ -58,37 +58,37 @@ def check_rendering() -> str | None:
 
 
 def require_rendering() -> None:
-    """Refuse to film where nothing can be drawn.
+    """Raise an error if this machine cannot render.
 
     Raises:
-        UserError: naming MUJOCO_GL.
+        UserError: the message names MUJOCO_GL.
     """
     if (problem := check_rendering()) is not None:
         raise UserError(problem)
 
 
 def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> int:
-    """Draw an episode's states and write them as a film in real time.
+    """Render an episode's states and write them as a film in real time.
 
     Args:
         track: the episode.
         path: .mp4 or .gif.
         width: pixels.
         height: pixels.
-        fps: most frames a second; control steps are left out evenly to stay below it.
+        fps: maximum frames per second; control steps are left out evenly to stay below it.
 
     Returns:
         the number of frames.
 
     Raises:
-        UserError: this machine cannot draw, and the message names MUJOCO_GL; or the file cannot be written.
+        UserError: this machine cannot render, or the file cannot be written.
     """
     check_video_path(path)
     require_rendering()
     import imageio.v3 as imageio
 
     is_gif = path.suffix.lower() == ".gif"
-    limit = min(fps, _GIF_FPS) if is_gif else fps
+    limit = min(fps, _MOST_GIF_FPS) if is_gif else fps
     stride = max(1, int(np.ceil(1.0 / (limit * track.step_seconds) - 1e-9)))
     frames = list(_frames(track, stride, width, height))
     seconds = track.step_seconds * stride
@@ -98,7 +98,7 @@ def film(track: "Track", path: Path, *, width: int, height: int, fps: int) -> in
             temporary.write_bytes(encoded)
     else:
         with writing(path):
-            path.open("ab").close()  # what ffmpeg says of a path that it cannot write is many lines
+            path.open("ab").close()  # ffmpeg reports an unwritable path in many lines
         imageio.imwrite(path, frames, fps=1 / seconds, codec="libx264", macro_block_size=1, plugin="FFMPEG")
     return len(frames)
 
@@ -111,7 +111,7 @@ def _frames(track: "Track", stride: int, width: int, height: int) -> Iterator[An
     model.vis.global_.offheight = max(height, model.vis.global_.offheight)
     camera = "track" if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track") >= 0 else -1
     data, options = mujoco.MjData(model), mujoco.MjvOption()
-    options.sitegroup[_HIDDEN_GROUP] = 0
+    options.sitegroup[_TOUCH_SITE_GROUP] = 0
     with mujoco.Renderer(model, height, width) as renderer:
         for qpos in track.qpos[::stride]:
             data.qpos[:] = qpos

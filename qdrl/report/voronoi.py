@@ -1,44 +1,43 @@
-"""Voronoi cells as an image, with numpy alone."""
+"""Draw Voronoi cells as an image, with numpy only."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-_TILE = 32  # pixels a side
+_TILE_PIXELS = 32  # width and height of a tile
 
 
 def nearest_centroids(
     centroids: np.ndarray, lower: Sequence[float], upper: Sequence[float], tiles: int = 32
 ) -> np.ndarray:
-    """Which centroid is nearest to each pixel of a square image of a box; ties go to the lowest.
+    """Return the nearest centroid of each pixel of a square image of a box; ties go to the lowest.
 
-    Distances are those of the image, with both axes of the box equally long, as in a cvt archive.
-
-    Exact, and quick for many cells: a tile of pixels only looks at the centroids that can win in it, those no
-    further from its centre than the nearest one plus the tile's diagonal.
+    Distances are those in the image, in which both axes are equally long, as in a CVT archive. Each tile of pixels is
+    compared only with the centroids that can be nearest in it: those whose distance from its centre exceeds the
+    smallest one by at most the tile's diagonal.
 
     Args:
         centroids: `(cells, 2)` in axis units.
         lower: lower corner of the box.
         upper: upper corner.
-        tiles: tiles a side; each is 32 pixels wide.
+        tiles: number of tiles along each side; each is 32 pixels wide.
 
     Returns:
-        `(pixels, pixels)` cell numbers; rows go up the second axis, columns along the first.
+        `(pixels, pixels)` cell numbers; rows follow the second axis upwards, columns the first.
     """
-    pixels = tiles * _TILE
+    pixels = tiles * _TILE_PIXELS
     place = (np.arange(pixels) + 0.5) / pixels
     centroids = (centroids - np.asarray(lower)) / (np.asarray(upper) - np.asarray(lower))
     image = np.empty((pixels, pixels), np.int64)
-    for row in range(0, pixels, _TILE):
-        for column in range(0, pixels, _TILE):
-            window = np.s_[row : row + _TILE, column : column + _TILE]
+    for row in range(0, pixels, _TILE_PIXELS):
+        for column in range(0, pixels, _TILE_PIXELS):
+            window = np.s_[row : row + _TILE_PIXELS, column : column + _TILE_PIXELS]
             image[window] = _nearest_in_tile(centroids, place[window[1]], place[window[0]])
     return image
 
 
 def borders(cell: np.ndarray) -> np.ndarray:
-    """Where an image of cell numbers changes to the right or above: a bool image of the same shape."""
+    """Return where the cell number changes to the right or above, as a bool image of the same shape."""
     edge = np.zeros(cell.shape, bool)
     edge[:, :-1] |= cell[:, 1:] != cell[:, :-1]
     edge[:-1] |= cell[1:] != cell[:-1]

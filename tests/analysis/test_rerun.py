@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from qdrl.analysis.decode import task_of
-from qdrl.analysis.differences import replay_notes, training_notes
-from qdrl.analysis.rerun import Replay, replay
+from qdrl.analysis.differences import rerun_notes, training_notes
+from qdrl.analysis.rerun import Rerun, replay
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.config import parse_experiment
@@ -59,7 +59,7 @@ def evolved(folder: Path, name: str, *, normalize: bool = False, worlds: int = 5
     return open_archive(outcome.archive)
 
 
-def replays(archive: StoredArchive) -> list[Replay]:
+def replays(archive: StoredArchive) -> list[Rerun]:
     return [replay(archive, int(cell), allow_code=True) for cell in archive.elites["cell"]]
 
 
@@ -177,7 +177,7 @@ def test_a_replay_names_what_differs_from_the_machine_that_made_the_file(tmp_pat
     assert meta["policy"]["arithmetic"] == meta["task"]["arithmetic"] == "portable-1"
 
     def notes(**packages: str) -> list[str]:
-        return replay_notes(replace(archive, meta=meta | {"packages": meta["packages"] | packages}))
+        return rerun_notes(replace(archive, meta=meta | {"packages": meta["packages"] | packages}))
 
     (note,) = notes(mujoco="3.9.9")
     assert note == (
@@ -189,10 +189,10 @@ def test_a_replay_names_what_differs_from_the_machine_that_made_the_file(tmp_pat
     assert notes(processor="another", h5py="1.0", torch="1.0") == []  # which portable arithmetic does not depend on
     old = {name: {k: v for k, v in meta[name].items() if k != "arithmetic"} for name in ("policy", "task")}
     versions = {name: meta["packages"][name] for name in ("mujoco", "gymnasium")}
-    (note,) = replay_notes(replace(archive, meta=meta | old | {"packages": versions}))
+    (note,) = rerun_notes(replace(archive, meta=meta | old | {"packages": versions}))
     assert note.startswith("arithmetic 'blas' depends on the processor")
     assert "\n" not in note
-    assert replay_notes(replace(archive, meta=meta | old)) == []  # the same processor
+    assert rerun_notes(replace(archive, meta=meta | old)) == []  # the same processor
 
 
 def test_resuming_training_on_another_machine_is_said_where_it_changes_bits(tmp_path: Path) -> None:

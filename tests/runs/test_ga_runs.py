@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from qdrl.analysis.decode import champion_of, genome_of, genomes_of, task_of
+from qdrl.analysis.decode import champion_genome, genome_of, genomes_of, task_of
 from qdrl.analysis.export import weights_of
 from qdrl.analysis.rerun import replay
 from qdrl.archives.hdf5 import open_archive, validate, write_archive
@@ -91,7 +91,7 @@ def test_one_lineage_is_decoded_without_the_others(archive: Path, monkeypatch: p
 def test_export_decodes_the_champion_and_elites(archive: Path, tmp_path: Path) -> None:
     stored = open_archive(archive)
     for options, genome in (
-        ([], champion_of(stored)),
+        ([], champion_genome(stored)),
         (["--cell", str(stored.elites["cell"][3])], genomes_of(stored)[3:4][0].numpy()),
     ):
         done = CliRunner().invoke(qdrl, ["export", str(archive), str(tmp_path / "w.npz"), *options])
@@ -142,7 +142,7 @@ def test_lineages_that_cannot_be_decoded_here_are_refused(archive: Path, tmp_pat
         del file["elites/lineage/keyframes"]
         file["elites/lineage/keyframes"] = keyframes
     with pytest.raises(UserError, match=r"genomes have \d+ parameters but its policies have"):
-        champion_of(open_archive(bad))
+        champion_genome(open_archive(bad))
 
 
 def test_a_damaged_champion_is_named(archive: Path, tmp_path: Path) -> None:
@@ -228,5 +228,5 @@ def test_an_archive_without_a_champion_exports_its_best_elite(tmp_path: Path) ->
     assert np.array_equal(arrays_of(tmp_path / "w.npz")["genome"], stored.genome(row=best))
     assert task_of(stored).parameters == stored.parameters
     with pytest.raises(UserError, match="holds no champion"):
-        champion_of(stored)
+        champion_genome(stored)
     write_archive(tmp_path / "copy.h5", stored)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qdrl.archives.hdf5 import open_archive
-from qdrl.provenance.processor import machine
+from qdrl.provenance.processor import platform_fingerprint
 
 ROOT = Path(__file__).parents[2]
 DIGESTS = {
@@ -46,7 +46,7 @@ ALONE = [
 
 def found_under(variables: dict[str, str], stride: int) -> dict[str, Any]:
     """What tests/programs/portable.py prints; every `stride`-th elite of the reference archives is replayed."""
-    if variables.get("OPENBLAS_CORETYPE") == "SkylakeX" and "avx512f" not in machine()["processor"]:
+    if variables.get("OPENBLAS_CORETYPE") == "SkylakeX" and "avx512f" not in platform_fingerprint()["processor"]:
         pytest.skip("needs a processor with AVX-512")
     command = [sys.executable, "-m", "tests.programs.portable", str(stride)]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -58,7 +58,7 @@ def found_under(variables: dict[str, str], stride: int) -> dict[str, Any]:
 
 def refuse_another_libm() -> None:
     made = open_archive(ROOT / "archives" / "reference" / "walker2d_uni_portable.h5").meta["packages"]
-    if made["libm"] != machine()["libm"]:
+    if made["libm"] != platform_fingerprint()["libm"]:
         pytest.skip("MuJoCo's physics is that of another C library here")
 
 
@@ -75,7 +75,7 @@ def test_elites_and_digests_are_the_same_with_libraries_at_their_lowest() -> Non
 def test_digests_are_the_same_without_fma_and_replays_name_the_other_libm() -> None:
     found = found_under(WITHOUT_FMA | GENERIC, stride=64)
     assert {name: found[name] for name in DIGESTS} == DIGESTS
-    if "fma" in machine()["processor"]:  # and then MuJoCo's own sines change
+    if "fma" in platform_fingerprint()["processor"]:  # and then MuJoCo's own sines change
         (note,) = found["notes"]
         assert "their sines differ in the last bit" in note
 
