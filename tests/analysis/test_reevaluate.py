@@ -149,7 +149,7 @@ def test_repeats_meet_new_initial_states(archive: StoredArchive) -> None:
 
 
 def test_the_two_targets_of_the_literature_are_told_apart(archive: StoredArchive) -> None:
-    asked = {targets: reevaluate_actor(archive, targets=targets).asked for targets in ("descriptors", "centroids")}
+    asked = {targets: reevaluate_actor(archive, targets=targets).target for targets in ("descriptors", "centroids")}
     np.testing.assert_array_equal(asked["descriptors"], archive.elites["descriptor"])
     np.testing.assert_array_equal(asked["centroids"], archive.centroids[archive.elites["cell"]])
 
@@ -163,7 +163,7 @@ def test_wrong_questions_are_refused(archive: StoredArchive) -> None:
 
 def test_metrics_by_hand() -> None:
     found = Reevaluation(
-        asked=np.array([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]),
+        target=np.array([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]),
         fitness=np.array([[1.0, 3.0], [4.0, np.nan], [np.nan, np.nan]]),
         descriptor=np.array([[[3.0, 4.0], [0.0, 1.0]], [[1.0, 3.0], [np.nan] * 2], [[np.nan] * 2] * 2]),
         env_steps=7,
