@@ -1,7 +1,8 @@
 """Permission of the user to import and run code that a file names: a file is data.
 
-A stored task may be a user's class. A task of `gym:<id>` names a descriptor function, sometimes a module that registers
-the environment, and keyword arguments that may name files. None of them is imported or opened before the user allows it.
+A stored task may be a user's class. A task of `gym:<id>` names a descriptor function, sometimes a module that
+registers the environment, and keyword arguments that may name files. None of them is imported or opened before the user
+allows it.
 """
 
 import importlib.util
