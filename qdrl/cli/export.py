@@ -5,15 +5,15 @@ from pathlib import Path
 import click
 
 from qdrl.cli.archive.paths import archive_argument
-from qdrl.cli.code import allow_code_option
+from qdrl.cli.code import code_options
 
 
 @click.command()
 @archive_argument
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--cell", type=int, help="Cell of the elite; when left out, the run's champion or else the best elite.")
-@allow_code_option
-def command(archive: Path, output: Path, cell: int | None, allow_code: bool) -> None:
+@code_options
+def command(archive: Path, output: Path, cell: int | None, allow_code: bool, code_from: Path | None) -> None:
     """Write the weights of one genome of ARCHIVE to OUTPUT (.npz).
 
     Lineages are decoded. The file holds `genome`, the flat row, and for policies `kernel_<i>` (inputs, outputs) and
@@ -33,6 +33,6 @@ def command(archive: Path, output: Path, cell: int | None, allow_code: bool) -> 
     if output.suffix != ".npz":
         raise UserError(f"{output}: weights are written as .npz")
     stored = open_archive(archive)
-    chosen, weights = weights_of(stored, cell, allow_code=allow_code)
+    chosen, weights = weights_of(stored, cell, allow_code=allow_code, code_from=code_from)
     write_weights(output, weights)
     click.echo(f"{output}: {chosen}, {len(weights['genome'])} weights")

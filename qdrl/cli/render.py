@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from qdrl.cli.code import allow_code_option
+from qdrl.cli.code import code_options
 
 
 @click.command()
@@ -13,9 +13,18 @@ from qdrl.cli.code import allow_code_option
 @click.option("--cell", type=int, help="Cell of the elite to film; the best one when left out.")
 @click.option("--width", type=click.IntRange(16, 4096), default=640, show_default=True)
 @click.option("--height", type=click.IntRange(16, 4096), default=480, show_default=True)
-@allow_code_option
+@code_options
 @click.option("--fps", type=click.IntRange(1, 120), default=50, show_default=True, help="Most frames a second.")
-def command(archive: Path, output: Path, cell: int | None, width: int, height: int, fps: int, allow_code: bool) -> None:
+def command(
+    archive: Path,
+    output: Path,
+    cell: int | None,
+    width: int,
+    height: int,
+    fps: int,
+    allow_code: bool,
+    code_from: Path | None,
+) -> None:
     """Film an elite of ARCHIVE to OUTPUT (.mp4 or .gif), as it ran, in real time.
 
     Needs an OpenGL that can draw without a screen: MUJOCO_GL=egl with a GPU driver, MUJOCO_GL=osmesa without.
@@ -36,7 +45,7 @@ def command(archive: Path, output: Path, cell: int | None, width: int, height: i
 
     from qdrl.analysis.rerun import replay
 
-    result = replay(stored, chosen, allow_code=allow_code)
+    result = replay(stored, chosen, allow_code=allow_code, code_from=code_from)
     if result.track is None:
         raise UserError(f"task '{stored.meta['task']['name']}' has no MuJoCo model to film")
     frames = film(result.track, output, width=width, height=height, fps=fps)

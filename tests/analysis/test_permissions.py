@@ -92,6 +92,10 @@ def test_what_the_user_allows_is_run(archive: StoredArchive, tmp_path: Path, mon
     assert sys.path == before
     with pytest.raises(UserError, match="code_from: no such folder"):
         replay(archive, cell, code_from=tmp_path / "nowhere")
+    shown = ["archive", "show", str(archive.path), str(cell), "--replay", "--json", "--code-from", str(tmp_path)]
+    done = CliRunner().invoke(qdrl, shown)
+    assert json.loads(done.stdout)["replay"]["steps"] == 5, done.exception
+    assert sys.path == before
     monkeypatch.syspath_prepend(str(tmp_path))
     done = CliRunner().invoke(qdrl, ["archive", "reevaluate", str(archive.path), "--allow-code", "--json"])
     assert done.exit_code == 0, done.exception

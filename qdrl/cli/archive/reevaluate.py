@@ -6,16 +6,16 @@ from typing import Any
 import click
 
 from qdrl.cli.archive.paths import archive_argument
-from qdrl.cli.code import allow_code_option
+from qdrl.cli.code import code_options
 
 
 @click.command()
 @archive_argument
 @click.option("--repeats", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Episodes an elite.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial states.")
-@allow_code_option
+@code_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: bool) -> None:
+def command(archive: Path, repeats: int, seed: int, allow_code: bool, code_from: Path | None, as_json: bool) -> None:
     """Evaluate all elites again, and the actor where there is one, to correct QD score and descriptor errors.
 
     Prints the corrected QD score, the best mean fitness and the descriptor error (mean distance between the descriptor
@@ -31,7 +31,7 @@ def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: b
     from qdrl.cli.archive.printing import print_facts, print_json, print_table
 
     stored = open_archive(archive)
-    facts = worth_of(stored, repeats, seed, allow_code=allow_code)
+    facts = worth_of(stored, repeats, seed, allow_code=allow_code, code_from=code_from)
     if as_json:
         print_json(facts)
         return
@@ -43,7 +43,9 @@ def command(archive: Path, repeats: int, seed: int, allow_code: bool, as_json: b
     print_table(["", *(column.replace("_", " ") for column in columns)], table)
 
 
-def worth_of(stored: Any, repeats: int, seed: int, *, allow_code: bool = False) -> dict[str, dict[str, float | None]]:
+def worth_of(
+    stored: Any, repeats: int, seed: int, *, allow_code: bool = False, code_from: Path | None = None
+) -> dict[str, dict[str, float | None]]:
     """Return what `reevaluate` prints, for elites and actor."""
     from qdrl.analysis.reevaluate import Reevaluation, reevaluate_actor, reevaluate_elites
 
@@ -51,7 +53,7 @@ def worth_of(stored: Any, repeats: int, seed: int, *, allow_code: bool = False) 
         names = ("qd_score", "max_fitness", "descriptor_error", "failed", "env_steps")
         return {name: getattr(found, name) for name in names}
 
-    how: dict[str, Any] = {"repeats": repeats, "seed": seed, "allow_code": allow_code}
+    how: dict[str, Any] = {"repeats": repeats, "seed": seed, "allow_code": allow_code, "code_from": code_from}
     statistics = stored.statistics()
     known = {"qd_score": statistics.qd_score, "max_fitness": statistics.max_fitness}
     facts: dict[str, dict[str, float | None]] = {

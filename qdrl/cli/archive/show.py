@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qdrl.cli.archive.paths import archive_argument
-from qdrl.cli.code import allow_code_option
+from qdrl.cli.code import code_options
 
 if TYPE_CHECKING:
     from qdrl.archives.stored import StoredArchive
@@ -27,11 +27,17 @@ class _NegativeCell(click.Command):
 @archive_argument
 @click.argument("cell", type=int)
 @click.option("--replay", "with_replay", is_flag=True, help="Run the elite again and compare, bit for bit.")
-@allow_code_option
+@code_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def command(
-    context: click.Context, archive: Path, cell: int, with_replay: bool, allow_code: bool, as_json: bool
+    context: click.Context,
+    archive: Path,
+    cell: int,
+    with_replay: bool,
+    allow_code: bool,
+    code_from: Path | None,
+    as_json: bool,
 ) -> None:
     """Show the elite of a CELL: its fitness, descriptor, origin and genome.
 
@@ -48,14 +54,14 @@ def command(
 
     stored = open_archive(archive)
     elite = describe_elite(stored, stored.row_of(cell))
-    replayed = _replay(stored, cell, allow_code) if with_replay else None
+    rerun = _rerun(stored, cell, allow_code, code_from) if with_replay else None
     if as_json:
-        print_json(elite if replayed is None else elite | {"replay": replayed})
+        print_json(elite if rerun is None else elite | {"replay": rerun})
     else:
         print_facts(f"Elite of cell {cell} in {archive}", elite)
-        if replayed is not None:
-            _print_replay(elite, replayed)
-    if replayed is not None and replayed["same"] is False:
+        if rerun is not None:
+            _print_rerun(elite, rerun)
+    if rerun is not None and rerun["same"] is False:
         context.exit(1)
 
 
@@ -90,10 +96,10 @@ def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
     }
 
 
-def _replay(stored: "StoredArchive", cell: int, allow_code: bool) -> dict[str, Any]:
+def _rerun(stored: "StoredArchive", cell: int, allow_code: bool, code_from: Path | None) -> dict[str, Any]:
     from qdrl.analysis.rerun import replay
 
-    again = replay(stored, cell, allow_code=allow_code)
+    again = replay(stored, cell, allow_code=allow_code, code_from=code_from)
     return {
         "fitness": again.fitness,
         "descriptor": again.descriptor,
@@ -103,11 +109,11 @@ def _replay(stored: "StoredArchive", cell: int, allow_code: bool) -> dict[str, A
     }
 
 
-def _print_replay(elite: dict[str, Any], replayed: dict[str, Any]) -> None:
+def _print_rerun(elite: dict[str, Any], rerun: dict[str, Any]) -> None:
     from qdrl.cli.archive.printing import print_table
 
     names = ["fitness", *(f"descriptor: {axis}" for axis in elite["axes"])]
-    values = [[float(said["fitness"]), *map(float, said["descriptor"])] for said in (elite, replayed)]
+    values = [[float(said["fitness"]), *map(float, said["descriptor"])] for said in (elite, rerun)]
     # All digits: the claim is about bits.
     rows = [[name, repr(stored), repr(again)] for name, stored, again in zip(names, *values, strict=True)]
     print_table(["", "stored", "replayed"], rows)
@@ -116,7 +122,7 @@ def _print_replay(elite: dict[str, Any], replayed: dict[str, Any]) -> None:
     else:
         unlike = "by C MuJoCo; the file's numbers are MuJoCo Warp's"
     verdicts = {True: "the same, bit for bit", False: "DIFFERENT from what the file says", None: unlike}
-    verdict = verdicts[replayed["same"]]
-    click.echo(f"replayed {replayed['steps']} steps: {verdict}")
-    for note in replayed["notes"]:
+    verdict = verdicts[rerun["same"]]
+    click.echo(f"replayed {rerun['steps']} steps: {verdict}")
+    for note in rerun["notes"]:
         click.echo(f"note: {note}", err=True)
