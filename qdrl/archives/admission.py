@@ -49,16 +49,18 @@ class All:
     """Admits every valid row, as NS-ES does, where a batch is the updated agent. See `Rule`."""
 
     def admitted(self, descriptor: np.ndarray, valid: np.ndarray, entries: np.ndarray, k: int) -> np.ndarray:  # noqa: ARG002
+        """Return `valid`."""
         return valid.copy()
 
     def count(self, entered: int) -> None:
-        pass
+        """Do nothing: the rule has no state."""
 
     def state_dict(self) -> dict[str, Any]:
+        """Return no state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+        """Do nothing: the rule has no state."""
 
 
 class Probability:
@@ -79,17 +81,21 @@ class Probability:
         self._batch = 0
 
     def admitted(self, descriptor: np.ndarray, valid: np.ndarray, entries: np.ndarray, k: int) -> np.ndarray:  # noqa: ARG002
+        """Return the valid rows whose random number is below the probability."""
         # The n-th number of the batch's stream is row n's. A stream a row costs 35 us each, on every rank.
         drawn = self._streams.generator("admission", self._batch).random(len(valid))
         return valid & (drawn < self.probability)
 
     def count(self, entered: int) -> None:  # noqa: ARG002
+        """Count the batch, which selects the next random numbers."""
         self._batch += 1
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the number of batches so far."""
         return {"batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the number of batches."""
         self._batch = int(state["batch"])
 
 
@@ -135,6 +141,7 @@ class Threshold:
         self._empty_batches = 0  # successive batches without an admitted row
 
     def admitted(self, descriptor: np.ndarray, valid: np.ndarray, entries: np.ndarray, k: int) -> np.ndarray:
+        """Return the valid rows whose novelty exceeds the threshold, in row order."""
         k = k if self._neighbours is None else self._neighbours
         rows = np.flatnonzero(valid)
         nearest = nearest_distances(descriptor[rows], entries, k)
@@ -149,6 +156,7 @@ class Threshold:
         return admitted
 
     def count(self, entered: int) -> None:
+        """Adapt the threshold to the number of admitted rows."""
         self._empty_batches = 0 if entered else self._empty_batches + 1
         if (adaptation := self._adaptation) is None:
             return
@@ -159,7 +167,9 @@ class Threshold:
             self._empty_batches = 0
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the threshold and the number of successive batches without an admitted row."""
         return {"threshold": self.threshold, "without": self._empty_batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the threshold and the number of batches without an admitted row."""
         self.threshold, self._empty_batches = float(state["threshold"]), int(state["without"])
