@@ -104,8 +104,8 @@ def reevaluate_elites(
             allowed.
     """
     task = _task(archive, worlds, repeats, allow_code, code_from)
-    generations, asked = archive.elites["generation"], archive.elites["descriptor"]
-    return _reevaluate(archive, task, genomes_of(archive), generations, asked, repeats, seed)
+    generations, target = archive.elites["generation"], archive.elites["descriptor"]
+    return _reevaluate(archive, task, genomes_of(archive), generations, target, repeats, seed)
 
 
 def reevaluate_actor(
@@ -138,9 +138,9 @@ def reevaluate_actor(
     if targets == "centroids" and archive.unstructured:
         raise UserError(f"{archive.path}: a novelty archive has no centroids; use targets 'descriptors'")
     actor = ConditionedPolicy(archive)
-    asked = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
+    target = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
     task = _task(archive, worlds, repeats, allow_code, code_from)
-    return _reevaluate(archive, task, actor.aimed_at(asked), None, asked, repeats, seed)
+    return _reevaluate(archive, task, actor.aimed_at(target), None, target, repeats, seed)
 
 
 def _task(
@@ -160,7 +160,7 @@ def _reevaluate(
     task: EpisodicTask,
     genomes: torch.Tensor | Offspring,
     generations: np.ndarray | None,
-    asked: np.ndarray,
+    target: np.ndarray,
     repeats: int,
     seed: int,
 ) -> Reevaluation:
@@ -178,7 +178,7 @@ def _reevaluate(
             fitness[rows, repeat] = np.where(broken, np.nan, episodes.fitness.numpy())
             descriptor[rows, repeat] = np.where(broken[:, None], np.nan, episodes.descriptor.numpy())
             env_steps += int(episodes.steps.sum())
-    return Reevaluation(asked, fitness, descriptor, env_steps, archive.qd_offset)
+    return Reevaluation(target, fitness, descriptor, env_steps, archive.qd_offset)
 
 
 def _groups(

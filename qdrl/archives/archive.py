@@ -214,7 +214,7 @@ class Archive:
         """Restore a state that `state_dict` of an archive of the same geometry returned.
 
         Raises:
-            ValueError: a shape or a cell does not fit this archive, which is then as it was before.
+            ValueError: a shape or a cell does not fit this archive, which is then unchanged.
         """
         tensors = {**self._tensors(), **self.fields}
         cells = torch.tensor(np.asarray(state["cell"]), dtype=torch.int64, device=self.device)

@@ -24,18 +24,41 @@ _LAZY_BYTES = 2**20  # an array of a checkpoint of this size or larger stays in 
 def write_groups(file: Any, archive: StoredArchive, file_format: str) -> None:
     """Write an archive into an open file, `file_format` being the name of the format in its attributes."""
     file.attrs.update({"format": file_format, "format_version": FORMAT_VERSION, **archive.attributes})
-    meta = file.create_group("meta")
+    _write_meta(file.create_group("meta"), archive)
+    _write_space(file.create_group("archive"), archive)
+    _write_elites(file.create_group("elites"), archive)
+    if archive.champion is not None:
+        champion = file.create_group("champion")
+        for name, values in archive.champion.items():
+            _put(champion, name, values)
+    if archive.normalizer is not None:
+        normalizer = file.create_group("normalizer")
+        for name, value in archive.normalizer.items():
+            _put(normalizer, name.replace(".", "/"), value)
+    if archive.actor is not None:
+        actor = file.create_group("actor")
+        _put(actor, "genome", archive.actor["genome"])
+        actor["dimensions"] = archive.actor["dimensions"]
+    history = file.create_group("history", track_order=True)  # reading keeps the order of metrics
+    for name, values in archive.history.items():
+        _put(history, name, values)
+
+
+def _write_meta(group: h5py.Group, archive: StoredArchive) -> None:
     for name in META_JSON:
-        meta[name] = to_json(archive.meta.get(name))
+        group[name] = to_json(archive.meta.get(name))
     if archive.meta.get("mjcf"):
-        meta["mjcf"] = archive.meta["mjcf"]
-        meta["mjcf"].attrs["sha256"] = sha256(archive.meta["mjcf"].encode()).hexdigest()
+        group["mjcf"] = archive.meta["mjcf"]
+        group["mjcf"].attrs["sha256"] = sha256(archive.meta["mjcf"].encode()).hexdigest()
     if archive.meta.get("assets"):
         encoded = {name: b64encode(content).decode() for name, content in archive.meta["assets"].items()}
-        meta["assets"] = json.dumps(encoded)
+        group["assets"] = json.dumps(encoded)
     if archive.meta.get("code"):
-        meta["code"] = json.dumps(archive.meta["code"])
-    group = file.create_group("archive")
+        group["code"] = json.dumps(archive.meta["code"])
+
+
+def _write_space(group: h5py.Group, archive: StoredArchive) -> None:
+    """Write the descriptor space, the meaning of fitness and the names of emitters."""
     group.attrs.update(
         {
             "kind": archive.kind,
@@ -53,22 +76,6 @@ def write_groups(file: Any, archive: StoredArchive, file_format: str) -> None:
     if archive.neighbours is not None:
         group.attrs["neighbours"] = archive.neighbours
     _put(group, "centroids", archive.centroids)
-    _write_elites(file.create_group("elites"), archive)
-    if archive.champion is not None:
-        champion = file.create_group("champion")
-        for name, values in archive.champion.items():
-            _put(champion, name, values)
-    if archive.normalizer is not None:
-        normalizer = file.create_group("normalizer")
-        for name, value in archive.normalizer.items():
-            _put(normalizer, name.replace(".", "/"), value)
-    if archive.actor is not None:
-        actor = file.create_group("actor")
-        _put(actor, "genome", archive.actor["genome"])
-        actor["dimensions"] = archive.actor["dimensions"]
-    history = file.create_group("history", track_order=True)  # reading keeps the order of metrics
-    for name, values in archive.history.items():
-        _put(history, name, values)
 
 
 def _write_elites(group: h5py.Group, archive: StoredArchive) -> None:
