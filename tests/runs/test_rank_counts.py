@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qdrl.analysis.decode import champion_of
+from qdrl.analysis.decode import champion_genome
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.run.resume import load
 from tests.helpers.once import made_once
@@ -117,7 +117,7 @@ def test_a_run_of_one_process_writes_a_valid_archive(alone: Path, name: str) -> 
     if name in CRITICS:
         assert archive.history["critic_steps"].tolist() == [20] * 6
     if name in ("openai_es", "fewer_parts_than_ranks"):
-        assert champion_of(archive).shape == (11 * 3 + 3,)
+        assert champion_genome(archive).shape == (11 * 3 + 3,)
     if name == "novelty_archive":
         assert archive.cells > len(archive) == 8
 
