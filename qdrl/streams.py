@@ -1,14 +1,59 @@
 """Random streams keyed by (run seed, purpose, generation, row), never by rank.
 
-Any process can draw any row's numbers, in any order, without having drawn the others'. That is why a run's
-archive does not depend on how many ranks computed it. Keys are numpy `SeedSequence` spawn keys (O'Neill's
-hash-based seeding; numpy documentation, "Parallel random number generation").
+Any process can draw any row's numbers, in any order, without having drawn those of other rows. A run's archive
+therefore does not depend on the number of ranks. Keys are numpy `SeedSequence` spawn keys (O'Neill's hash-based
+seeding; numpy documentation, "Parallel random number generation").
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
 from hashlib import blake2b
 
 import numpy as np
+
+
+class Purpose(Enum):
+    """Purposes of qdrl's own random streams. The values are part of every stream's key: they never change."""
+
+    ADMISSION = "admission"
+    CENTROIDS = "centroids"
+    CRITIC = "critic"
+    EVALUATION = "evaluation"
+    INITIAL = "initial"
+    MEAN = "mean"
+    MUTATION = "mutation"
+    NEGATIVE = "negative"
+    PERTURBATION = "perturbation"
+    REEVALUATION = "reevaluation"
+    SEARCHER = "searcher"
+    STATES = "states"
+    TARGET = "target"
+    TRAINING = "training"
+    VARIATION = "variation"
+
+
+@dataclass(frozen=True)
+class UserPurpose:
+    """The purpose of a random stream of a user's own algorithm.
+
+    Its key starts with "user:", so it never names one of qdrl's own streams. Make each one once, as a constant of the
+    module, so that a typing error in the name cannot open another stream.
+
+    Attributes:
+        name: not empty; another name is another stream.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("the name of a purpose is empty: give each stream a name of its own")
+
+    @property
+    def value(self) -> str:
+        """The text of the stream's key."""
+        return f"user:{self.name}"
 
 
 class Streams:
@@ -20,26 +65,39 @@ class Streams:
 
     def __init__(self, run_seed: int) -> None:
         if run_seed < 0:
-            raise ValueError(f"run_seed must be >= 0, got {run_seed}")
+            raise ValueError(f"run_seed is {run_seed}: it must be 0 or larger")
         self.run_seed = run_seed
 
-    def generator(self, purpose: str, generation: int = 0, row: int = 0) -> np.random.Generator:
-        """The stream of one row of one generation for one purpose, always from its beginning."""
+    def generator(self, purpose: Purpose | UserPurpose, generation: int = 0, row: int = 0) -> np.random.Generator:
+        """Return the stream of one row of one generation for one purpose, always at its beginning.
+
+        Raises:
+            TypeError: the purpose is neither a `Purpose` nor a `UserPurpose`.
+        """
         return np.random.Generator(np.random.PCG64(self._sequence(purpose, generation, row)))
 
-    def seeds(self, purpose: str, generation: int, rows: Iterable[int]) -> np.ndarray:
-        """One seed a row, `(rows,)` int64 in [0, 2**63): enough to rebuild a row's stream without the run seed."""
+    def seeds(self, purpose: Purpose | UserPurpose, generation: int, rows: Iterable[int]) -> np.ndarray:
+        """Return one seed per row, from which `generator_from_seed` makes a stream without the run seed.
+
+        Returns:
+            `(rows,)` int64 in [0, 2**63).
+
+        Raises:
+            TypeError: the purpose is neither a `Purpose` nor a `UserPurpose`.
+        """
         words = [self._sequence(purpose, generation, row).generate_state(1, np.uint64)[0] for row in rows]
         return (np.array(words, dtype=np.uint64) >> np.uint64(1)).astype(np.int64)
 
-    def _sequence(self, purpose: str, generation: int, row: int) -> np.random.SeedSequence:
+    def _sequence(self, purpose: Purpose | UserPurpose, generation: int, row: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self.run_seed, spawn_key=(_purpose_key(purpose), generation, row))
 
 
 def generator_from_seed(seed: int) -> np.random.Generator:
-    """The stream that an evaluation's stored seed stands for."""
+    """Return the stream that belongs to an evaluation's stored seed."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int(seed))))
 
 
-def _purpose_key(purpose: str) -> int:
-    return int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "little")
+def _purpose_key(purpose: Purpose | UserPurpose) -> int:
+    if not isinstance(purpose, Purpose | UserPurpose):
+        raise TypeError(f"the purpose of a stream is {purpose!r}: use a member of Purpose, or UserPurpose(name)")
+    return int.from_bytes(blake2b(purpose.value.encode(), digest_size=8).digest(), "little")

@@ -45,7 +45,7 @@ from qdrl.parallel.ranks import Ranks, connect
 from qdrl.physics import Worlds
 from qdrl.policies.mlp import Mlp
 from qdrl.run.build import build
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 from qdrl.tasks.registry import make_task
@@ -136,12 +136,12 @@ def random_candidates(task: EpisodicTask, count: int) -> Candidates:
     """The first generation of a run with seed 0."""
     streams = Streams(0)
     rows = range(count)
-    genomes = np.stack([task.initial(streams.generator("initial", 0, row)) for row in rows])
+    genomes = np.stack([task.initial(streams.generator(Purpose.INITIAL, 0, row)) for row in rows])
     return Candidates(
         generation=0,
         rows=rows,
         genomes=torch.from_numpy(genomes),
-        seeds=torch.from_numpy(streams.seeds("evaluation", 0, rows)),
+        seeds=torch.from_numpy(streams.seeds(Purpose.EVALUATION, 0, rows)),
         emitter=torch.zeros(count, dtype=torch.int64),
         parent_cell=torch.full((count,), -1),
     )

@@ -40,7 +40,7 @@ from qdrl.evaluation import Candidates, Evaluation, Transitions
 from qdrl.parallel.exchange import LOCAL, Exchange, TrainingResult
 from qdrl.parallel.learners import Learners
 from qdrl.policies.mlp import Mlp
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -206,7 +206,7 @@ class CriticGuided(MapElites):
         aims = gradient | self._named(plan.emitter, "actor") | self._named(plan.emitter, "probe")
         noise = np.zeros_like(plan.target)
         for index in np.flatnonzero(aims):
-            plan.cell[index], noise[index] = self._aim("target", rows[int(index)])
+            plan.cell[index], noise[index] = self._aim(Purpose.TARGET, rows[int(index)])
         noise[gradient] = 0.0  # they climb for their parents' own
         plan.target[aims] = self._descriptors_of(plan.cell[aims]) + noise[aims]
         return plan
@@ -249,7 +249,7 @@ class CriticGuided(MapElites):
         if not (self._settings.artificial_negatives and self.dimensions):
             return kept
         rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
-        drawn, aims = torch.full_like(target, torch.nan), [self._aim("negative", row) for row in rows.tolist()]
+        drawn, aims = torch.full_like(target, torch.nan), [self._aim(Purpose.NEGATIVE, row) for row in rows.tolist()]
         if aims:
             cells, noise = map(np.array, zip(*aims, strict=True))
             drawn[rows] = torch.from_numpy(self._descriptors_of(cells) + noise)
@@ -257,7 +257,7 @@ class CriticGuided(MapElites):
         negatives = label(transitions.select(again), self._offset, self._seen(reached), self._seen(drawn))
         return concatenate(kept, negatives)
 
-    def _aim(self, purpose: str, row: int) -> tuple[int, np.ndarray]:
+    def _aim(self, purpose: Purpose, row: int) -> tuple[int, np.ndarray]:
         """An elite's cell, drawn uniformly for a row, and noise for its descriptor."""
         generator, spec = self._streams.generator(purpose, self.generation, row), self._task.spec
         cell, span = int(self.archive.sample(generator, 1)[0]), np.subtract(spec.upper, spec.lower)

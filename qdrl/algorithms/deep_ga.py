@@ -36,7 +36,7 @@ from qdrl.genomes.noise import KeyedNoise, Noise, share_noise, source_for
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
 from qdrl.settings.base import SettingsModel
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 _SPARE = 10_000  # nodes that are not worth a pruning
@@ -125,7 +125,7 @@ class DeepGa:
             generation=self.generation,
             rows=rows,
             genomes=Offspring(self._decoder, parents, seeds, sigmas),
-            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
             emitter=torch.full((len(rows),), self.emitters.index(emitter)),
             parent_cell=torch.full((len(rows),), -1),
         )
@@ -218,7 +218,7 @@ class DeepGa:
         if len(self._candidates):
             nodes = [int(self._candidates[row // self._settings.candidate_episodes]) for row in rows]
             return nodes, [0] * len(nodes), [0.0] * len(nodes), "candidate"
-        generators = [self._streams.generator("mutation", self.generation, row) for row in rows]
+        generators = [self._streams.generator(Purpose.MUTATION, self.generation, row) for row in rows]
         if len(self.parents) == 0:
             return [NO_PARENT] * len(rows), [int(g.integers(2**32)) for g in generators], [0.0] * len(rows), "random"
         sigma, noise = float(np.float32(self._settings.mutation.at(self._births))), self._decoder.noise

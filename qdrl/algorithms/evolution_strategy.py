@@ -19,7 +19,7 @@ from qdrl.compute.optimizers import Adam, Momentum
 from qdrl.genomes.noise import KeyedNoise, Noise, NoiseSource
 from qdrl.parallel.exchange import Exchange
 from qdrl.settings.base import SettingsModel
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -118,7 +118,7 @@ class Mean:
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _number(self, generation: int, pair: int) -> int:
-        return self._noise.draw(self._streams.generator("perturbation", generation, pair), len(self.genome))
+        return self._noise.draw(self._streams.generator(Purpose.PERTURBATION, generation, pair), len(self.genome))
 
 
 class Perturbed:

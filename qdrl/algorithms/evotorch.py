@@ -25,7 +25,7 @@ from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.settings.base import SettingsModel
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class EvoTorch:
         _refuse_too_large(settings, task.parameters)
         first = np.zeros(task.parameters, np.float32)
         if settings.initial == "random":
-            first = task.initial(streams.generator("initial"))
+            first = task.initial(streams.generator(Purpose.INITIAL))
         self._searcher = _make_searcher(settings, torch.from_numpy(first))
         self._drawn: Tensor | None = None  # the rows of this generation, once somebody asked
 
@@ -106,7 +106,7 @@ class EvoTorch:
             generation=self.generation,
             rows=rows,
             genomes=self._rows()[rows.start : rows.stop].float().to(self.archive.device),
-            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
             emitter=torch.tensor([int(row >= self._population) for row in rows], dtype=torch.int64),
             parent_cell=torch.full((len(rows),), -1),
         )
@@ -160,7 +160,7 @@ class EvoTorch:
             self._searcher.restore(
                 {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
             )
-            (seed,) = self._streams.seeds("searcher", self.generation, [0])
+            (seed,) = self._streams.seeds(Purpose.SEARCHER, self.generation, [0])
             drawn, mean = self._searcher.ask(int(seed)), self._searcher.mean
             self._drawn = torch.cat([drawn, mean.expand(self.batch_size - self._population, -1)])
         return self._drawn

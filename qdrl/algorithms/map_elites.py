@@ -20,7 +20,7 @@ from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine, Variation
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.settings.base import SettingsModel
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 
@@ -66,7 +66,7 @@ class MapElites:
             generation=self.generation,
             rows=rows,
             genomes=genomes,
-            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
             emitter=torch.from_numpy(emitter),
             parent_cell=torch.from_numpy(parent_cell),
         )
@@ -101,13 +101,13 @@ class MapElites:
     def _first_genomes(self, rows: Sequence[int]) -> tuple[Tensor, np.ndarray]:
         genomes = np.empty((len(rows), self._task.parameters), np.float32)
         for index, row in enumerate(rows):
-            genomes[index] = self._task.initial(self._streams.generator("initial", self.generation, row))
+            genomes[index] = self._task.initial(self._streams.generator(Purpose.INITIAL, self.generation, row))
         return torch.from_numpy(genomes).to(self.archive.device), np.full(len(rows), -1)
 
     def _children(self, rows: Sequence[int]) -> tuple[Tensor, np.ndarray]:
         """Children `(rows, parameters)` and the cell of each one's first parent."""
         occupied, count = self.archive.occupied_cells.cpu().numpy(), self._variation.parents
-        generators = [self._streams.generator("variation", self.generation, row) for row in rows]
+        generators = [self._streams.generator(Purpose.VARIATION, self.generation, row) for row in rows]
         drawn = [generator.integers(len(occupied), size=count) for generator in generators]
         cells = occupied[np.array(drawn, np.int64).reshape(len(rows), count)]
         # All parents are fetched at once: one by one they were most of the cost on a cheap task.

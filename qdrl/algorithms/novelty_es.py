@@ -30,7 +30,7 @@ from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise, source_for
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -83,7 +83,7 @@ class NoveltyEs:
             raise UserError(f"archive.rule: {settings.name} needs 'all': its archive holds what every mean did")
         self._settings, self._streams = settings, streams
         self._noise = source_for(settings.noise, task.parameters)
-        firsts = [task.initial(streams.generator("initial", 0, index)) for index in range(settings.means)]
+        firsts = [task.initial(streams.generator(Purpose.INITIAL, 0, index)) for index in range(settings.means)]
         scale = np.float32(settings.initial == "random")
         self.means = [Mean(first * scale, settings, streams, self._noise) for first in firsts]
         self.reward_weight = settings.reward_weight
@@ -120,7 +120,7 @@ class NoveltyEs:
             generation=self.generation,
             rows=rows,
             genomes=genomes,
-            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
             emitter=torch.full((len(rows),), self.emitters.index("mean" if self._due else "perturbation")),
             parent_cell=torch.full((len(rows),), -1),
         )
@@ -242,7 +242,7 @@ class NoveltyEs:
             chances[known] = novelty(self._behaviour[known], described, self.archive.k, own=own[known])
         if not np.isfinite(chances).all() or chances.sum() == 0:
             chances = np.ones(count)
-        generator = self._streams.generator("mean", self.generation)
+        generator = self._streams.generator(Purpose.MEAN, self.generation)
         return int(generator.choice(count, p=chances / chances.sum()))
 
 

@@ -20,7 +20,7 @@ from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise, source_for
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 
@@ -52,7 +52,7 @@ class OpenAiEs:
         self.batch_size = settings.batch_size + settings.mean_rows
         self._settings, self._streams = settings, streams
         self._noise = source_for(settings.noise, task.parameters)
-        first = task.initial(streams.generator("initial")) * (settings.initial == "random")
+        first = task.initial(streams.generator(Purpose.INITIAL)) * (settings.initial == "random")
         self.mean = Mean(first, settings, streams, self._noise)
         self._champion: dict[str, np.ndarray] | None = None
 
@@ -67,7 +67,7 @@ class OpenAiEs:
             generation=self.generation,
             rows=rows,
             genomes=self.mean.perturbed(self.generation, rows),
-            seeds=torch.from_numpy(self._streams.seeds("evaluation", self.generation, rows)),
+            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
             emitter=torch.tensor(emitter, dtype=torch.int64),
             parent_cell=torch.full((len(rows),), -1),
         )

@@ -25,7 +25,7 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import usable
 from qdrl.genomes.decoding import Offspring
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.episodes.rollout import Episodes
 from qdrl.tasks.episodic import EpisodicTask
 
@@ -170,7 +170,7 @@ def _reevaluate(
     descriptor = np.full((count, repeats, len(archive.axes)), np.nan)
     env_steps = 0
     for repeat in range(repeats):
-        seeds = streams.seeds("reevaluation", repeat, range(count))
+        seeds = streams.seeds(Purpose.REEVALUATION, repeat, range(count))
         for rows, normalization in _groups(archive, generations, count):
             some = genomes[rows] if isinstance(genomes, torch.Tensor) else genomes.take(rows.tolist())
             episodes: Episodes = task.rollout().run(some, seeds[rows].tolist(), normalization)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qdrl.archives.novelty import distances_between, mean_of, nearest_distances
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 
 
 class Rule(Protocol):
@@ -83,7 +83,7 @@ class Probability:
     def admitted(self, descriptor: np.ndarray, valid: np.ndarray, entries: np.ndarray, k: int) -> np.ndarray:  # noqa: ARG002
         """Return the valid rows whose random number is below the probability."""
         # The n-th number of the batch's stream is row n's. A stream a row costs 35 us each, on every rank.
-        drawn = self._streams.generator("admission", self._batch).random(len(valid))
+        drawn = self._streams.generator(Purpose.ADMISSION, self._batch).random(len(valid))
         return valid & (drawn < self.probability)
 
     def count(self, entered: int) -> None:  # noqa: ARG002

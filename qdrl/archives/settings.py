@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from qdrl.errors import UserError
 from qdrl.settings.base import SettingsModel
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +140,7 @@ class CvtSettings(ArchiveSettings):
         """Return an empty archive over centroids that depend on `centroid_seed` alone."""
         from qdrl.archives.cvt import CentroidalVoronoi, place_centroids
 
-        generator = Streams(self.centroid_seed).generator("centroids")
+        generator = Streams(self.centroid_seed).generator(Purpose.CENTROIDS)
         centroids = place_centroids(generator, self.cells, request.lower, request.upper, samples=self.samples)
         return _archive(CentroidalVoronoi(centroids, request.lower, request.upper), request)
 

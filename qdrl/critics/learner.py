@@ -16,7 +16,7 @@ from qdrl.critics.td3 import Td3
 from qdrl.errors import UserError
 from qdrl.parallel.learners import LOST, Learners, OneLearner
 from qdrl.policies.mlp import Mlp
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 
 _UNTRAINED = {"critic_steps": 0.0, "actor_steps": 0.0, "diverged": 0.0, "critic_loss": np.nan, "actor_value": np.nan}
 
@@ -52,7 +52,7 @@ class Learner:
             conditioned(policy, dimensions),
             dimensions,
             settings.critic,
-            streams.generator("critic"),
+            streams.generator(Purpose.CRITIC),
             shards=settings.learners,
             conditioned_actor=settings.conditioned_actor,
             device=device,
@@ -167,7 +167,7 @@ class Learner:
             return {name: np.array(value) for name, value in _UNTRAINED.items()}
         training, states = (
             [self._streams.generator(purpose, generation, shard) for shard in learners.shards]
-            for purpose in ("training", "states")
+            for purpose in (Purpose.TRAINING, Purpose.STATES)
         )
         report = self.td3.train_shards(buffers, training, learners)
         return {

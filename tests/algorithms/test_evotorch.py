@@ -23,7 +23,7 @@ from qdrl.errors import RankLost, UserError
 from qdrl.evaluation import Evaluation
 from qdrl.parallel.exchange import LocalExchange
 from qdrl.run.build import build
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.registry import make_task
 from tests.archives.builders import small_archive
 from tests.tasks.builders import candidates
@@ -117,7 +117,7 @@ def test_rows_asked_for_in_parts_and_again_are_the_rows_asked_for_at_once(search
 
 @pytest.mark.parametrize("initial", ["random", "zeros"])
 def test_the_search_begins_where_the_settings_say(initial: str) -> None:
-    expected = make_task("sphere", parameters=LENGTH).initial(Streams(3).generator("initial"))
+    expected = make_task("sphere", parameters=LENGTH).initial(Streams(3).generator(Purpose.INITIAL))
     algorithm = started(initial=initial)
     np.testing.assert_array_equal(algorithm.mean, expected if initial == "random" else np.zeros(LENGTH))
     assert np.abs(algorithm.ask().genomes[:].numpy().mean(0) - algorithm.mean).max() < 5 * 2.0 / np.sqrt(BATCH)
@@ -193,7 +193,7 @@ def native(evotorch: Any, searcher: str, first: EvoTorch, generations: int) -> l
     search = getattr(evotorch.algorithms, searcher.upper())(problem, **options)
     means = []
     for generation in range(generations):
-        problem.manual_seed(int(Streams(3).seeds("searcher", generation, [0])[0]))
+        problem.manual_seed(int(Streams(3).seeds(Purpose.SEARCHER, generation, [0])[0]))
         search.step()
         means.append(np.array(search.status["center"]))
     # CMA-ES moves at the end of a step, the others at the beginning of the next

@@ -16,7 +16,7 @@ from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.variation import Gaussian, IsoLine
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.registry import make_task
 
 BATCH = 12
@@ -75,7 +75,7 @@ def test_first_generations_are_random_genomes_of_the_task_and_say_so() -> None:
         assert names == ({"random"} if generation < 2 else {"variation"})
         assert (candidates.parent_cell == -1).all() == (generation < 2)
         if generation < 2:
-            expected = make_task("arm", parameters=3).initial(Streams(1).generator("initial", generation, 4))
+            expected = make_task("arm", parameters=3).initial(Streams(1).generator(Purpose.INITIAL, generation, 4))
             np.testing.assert_array_equal(candidates.genomes[:][4].numpy(), expected)
         advance(algorithm)
 
@@ -194,7 +194,9 @@ def test_runs_of_one_seed_are_the_same_and_of_another_differ() -> None:
 
 def test_it_fills_voronoi_cells_as_well() -> None:
     task = make_task("arm", parameters=3)
-    centroids = place_centroids(Streams(0).generator("centroids"), 30, task.spec.lower, task.spec.upper, samples=2000)
+    centroids = place_centroids(
+        Streams(0).generator(Purpose.CENTROIDS), 30, task.spec.lower, task.spec.upper, samples=2000
+    )
     geometry = CentroidalVoronoi(centroids, task.spec.lower, task.spec.upper)
     algorithm = MapElites(task, Archive(geometry, 3), Streams(0), MapElitesSettings(batch_size=50))
     advance(algorithm, 5)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from qdrl.compute.arithmetic import BLAS
 from qdrl.policies.mlp import Mlp, MlpSettings
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 
 Activation = Literal["relu", "tanh"]
 Output = Literal["tanh", "clip", "linear"]
@@ -117,7 +117,7 @@ def test_first_networks_have_lecun_uniform_kernels_and_zero_biases() -> None:
 
 def test_a_streams_first_network_stays_the_same_for_ever() -> None:
     """Stored archives replay only as long as this holds."""
-    row = network(4, (3,), 2).initial(Streams(7).generator("initial", 0, 5))
+    row = network(4, (3,), 2).initial(Streams(7).generator(Purpose.INITIAL, 0, 5))
     assert row[:3].tolist() == [-0.7445807456970215, 0.7988957762718201, -0.41175028681755066]
     assert sha256(row.tobytes()).hexdigest()[:16] == "e4b3c8ef5f35db5c"
 

@@ -20,7 +20,7 @@ from qdrl.evaluation import Candidates
 from qdrl.policies.base import make_policy
 from qdrl.policies.conv_populations import ConvSlots
 from qdrl.policies.settings import policy_settings
-from qdrl.streams import Streams
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.registry import make_task
 
 REFERENCE = Path(__file__).parents[2] / "archives" / "reference"
@@ -75,7 +75,7 @@ def evaluated(name: str, scale: float, **options: Any) -> Callable[[], str]:
     def evaluate() -> str:
         task, rows = make_task(name, worlds=8, **options), range(12)
         zeros = torch.zeros(12, dtype=torch.int64)
-        seeds = torch.from_numpy(Streams(0).seeds("evaluation", 0, rows))
+        seeds = torch.from_numpy(Streams(0).seeds(Purpose.EVALUATION, 0, rows))
         found = task.evaluate(Candidates(0, rows, uniform(12, task.parameters, scale=scale), seeds, zeros, zeros))
         return digest(found.fitness.numpy(), found.descriptor.numpy())
 
