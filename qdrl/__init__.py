@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the types of the public names; keep equal to _PUBLIC
     from qdrl.tasks.registry import task_names as task_names
 
 _PUBLIC = {
+    "Algorithm": "qdrl.algorithms.base",
     "Archive": "qdrl.archives.archive",
     "Candidates": "qdrl.evaluation",
     "CentroidalVoronoi": "qdrl.archives.cvt",

@@ -1,128 +1,206 @@
-"""What the engine, a notebook or a user's script asks of an algorithm."""
+"""The base class of algorithms: everything that the engine calls, with default bodies where there is a default."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from pydantic import BaseModel
 from torch import Tensor
 
 from qdrl.archives.base import AnyArchive
+from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.errors import UserError
-from qdrl.evaluation import Candidates, Evaluation
+from qdrl.evaluation import Candidates, Evaluation, Genomes
 from qdrl.parallel.exchange import LOCAL, Exchange
-from qdrl.streams import Streams
+from qdrl.parallel.ranks import Ranks
+from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
+_NEW = 2  # `status` of a row whose cell was empty, in the result of `archive.add`
 
-class Algorithm(Protocol):
-    """Proposes genomes and learns from their evaluation.
+
+class Algorithm(ABC):
+    """Proposes genomes, and updates from their evaluation.
+
+    Subclasses define `Settings`, `emitters`, `batch_size` and the abstract methods. Every other method is a hook with a
+    default body. The engine calls nothing that is not named here.
+
+    Args:
+        task: makes first genomes.
+        archive: the elites; `tell` changes it.
+        streams: the run's random numbers.
+        settings: an instance of `Settings`.
 
     Attributes:
         Settings: pydantic model of the `[algorithm]` table, its `name` included.
-        emitters: names of what proposes; a candidate's `emitter` counts into them.
-        batch_size: rows a generation.
+        emitters: names of the ways in which genomes are proposed; `Candidates.emitter` indexes this tuple.
+        holds_lineages: whether genomes are lineages. The archive then holds one number per genome, `(cells, 1)` int64,
+            `lineages` is defined, and `state_dict` has these numbers as `nodes`.
+        batch_size: rows of the generation that `ask` proposes next.
         generation: the one that `ask` proposes next.
-
-    An algorithm that trains an actor offers it as `actor`, which then travels in the file, as does a `champion`; see
-    `StoredArchive`.
-    One with large tables that never change has `share_memory(ranks)`, which all ranks call before the first `ask`.
-    One that can continue from elites without the rest of its state has `continue_from_elites(generation)`.
-    One whose state lies on several ranks has `collect_state()`, which all ranks call before the first's `state_dict`.
+        champion: the best single genome so far, as `StoredArchive.champion` keeps it; None for none.
+        actor: a trained conditioned policy, as `StoredArchive.actor` keeps it; None for none.
     """
 
     Settings: ClassVar[type[BaseModel]]
+    holds_lineages: ClassVar[bool] = False
     emitters: tuple[str, ...]
     batch_size: int
-    generation: int
+    champion: dict[str, np.ndarray] | None = None
+    actor: dict[str, np.ndarray] | None = None
 
-    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: Any) -> None: ...
+    def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: Any) -> None:
+        self.task, self.archive, self.streams, self.settings = task, archive, streams, settings
+        self.generation = 0
 
-    @property
-    def archive(self) -> AnyArchive:
-        """The elites so far."""
-        ...
-
+    @abstractmethod
     def ask(self, rows: range | None = None) -> Candidates:
-        """Candidates for these rows of the next generation; all rows when left out."""
-        ...
+        """Return the candidates of these rows of the next generation; of all rows by default."""
 
+    @abstractmethod
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
-        """Update from all rows of the generation that `ask` proposed; return metrics for the history.
+        """Collective. Update from all rows of the generation that `ask` proposed; return metrics for the history.
 
         Args:
             evaluation: all rows, the same columns on every rank.
             exchange: the collectives: genomes of other ranks, sums over ranks, training on the learner group.
         """
-        ...
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs besides the archive: a nested dict of arrays, numbers and strings."""
-        ...
+        """Return what resuming needs besides the archive: a nested dict of arrays, numbers and strings."""
 
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        ...
+        """Restore what `state_dict` returned.
 
+        Raises:
+            ValueError: a shape is that of other settings, or a value is out of range.
+        """
 
-def is_of_lineages(algorithm: Any) -> bool:
-    """Whether an algorithm, or its class, holds lineages.
+    def share_memory(self, ranks: Ranks) -> None:  # noqa: B027 - does nothing by default
+        """Collective. Make large constant tables once per node; called before the first `ask`."""
 
-    Such an algorithm says `holds_lineages = True`. Its archive holds one number a genome, `(cells, 1)` int64, that
-    `algorithm.lineages(numbers)` makes `StoredLineages` of, and its `state_dict` gives the numbers as `nodes`.
-    """
-    return bool(getattr(algorithm, "holds_lineages", False))
+    def collect_state(self) -> None:  # noqa: B027 - does nothing by default
+        """Collective. Bring state of other ranks to the first one; called before its `state_dict`."""
 
+    def lineages(self, genomes: np.ndarray) -> StoredLineages | None:  # noqa: ARG002
+        """Return the lineages of the archive's genomes, `(n, 1)` int64; None where genomes are weights."""
+        return None
 
-def lineages_of(algorithm: Any, genomes: Any) -> Any:
-    """`StoredLineages` of an archive's genomes, None where they are weights."""
-    return algorithm.lineages(genomes) if is_of_lineages(algorithm) else None
+    def continue_from_elites(self, generation: int) -> None:
+        """Propose the given generation next, from the elites of an archive whose checkpoint is lost.
 
+        Called before the first `ask`. The default restores the generation, which is enough where it is all of the
+        state.
 
-def continue_from_elites(algorithm: Any, generation: int, name: str) -> None:
-    """Let an algorithm without a checkpoint propose the given generation from an archive's elites.
+        Raises:
+            UserError: the state is more than the generation.
+        """
+        if lacking := sorted(self.state_dict().keys() - {"generation"}):
+            raise UserError(
+                f"algorithm '{self.settings.name}' cannot continue from an archive: its {', '.join(lacking)} are in"
+                " checkpoint.h5 only; start a new run instead"
+            )
+        self.load_state_dict({"generation": generation})
 
-    One with more state than its generation may offer `continue_from_elites(generation)`, which sets the rest as it is
-    at the beginning of a run.
+    def make_candidates(
+        self,
+        rows: range,
+        genomes: Tensor | Genomes,
+        emitter: str | np.ndarray,
+        parent_cell: np.ndarray | None = None,
+        *,
+        wants_transitions: bool = False,
+    ) -> Candidates:
+        """Return these rows of the next generation, with the seeds of their evaluations.
 
-    Args:
-        algorithm: as it is before its first generation; its archive is filled by the caller.
-        generation: the next one.
-        name: the algorithm's name, for messages.
-
-    Raises:
-        UserError: the algorithm's state is more than elites and a generation.
-    """
-    state = algorithm.state_dict()
-    if hasattr(algorithm, "continue_from_elites"):
-        algorithm.continue_from_elites(generation)
-    elif set(state) == {"generation"}:
-        algorithm.load_state_dict({"generation": generation})
-    else:
-        lacking = ", ".join(sorted(set(state) - {"generation"}))
-        raise UserError(
-            f"algorithm '{name}' cannot continue from an archive: its {lacking} are in checkpoint.h5 only; start a new"
-            " run instead"
+        Args:
+            rows: rows of the generation.
+            genomes: `(rows, parameters)` float32, or an object that makes them row by row.
+            emitter: the emitter of all rows, or `(rows,)` int64 indices into `emitters`.
+            parent_cell: `(rows,)` int64, cell of each row's first parent, -1 for none; none has one by default.
+            wants_transitions: whether the evaluation keeps every control step.
+        """
+        if isinstance(emitter, str):
+            emitter = np.full(len(rows), self.emitters.index(emitter), np.int64)
+        if parent_cell is None:
+            parent_cell = np.full(len(rows), -1, np.int64)
+        return Candidates(
+            generation=self.generation,
+            rows=rows,
+            genomes=genomes,
+            seeds=torch.from_numpy(self.streams.seeds(Purpose.EVALUATION, self.generation, rows)),
+            emitter=torch.from_numpy(emitter),
+            parent_cell=torch.from_numpy(parent_cell),
+            wants_transitions=wants_transitions,
         )
 
+    def check_turn(self, evaluation: Evaluation) -> None:
+        """Guard the order of `ask` and `tell`.
 
-def champion_of(fitness: np.ndarray, generation: int, **genome: np.ndarray) -> dict[str, np.ndarray]:
-    """A champion as `StoredArchive.champion` keeps it.
+        Raises:
+            RuntimeError: the evaluation is of another generation, or of some of its rows only.
+        """
+        if evaluation.generation != self.generation:
+            raise RuntimeError(
+                f"tell got generation {evaluation.generation}, expected {self.generation}: call ask, evaluate, then"
+                " tell once"
+            )
+        if len(evaluation.rows) != self.batch_size:
+            raise RuntimeError(
+                f"tell got {len(evaluation.rows)} of {self.batch_size} rows: share the evaluation over ranks first"
+            )
+
+    def insert(
+        self, evaluation: Evaluation, valid: Tensor, genomes: Tensor | Callable[[Tensor], Tensor]
+    ) -> dict[str, float]:
+        """Insert the valid rows into the archive; return how many each emitter added and improved.
+
+        Args:
+            evaluation: all rows of a generation.
+            valid: `(rows,)` bool, the rows that may enter.
+            genomes: those of all rows, or a function from `(k,)` accepted rows to their genomes. With
+                `exchange.genomes` in it the call is collective.
+        """
+        insertion = self.archive.add(
+            genomes,
+            evaluation.fitness,
+            evaluation.descriptor,
+            valid=valid,
+            evaluation_seed=evaluation.seeds,
+            generation=evaluation.generation,
+            emitter=evaluation.emitter,
+            parent_cell=evaluation.parent_cell,
+        )
+        accepted = insertion.accepted.cpu()
+        status, origin = insertion.status.cpu()[accepted], evaluation.emitter[accepted]
+        return {
+            f"{verb}_{name}": float(((origin == index) & chosen).sum())
+            for verb, chosen in (("added", status == _NEW), ("improved", status != _NEW))
+            for index, name in enumerate(self.emitters)
+        }
+
+
+def make_champion(fitness: np.ndarray, generation: int, **genome: np.ndarray) -> dict[str, np.ndarray]:
+    """Return a champion as `StoredArchive.champion` keeps it.
 
     Args:
-        fitness: `(episodes,)` that chose it.
-        generation: the one in which they were played.
+        fitness: `(episodes,)` fitness values for which it was chosen.
+        generation: the generation of these episodes.
         genome: `genome`, or `seeds` and `sigmas` of its lineage.
     """
     return {**genome, "fitness": fitness, "generation": np.array([generation])}
 
 
 def restored_champion(stored: Mapping[str, Any], parameters: int) -> dict[str, np.ndarray] | None:
-    """Return the champion that a checkpoint holds; None where there was none.
+    """Return the champion of a checkpoint; None where there was none.
 
     Args:
-        stored: what `champion_of` returned, or nothing.
+        stored: what `make_champion` returned, or nothing.
         parameters: length of a genome.
 
     Raises:
@@ -131,7 +209,7 @@ def restored_champion(stored: Mapping[str, Any], parameters: int) -> dict[str, n
     """
     if not stored:
         return None
-    champion = champion_of(
+    champion = make_champion(
         np.asarray(stored["fitness"], np.float64), 0, genome=np.asarray(stored["genome"], np.float32)
     )
     champion["generation"] = np.asarray(stored["generation"], np.int64)
@@ -142,67 +220,12 @@ def restored_champion(stored: Mapping[str, Any], parameters: int) -> dict[str, n
     return champion
 
 
-def check_turn(asked: int, evaluation: Evaluation, batch_size: int) -> None:
-    """Guard the order of `ask` and `tell`.
-
-    Raises:
-        RuntimeError: the evaluation is of another generation, or of some of its rows only.
-    """
-    if evaluation.generation != asked:
-        raise RuntimeError(
-            f"tell got generation {evaluation.generation}, expected {asked}: call ask, evaluate, then tell once"
-        )
-    if len(evaluation.rows) != batch_size:
-        raise RuntimeError(
-            f"tell got {len(evaluation.rows)} of {batch_size} rows: share the evaluation over ranks first"
-        )
-
-
-def insert(
-    archive: AnyArchive,
-    emitters: tuple[str, ...],
-    evaluation: Evaluation,
-    valid: Tensor,
-    genomes: Tensor | Callable[[Tensor], Tensor],
-) -> dict[str, float]:
-    """Insert the valid rows into the archive; return how many each emitter added and improved.
-
-    Args:
-        archive: the archive, changed in place.
-        emitters: names by index.
-        evaluation: all rows of a generation.
-        valid: `(rows,)` bool, the rows that may enter.
-        genomes: those of all rows, or a function from `(k,)` accepted rows to their genomes; with
-            `exchange.genomes` in it the call is collective.
-    """
-    insertion = archive.add(
-        genomes,
-        evaluation.fitness,
-        evaluation.descriptor,
-        valid=valid,
-        evaluation_seed=evaluation.seeds,
-        generation=evaluation.generation,
-        emitter=evaluation.emitter,
-        parent_cell=evaluation.parent_cell,
-    )
-    accepted = insertion.accepted.cpu()
-    new = insertion.status.cpu()[accepted] == 2
-    added = count_by_emitter(emitters, accepted[new], evaluation, "added")
-    return added | count_by_emitter(emitters, accepted[~new], evaluation, "improved")
-
-
 def require_novelty_archive(archive: AnyArchive, algorithm: str) -> NoveltyArchive:
-    """The archive, if it is one of novelty.
+    """Return the archive if it is a novelty archive.
 
     Raises:
-        UserError: it is of cells.
+        UserError: it has cells.
     """
     if not isinstance(archive, NoveltyArchive):
         raise UserError(f"archive.kind: {algorithm} needs 'novelty', not '{archive.geometry.kind}'")
     return archive
-
-
-def count_by_emitter(emitters: tuple[str, ...], rows: Any, evaluation: Evaluation, verb: str) -> dict[str, float]:
-    """How many of the given rows each emitter proposed, as `<verb>_<emitter>` columns."""
-    origin = evaluation.emitter[rows]
-    return {f"{verb}_{name}": float((origin == index).sum()) for index, name in enumerate(emitters)}

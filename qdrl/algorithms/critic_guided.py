@@ -23,7 +23,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from qdrl.algorithms.base import check_turn
 from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
 from qdrl.archives.base import AnyArchive
@@ -95,12 +94,12 @@ class CriticGuided(MapElites):
         UserError: the task has no policies, or states no reward offset that a conditioned critic needs.
     """
 
+    settings: CriticGuidedSettings
     emitters: tuple[str, ...] = ("random", "variation", "gradient", "actor", "probe")
     conditioned: ClassVar[bool] = True
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: CriticGuidedSettings) -> None:
         super().__init__(task, archive, streams, settings)
-        self._settings = settings
         self._policy = _policy_of(task, settings.name)
         self._offset = self._reward_offset()
         counts = {
@@ -126,9 +125,9 @@ class CriticGuided(MapElites):
         return replace(super().ask(rows), wants_transitions=True)
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
-        check_turn(self.generation, evaluation, self.batch_size)
+        self.check_turn(evaluation)
         # Before the archive changes: targets are drawn from it as it was when the rows were proposed.
-        learned = exchange.train(evaluation, partial(self._train, evaluation), self._settings.learners)
+        learned = exchange.train(evaluation, partial(self._train, evaluation), self.settings.learners)
         probes = self._named(evaluation.emitter, "probe")
         counts = self._insert(evaluation, ~evaluation.failed & ~probes, exchange)
         if _TOLD[0] in learned:
@@ -184,7 +183,7 @@ class CriticGuided(MapElites):
         if not self._varies:
             return super()._propose(rows)
         plan, device = self._plan(rows), self.archive.device
-        genomes, parents = torch.empty(len(rows), self._task.parameters, device=device), np.full(len(rows), -1)
+        genomes, parents = torch.empty(len(rows), self.task.parameters, device=device), np.full(len(rows), -1)
         for name in self.emitters:
             mine = np.flatnonzero(self._named(plan.emitter, name))
             if len(mine) == 0:
@@ -200,7 +199,7 @@ class CriticGuided(MapElites):
 
     def _plan(self, rows: Sequence[int]) -> Plan:
         """Who proposes these rows, from what; the same on whichever rank asks, until the archive changes."""
-        spec = self._task.spec
+        spec = self.task.spec
         plan = Plan(self._dealt[list(rows)], np.full(len(rows), -1), np.full((len(rows), len(spec.axes)), np.nan))
         gradient = self._named(plan.emitter, "gradient")
         aims = gradient | self._named(plan.emitter, "actor") | self._named(plan.emitter, "probe")
@@ -242,11 +241,11 @@ class CriticGuided(MapElites):
             return label(transitions, self._offset, self._seen(reached), self._seen(reached))
         plan = self._plan(range(self.batch_size))
         target = torch.from_numpy(plan.target)
-        if self._settings.gradient_rows_aim == "reached":
+        if self.settings.gradient_rows_aim == "reached":
             target[self._named(plan.emitter, "gradient")] = torch.nan
         target = torch.where(target.isnan(), reached, target)
         kept = label(transitions, self._offset, self._seen(reached), self._seen(target))
-        if not (self._settings.artificial_negatives and self.dimensions):
+        if not (self.settings.artificial_negatives and self.dimensions):
             return kept
         rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
         drawn, aims = torch.full_like(target, torch.nan), [self._aim(Purpose.NEGATIVE, row) for row in rows.tolist()]
@@ -259,22 +258,22 @@ class CriticGuided(MapElites):
 
     def _aim(self, purpose: Purpose, row: int) -> tuple[int, np.ndarray]:
         """An elite's cell, drawn uniformly for a row, and noise for its descriptor."""
-        generator, spec = self._streams.generator(purpose, self.generation, row), self._task.spec
+        generator, spec = self.streams.generator(purpose, self.generation, row), self.task.spec
         cell, span = int(self.archive.sample(generator, 1)[0]), np.subtract(spec.upper, spec.lower)
-        return cell, self._settings.target_noise * span * generator.standard_normal(len(span))
+        return cell, self.settings.target_noise * span * generator.standard_normal(len(span))
 
     def _descriptors_of(self, cells: np.ndarray) -> np.ndarray:
         return self.archive.descriptors_of(torch.from_numpy(cells)).cpu().numpy()
 
     def _reward_offset(self) -> float | None:
-        if self._settings.reward_offset is not None or not self.conditioned:
-            return self._settings.reward_offset
-        if self._task.spec.reward_offset is None:
+        if self.settings.reward_offset is not None or not self.conditioned:
+            return self.settings.reward_offset
+        if self.task.spec.reward_offset is None:
             raise UserError(
-                f"algorithm.reward_offset: {self._settings.name} scales rewards by how near the descriptor came, which"
-                f" only works for rewards >= 0; task '{self._task.spec.name}' states no offset, set one"
+                f"algorithm.reward_offset: {self.settings.name} scales rewards by how near the descriptor came, which"
+                f" only works for rewards >= 0; task '{self.task.spec.name}' states no offset, set one"
             )
-        return self._task.spec.reward_offset
+        return self.task.spec.reward_offset
 
 
 def _policy_of(task: Task, algorithm: str) -> Any:

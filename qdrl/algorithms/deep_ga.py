@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from qdrl.algorithms.base import champion_of, check_turn, insert, require_novelty_archive
+from qdrl.algorithms.base import Algorithm, make_champion, require_novelty_archive
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty import novelty
@@ -72,7 +72,7 @@ class DeepGaSettings(SettingsModel):
         return self
 
 
-class DeepGa:
+class DeepGa(Algorithm):
     """See `qdrl.algorithms.base.Algorithm`.
 
     Attributes:
@@ -91,15 +91,15 @@ class DeepGa:
     """
 
     Settings = DeepGaSettings
+    settings: DeepGaSettings
     emitters = ("random", "mutation", "candidate")
     holds_lineages = True
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: DeepGaSettings) -> None:
-        self.archive, self.generation = archive, 0
+        super().__init__(task, archive, streams, settings)
         self.ancestry = Ancestry()
         self.parents, self.elite = np.empty(0, np.int64), -1
         self._elite_scores, self._elite_of = np.empty(0), -1  # what it got, and in which generation
-        self._settings, self._streams, self._task = settings, streams, task
         self._seen = require_novelty_archive(archive, "objective novelty") if settings.objective == "novelty" else None
         self._decoder = Decoder(self.ancestry, task.initial, source_for(settings.noise, task.parameters))
         self._candidates = np.empty(0, np.int64)  # nodes under comparison; none while children are evaluated
@@ -111,8 +111,8 @@ class DeepGa:
     def batch_size(self) -> int:
         """Rows of this generation: children, or episodes of candidates."""
         if len(self._candidates):
-            return len(self._candidates) * self._settings.candidate_episodes
-        return self._settings.batch_size
+            return len(self._candidates) * self.settings.candidate_episodes
+        return self.settings.batch_size
 
     def share_memory(self, ranks: Ranks) -> None:
         """Collective. Have the noise table once a node."""
@@ -121,18 +121,11 @@ class DeepGa:
     def ask(self, rows: range | None = None) -> Candidates:
         rows = range(self.batch_size) if rows is None else rows
         parents, seeds, sigmas, emitter = self._plan(rows)
-        return Candidates(
-            generation=self.generation,
-            rows=rows,
-            genomes=Offspring(self._decoder, parents, seeds, sigmas),
-            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
-            emitter=torch.full((len(rows),), self.emitters.index(emitter)),
-            parent_cell=torch.full((len(rows),), -1),
-        )
+        return self.make_candidates(rows, Offspring(self._decoder, parents, seeds, sigmas), emitter)
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:  # noqa: ARG002
-        check_turn(self.generation, evaluation, self.batch_size)
-        candidates = float(len(self._candidates) * self._settings.candidate_episodes)
+        self.check_turn(evaluation)
+        candidates = float(len(self._candidates) * self.settings.candidate_episodes)
         counts = self._compare(evaluation) if len(self._candidates) else self._select(evaluation)
         self.generation += 1
         self._forget()
@@ -149,20 +142,20 @@ class DeepGa:
         if self.elite < 0:
             return None
         lineage = self.ancestry.lineage(self.elite)
-        return champion_of(self._elite_scores, self._elite_of, seeds=lineage.seeds, sigmas=lineage.sigmas)
+        return make_champion(self._elite_scores, self._elite_of, seeds=lineage.seeds, sigmas=lineage.sigmas)
 
-    def lineages(self, nodes: np.ndarray) -> StoredLineages:
+    def lineages(self, genomes: np.ndarray) -> StoredLineages:
         """The lineages of the archive's genomes, `(n, 1)` nodes, as a file keeps them."""
-        lineages = [self.ancestry.lineage(int(node)) for node in nodes[:, 0]]
+        lineages = [self.ancestry.lineage(int(node)) for node in genomes[:, 0]]
         keyframes = self.ancestry.keyframes
         return StoredLineages(
             offsets=np.cumsum([0, *(len(lineage) for lineage in lineages)]),
             seeds=np.concatenate([np.empty(0, np.uint32), *(lineage.seeds for lineage in lineages)]),
             sigmas=np.concatenate([np.empty(0, np.float32), *(lineage.sigmas for lineage in lineages)]),
-            noise=self._settings.noise.model_dump(),
+            noise=self.settings.noise.model_dump(),
             keyframe_numbers=np.array(sorted(keyframes), np.int64),
             keyframes=np.array([keyframes[number] for number in sorted(keyframes)], np.float32).reshape(
-                len(keyframes), self._task.parameters
+                len(keyframes), self.task.parameters
             ),
         )
 
@@ -210,38 +203,38 @@ class DeepGa:
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.ancestry):
                 raise ValueError(f"a node of {name} is not among the {len(self.ancestry)} of the tree")
         for number, genome in self.ancestry.keyframes.items():
-            if genome.shape != (self._task.parameters,):
-                raise ValueError(f"keyframe {number} has shape {genome.shape}, expected ({self._task.parameters},)")
+            if genome.shape != (self.task.parameters,):
+                raise ValueError(f"keyframe {number} has shape {genome.shape}, expected ({self.task.parameters},)")
 
     def _plan(self, rows: Sequence[int]) -> tuple[list[int], list[int], list[float], str]:
         """Parent, number and power of each row, and who proposes them; the same on whichever rank asks."""
         if len(self._candidates):
-            nodes = [int(self._candidates[row // self._settings.candidate_episodes]) for row in rows]
+            nodes = [int(self._candidates[row // self.settings.candidate_episodes]) for row in rows]
             return nodes, [0] * len(nodes), [0.0] * len(nodes), "candidate"
-        generators = [self._streams.generator(Purpose.MUTATION, self.generation, row) for row in rows]
+        generators = [self.streams.generator(Purpose.MUTATION, self.generation, row) for row in rows]
         if len(self.parents) == 0:
             return [NO_PARENT] * len(rows), [int(g.integers(2**32)) for g in generators], [0.0] * len(rows), "random"
-        sigma, noise = float(np.float32(self._settings.mutation.at(self._births))), self._decoder.noise
+        sigma, noise = float(np.float32(self.settings.mutation.at(self._births))), self._decoder.noise
         parents = [int(self.parents[generator.integers(len(self.parents))]) for generator in generators]
-        return parents, [noise.draw(g, self._task.parameters) for g in generators], [sigma] * len(rows), "mutation"
+        return parents, [noise.draw(g, self.task.parameters) for g in generators], [sigma] * len(rows), "mutation"
 
     def _select(self, evaluation: Evaluation) -> dict[str, float]:
         """After the children: who competes to be the elite, and who is a parent if nobody has to compete."""
         parents, seeds, sigmas, _ = self._plan(range(self.batch_size))
         nodes = self.ancestry.add(parents, seeds, sigmas)
         new, handles = self._novelty(evaluation), torch.from_numpy(nodes)[:, None]
-        counts = insert(self.archive, self.emitters, evaluation, ~evaluation.failed, handles)
+        counts = self.insert(evaluation, ~evaluation.failed, handles)
         self._births += 1
         fitness = evaluation.fitness.cpu().numpy()
         fittest = _best_first(fitness)
         self._ranked = nodes[fittest if new is None else _best_first(new)]
-        if not self._settings.candidate_episodes:
+        if not self.settings.candidate_episodes:
             if len(fittest) and not (len(self._elite_scores) and self._elite_scores.mean() >= fitness[fittest[0]]):
                 self.elite, self._elite_scores = int(nodes[fittest[0]]), fitness[fittest[:1]]
                 self._elite_of = evaluation.generation
             self._succeed()
             return counts
-        wanted = self._settings.candidates - (self.elite >= 0)
+        wanted = self.settings.candidates - (self.elite >= 0)
         elite = [self.elite] if self.elite >= 0 else []
         self._candidates = np.array([*elite, *nodes[fittest[:wanted]]], np.int64)
         self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
@@ -273,7 +266,7 @@ class DeepGa:
 
     def _succeed(self) -> None:
         """The next parents: the best children, the elite among them."""
-        count = self._settings.parents
+        count = self.settings.parents
         if count and self.elite >= 0:
             best = self._ranked[:count].tolist()
             if self._seen is None and self.elite not in best:
@@ -285,7 +278,7 @@ class DeepGa:
 
     def _rebase(self) -> None:
         """Keep the genome of all parents' last common ancestor, once its lineage is too long."""
-        depth = self._settings.rebase_depth
+        depth = self.settings.rebase_depth
         shared = None if depth is None else self.ancestry.common_ancestor(self.parents.tolist())
         if depth is not None and shared is not None and len(self.ancestry.path(shared)) > depth:
             self.ancestry.rebase(shared, self._decoder.genome(shared))

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from qdrl.algorithms.base import champion_of, check_turn, insert, restored_champion
+from qdrl.algorithms.base import Algorithm, make_champion, restored_champion
 from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings, Xnes
 from qdrl.archives.base import AnyArchive
 from qdrl.errors import UserError
@@ -60,7 +60,7 @@ class EvoTorchSettings(SettingsModel):
         return self
 
 
-class EvoTorch:
+class EvoTorch(Algorithm):
     """See `qdrl.algorithms.base.Algorithm`.
 
     Args:
@@ -74,15 +74,13 @@ class EvoTorch:
     """
 
     Settings = EvoTorchSettings
+    settings: EvoTorchSettings
     emitters = ("sample", "mean")
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: EvoTorchSettings) -> None:
-        self.archive = archive
+        super().__init__(task, archive, streams, settings)
         self.batch_size = settings.batch_size + settings.mean_rows
-        self.generation = 0
         self._population = settings.batch_size
-        self._champion: dict[str, np.ndarray] | None = None
-        self._streams = streams
         _refuse_too_large(settings, task.parameters)
         first = np.zeros(task.parameters, np.float32)
         if settings.initial == "random":
@@ -91,25 +89,14 @@ class EvoTorch:
         self._drawn: Tensor | None = None  # the rows of this generation, once somebody asked
 
     @property
-    def champion(self) -> dict[str, np.ndarray] | None:
-        """The mean that was evaluated last, as `StoredArchive.champion` keeps it; None where none ever was."""
-        return self._champion
-
-    @property
     def mean(self) -> np.ndarray:
         """The middle of what the searcher draws, `(parameters,)` float32: its guess at one good genome."""
         return self._searcher.mean.float().numpy().copy()
 
     def ask(self, rows: range | None = None) -> Candidates:
         rows = range(self.batch_size) if rows is None else rows
-        return Candidates(
-            generation=self.generation,
-            rows=rows,
-            genomes=self._rows()[rows.start : rows.stop].float().to(self.archive.device),
-            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
-            emitter=torch.tensor([int(row >= self._population) for row in rows], dtype=torch.int64),
-            parent_cell=torch.full((len(rows),), -1),
-        )
+        genomes = self._rows()[rows.start : rows.stop].float().to(self.archive.device)
+        return self.make_candidates(rows, genomes, np.array([int(row >= self._population) for row in rows], np.int64))
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         """Learn from a whole generation.
@@ -118,14 +105,14 @@ class EvoTorch:
         failed or all were equal, leaves the searcher as it was; so does one after which it would not be finite.
         Either is counted in `skipped_updates`.
         """
-        check_turn(self.generation, evaluation, self.batch_size)
+        self.check_turn(evaluation)
         # First, for it is collective: should a rank be lost, nothing was learned and the generation is done again.
         genomes = partial(exchange.genomes, evaluation)
-        counts = insert(self.archive, self.emitters, evaluation, ~evaluation.failed, genomes)
+        counts = self.insert(evaluation, ~evaluation.failed, genomes)
         fitness, failed = evaluation.fitness.cpu(), evaluation.failed.cpu()
         own = fitness[self._population :][~failed[self._population :]].numpy()
         if len(own):
-            self._champion = champion_of(own, evaluation.generation, genome=self.mean)
+            self.champion = make_champion(own, evaluation.generation, genome=self.mean)
         ranked = _to_unit_range(fitness[: self._population], failed[: self._population])
         learned = ranked is not None and self._learn(ranked)
         self.generation += 1
@@ -139,7 +126,7 @@ class EvoTorch:
 
     def state_dict(self) -> dict[str, Any]:
         searcher = {name: value.numpy().copy() for name, value in self._searcher.state().items()}
-        return {"generation": self.generation, "searcher": searcher, "champion": self._champion or {}}
+        return {"generation": self.generation, "searcher": searcher, "champion": self.champion or {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         now, stored = self._searcher.state(), state["searcher"]
@@ -149,7 +136,7 @@ class EvoTorch:
                 raise ValueError(f"the searcher's {name} is stored as {array.shape}, expected {tuple(now[name].shape)}")
         self._searcher.restore({name: torch.tensor(array).to(now[name]) for name, array in arrays.items()})
         self.generation = int(state["generation"])
-        self._champion = restored_champion(state["champion"], len(self.mean))
+        self.champion = restored_champion(state["champion"], len(self.mean))
         self._drawn = None
 
     def _rows(self) -> Tensor:
@@ -160,7 +147,7 @@ class EvoTorch:
             self._searcher.restore(
                 {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
             )
-            (seed,) = self._streams.seeds(Purpose.SEARCHER, self.generation, [0])
+            (seed,) = self.streams.seeds(Purpose.SEARCHER, self.generation, [0])
             drawn, mean = self._searcher.ask(int(seed)), self._searcher.mean
             self._drawn = torch.cat([drawn, mean.expand(self.batch_size - self._population, -1)])
         return self._drawn

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from qdrl.algorithms.base import check_turn, insert
+from qdrl.algorithms.base import Algorithm
 from qdrl.archives.base import AnyArchive
 from qdrl.compute.arrays import native
 from qdrl.evaluation import Candidates, Evaluation
@@ -37,7 +37,7 @@ class MapElitesSettings(SettingsModel):
     """The operator and its scales."""
 
 
-class MapElites:
+class MapElites(Algorithm):
     """See `qdrl.algorithms.base.Algorithm`.
 
     Args:
@@ -48,31 +48,22 @@ class MapElites:
     """
 
     Settings = MapElitesSettings
+    settings: MapElitesSettings
     emitters = ("random", "variation")
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: MapElitesSettings) -> None:
-        self.archive = archive
+        super().__init__(task, archive, streams, settings)
         self.batch_size = settings.batch_size
-        self.generation = 0
-        self._task = task
-        self._streams = streams
         self._initial_generations = settings.initial_generations
         self._variation: Variation = settings.variation
 
     def ask(self, rows: range | None = None) -> Candidates:
         rows = range(self.batch_size) if rows is None else rows
         genomes, parent_cell, emitter = self._propose(rows)
-        return Candidates(
-            generation=self.generation,
-            rows=rows,
-            genomes=genomes,
-            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
-            emitter=torch.from_numpy(emitter),
-            parent_cell=torch.from_numpy(parent_cell),
-        )
+        return self.make_candidates(rows, genomes, emitter, parent_cell)
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
-        check_turn(self.generation, evaluation, self.batch_size)
+        self.check_turn(evaluation)
         return self._insert(evaluation, ~evaluation.failed, exchange)
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,25 +85,25 @@ class MapElites:
 
     def _insert(self, evaluation: Evaluation, valid: Tensor, exchange: Exchange) -> dict[str, float]:
         """Collective. End the generation: insert the valid rows; return what each emitter added and improved."""
-        counts = insert(self.archive, self.emitters, evaluation, valid, partial(exchange.genomes, evaluation))
+        counts = self.insert(evaluation, valid, partial(exchange.genomes, evaluation))
         self.generation += 1
         return counts
 
     def _first_genomes(self, rows: Sequence[int]) -> tuple[Tensor, np.ndarray]:
-        genomes = np.empty((len(rows), self._task.parameters), np.float32)
+        genomes = np.empty((len(rows), self.task.parameters), np.float32)
         for index, row in enumerate(rows):
-            genomes[index] = self._task.initial(self._streams.generator(Purpose.INITIAL, self.generation, row))
+            genomes[index] = self.task.initial(self.streams.generator(Purpose.INITIAL, self.generation, row))
         return torch.from_numpy(genomes).to(self.archive.device), np.full(len(rows), -1)
 
     def _children(self, rows: Sequence[int]) -> tuple[Tensor, np.ndarray]:
         """Children `(rows, parameters)` and the cell of each one's first parent."""
         occupied, count = self.archive.occupied_cells.cpu().numpy(), self._variation.parents
-        generators = [self._streams.generator(Purpose.VARIATION, self.generation, row) for row in rows]
+        generators = [self.streams.generator(Purpose.VARIATION, self.generation, row) for row in rows]
         drawn = [generator.integers(len(occupied), size=count) for generator in generators]
         cells = occupied[np.array(drawn, np.int64).reshape(len(rows), count)]
         # All parents are fetched at once: one by one they were most of the cost on a cheap task.
-        parents = self.archive.genomes_of(torch.from_numpy(cells.ravel())).view(len(rows), count, self._task.parameters)
-        genomes = torch.empty(len(rows), self._task.parameters, device=self.archive.device)
+        parents = self.archive.genomes_of(torch.from_numpy(cells.ravel())).view(len(rows), count, self.task.parameters)
+        genomes = torch.empty(len(rows), self.task.parameters, device=self.archive.device)
         children, pairs = native(genomes), native(parents)
         for index, generator in enumerate(generators):
             children[index] = self._variation(generator, *pairs[index])

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from qdrl.algorithms.base import champion_of, check_turn, require_novelty_archive, restored_champion
+from qdrl.algorithms.base import Algorithm, make_champion, require_novelty_archive, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.admission import All
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.novelty import novelty
+from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.noise import share_noise, source_for
@@ -57,7 +58,7 @@ class NoveltyEsSettings(EvolutionStrategySettings):
     """Steps without a fitter mean after which it shrinks."""
 
 
-class NoveltyEs:
+class NoveltyEs(Algorithm):
     """See `qdrl.algorithms.base.Algorithm`.
 
     Attributes:
@@ -75,13 +76,14 @@ class NoveltyEs:
     """
 
     Settings = NoveltyEsSettings
+    settings: NoveltyEsSettings
+    archive: NoveltyArchive
     emitters = ("perturbation", "mean")
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: NoveltyEsSettings) -> None:
-        self.archive, self.generation = require_novelty_archive(archive, settings.name), 0
+        super().__init__(task, require_novelty_archive(archive, settings.name), streams, settings)
         if not isinstance(self.archive.rule, All):
             raise UserError(f"archive.rule: {settings.name} needs 'all': its archive holds what every mean did")
-        self._settings, self._streams = settings, streams
         self._noise = source_for(settings.noise, task.parameters)
         firsts = [task.initial(streams.generator(Purpose.INITIAL, 0, index)) for index in range(settings.means)]
         scale = np.float32(settings.initial == "random")
@@ -93,17 +95,11 @@ class NoveltyEs:
         self._entry = np.full(settings.means, -1)  # its entry in the archive, counted from the run's beginning
         self._entries = 0
         self._best, self._waited = -np.inf, 0
-        self._champion: dict[str, np.ndarray] | None = None
 
     @property
     def batch_size(self) -> int:
         """Rows of this generation: episodes of means that have moved, or perturbations."""
-        return len(self._due) * self._settings.mean_rows if self._due else self._settings.batch_size
-
-    @property
-    def champion(self) -> dict[str, np.ndarray] | None:
-        """The fittest mean so far, as `StoredArchive.champion` keeps it; None before any was evaluated."""
-        return self._champion
+        return len(self._due) * self.settings.mean_rows if self._due else self.settings.batch_size
 
     def share_memory(self, ranks: Ranks) -> None:
         """Collective. Have the noise table once a node."""
@@ -113,20 +109,13 @@ class NoveltyEs:
         rows = range(self.batch_size) if rows is None else rows
         if self._due:
             whole = [self.means[mean].genome for mean in self._due]
-            genomes: Any = torch.stack([whole[row // self._settings.mean_rows] for row in rows] or whole)[: len(rows)]
+            genomes: Any = torch.stack([whole[row // self.settings.mean_rows] for row in rows] or whole)[: len(rows)]
         else:
             genomes = self.means[self._moving].perturbed(self.generation, rows)
-        return Candidates(
-            generation=self.generation,
-            rows=rows,
-            genomes=genomes,
-            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
-            emitter=torch.full((len(rows),), self.emitters.index("mean" if self._due else "perturbation")),
-            parent_cell=torch.full((len(rows),), -1),
-        )
+        return self.make_candidates(rows, genomes, "mean" if self._due else "perturbation")
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
-        check_turn(self.generation, evaluation, self.batch_size)
+        self.check_turn(evaluation)
         added = self._welcome(evaluation) if self._due else self._step(evaluation, exchange)
         self.generation += 1
         return {
@@ -148,7 +137,7 @@ class NoveltyEs:
             "entries": self._entries,
             "best": self._best,
             "waited": self._waited,
-            "champion": self._champion or {},
+            "champion": self.champion or {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -170,7 +159,7 @@ class NoveltyEs:
         if behaviour.shape != self._behaviour.shape or entry.shape != self._entry.shape:
             raise ValueError(f"behaviour {behaviour.shape} and entries {entry.shape} are those of other means")
         self._behaviour, self._entry = behaviour, entry
-        self._champion = restored_champion(state["champion"], len(self.means[0].genome))
+        self.champion = restored_champion(state["champion"], len(self.means[0].genome))
 
     def _step(self, evaluation: Evaluation, exchange: Exchange) -> int:
         """Collective. After perturbations: their mean moves."""
@@ -179,14 +168,14 @@ class NoveltyEs:
         known = np.isfinite(descriptor).all(axis=1)
         new[known] = novelty(descriptor[known], self.archive.descriptor.cpu().numpy(), self.archive.k)
         fit, far = centred_ranks(fitness), centred_ranks(new)
-        share = {"ns": 0.0, "nsr": 0.5, "nsra": self.reward_weight}[self._settings.objective]
+        share = {"ns": 0.0, "nsr": 0.5, "nsra": self.reward_weight}[self.settings.objective]
         self.means[self._moving].improve(evaluation.generation, share * fit + (1 - share) * far, exchange)
         self._due = [self._moving]
         return 0
 
     def _welcome(self, evaluation: Evaluation) -> int:
         """After episodes of means: what they did enters the archive, and the next one to move is drawn."""
-        rows = self._settings.mean_rows
+        rows = self.settings.mean_rows
         fitness = evaluation.fitness.cpu().numpy().reshape(-1, rows)
         descriptor = evaluation.descriptor.cpu().numpy().reshape(len(fitness), rows, -1)
         added = 0
@@ -218,20 +207,20 @@ class NoveltyEs:
 
     def _note(self, mean: Mean, scores: np.ndarray, generation: int) -> None:
         """A mean was evaluated: is it the fittest, and what does that say of the weight of fitness?"""
-        step = self._settings.weight_step
+        step = self.settings.weight_step
         if scores.mean() > self._best:
             self._best, self._waited = float(scores.mean()), 0
-            self._champion = champion_of(scores, generation, genome=mean.genome.numpy().copy())
+            self.champion = make_champion(scores, generation, genome=mean.genome.numpy().copy())
             self.reward_weight = min(1.0, self.reward_weight + step)
             return
         self._waited += 1
-        if self._waited >= self._settings.patience:
+        if self._waited >= self.settings.patience:
             self.reward_weight, self._waited = max(0.0, self.reward_weight - step), 0
 
     def _next(self) -> int:
         """The mean to move."""
         count = len(self.means)
-        if self._settings.selection == "turns":
+        if self.settings.selection == "turns":
             return (self._moving + 1) % count
         known = np.isfinite(self._behaviour).all(axis=1)
         chances = np.zeros(count)
@@ -242,7 +231,7 @@ class NoveltyEs:
             chances[known] = novelty(self._behaviour[known], described, self.archive.k, own=own[known])
         if not np.isfinite(chances).all() or chances.sum() == 0:
             chances = np.ones(count)
-        generator = self._streams.generator(Purpose.MEAN, self.generation)
+        generator = self.streams.generator(Purpose.MEAN, self.generation)
         return int(generator.choice(count, p=chances / chances.sum()))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.algorithms.base import champion_of, check_turn, insert, restored_champion
+from qdrl.algorithms.base import Algorithm, make_champion, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
@@ -31,7 +31,7 @@ class OpenAiEsSettings(EvolutionStrategySettings):
     """"openai_es"."""
 
 
-class OpenAiEs:
+class OpenAiEs(Algorithm):
     """See `qdrl.algorithms.base.Algorithm`.
 
     Attributes:
@@ -45,16 +45,15 @@ class OpenAiEs:
     """
 
     Settings = OpenAiEsSettings
+    settings: OpenAiEsSettings
     emitters = ("perturbation", "mean")
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: OpenAiEsSettings) -> None:
-        self.archive, self.generation = archive, 0
+        super().__init__(task, archive, streams, settings)
         self.batch_size = settings.batch_size + settings.mean_rows
-        self._settings, self._streams = settings, streams
         self._noise = source_for(settings.noise, task.parameters)
         first = task.initial(streams.generator(Purpose.INITIAL)) * (settings.initial == "random")
         self.mean = Mean(first, settings, streams, self._noise)
-        self._champion: dict[str, np.ndarray] | None = None
 
     def share_memory(self, ranks: Ranks) -> None:
         """Collective. Have the noise table once a node."""
@@ -62,27 +61,18 @@ class OpenAiEs:
 
     def ask(self, rows: range | None = None) -> Candidates:
         rows = range(self.batch_size) if rows is None else rows
-        emitter = [self.emitters.index("mean" if row >= self._settings.batch_size else "perturbation") for row in rows]
-        return Candidates(
-            generation=self.generation,
-            rows=rows,
-            genomes=self.mean.perturbed(self.generation, rows),
-            seeds=torch.from_numpy(self._streams.seeds(Purpose.EVALUATION, self.generation, rows)),
-            emitter=torch.tensor(emitter, dtype=torch.int64),
-            parent_cell=torch.full((len(rows),), -1),
-        )
+        emitter = [self.emitters.index("mean" if row >= self.settings.batch_size else "perturbation") for row in rows]
+        return self.make_candidates(rows, self.mean.perturbed(self.generation, rows), np.array(emitter, np.int64))
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
-        check_turn(self.generation, evaluation, self.batch_size)
+        self.check_turn(evaluation)
         fitness, before = evaluation.fitness.cpu().numpy(), self.mean.genome.numpy().copy()
         rows = self.mean.perturbed(self.generation, range(self.batch_size))
-        self.mean.improve(evaluation.generation, centred_ranks(fitness[: self._settings.batch_size]), exchange)
-        own = fitness[self._settings.batch_size :]
+        self.mean.improve(evaluation.generation, centred_ranks(fitness[: self.settings.batch_size]), exchange)
+        own = fitness[self.settings.batch_size :]
         if np.isfinite(own).any():
-            self._champion = champion_of(own[np.isfinite(own)], evaluation.generation, genome=before)
-        counts = insert(
-            self.archive,
-            self.emitters,
+            self.champion = make_champion(own[np.isfinite(own)], evaluation.generation, genome=before)
+        counts = self.insert(
             evaluation,
             ~evaluation.failed,
             lambda accepted: torch.cat([rows[row : row + 1] for row in accepted.tolist()]),
@@ -94,15 +84,10 @@ class OpenAiEs:
             "mean_norm": float(np.linalg.norm(before.astype(np.float64))),
         }
 
-    @property
-    def champion(self) -> dict[str, np.ndarray] | None:
-        """The mean that was evaluated last, as `StoredArchive.champion` keeps it; None where none ever was."""
-        return self._champion
-
     def state_dict(self) -> dict[str, Any]:
-        return {"generation": self.generation, "mean": self.mean.state_dict(), "champion": self._champion or {}}
+        return {"generation": self.generation, "mean": self.mean.state_dict(), "champion": self.champion or {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.generation = int(state["generation"])
         self.mean.load_state_dict(state["mean"])
-        self._champion = restored_champion(state["champion"], len(self.mean.genome))
+        self.champion = restored_champion(state["champion"], len(self.mean.genome))

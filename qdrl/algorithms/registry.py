@@ -1,11 +1,12 @@
 """Algorithms: one paper, one file, four calls (`ask`, `tell`, `state_dict`, `load_state_dict`)."""
 
-from typing import Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING
 
 from qdrl.errors import UserError
 from qdrl.naming import is_reference, load_reference, suggest
+
+if TYPE_CHECKING:
+    from qdrl.algorithms.base import Algorithm
 
 ALGORITHMS = {
     "map_elites": "qdrl.algorithms.map_elites:MapElites",
@@ -25,16 +26,17 @@ def algorithm_names() -> tuple[str, ...]:
     return tuple(ALGORITHMS)
 
 
-def algorithm_class(name: str) -> Any:
-    """The class that a name stands for; see `qdrl.algorithms.base.Algorithm` for what it must offer.
+def algorithm_class(name: str) -> "type[Algorithm]":
+    """Return the class that a name stands for.
 
     Raises:
-        UserError: there is no such algorithm, or the user's class has no settings.
+        UserError: there is no such algorithm, or the user's class does not meet `qdrl.algorithms.base.Algorithm`.
     """
     if name not in ALGORITHMS and not is_reference(name):
         raise UserError(f"algorithm.name: no algorithm '{name}'{suggest(name, ALGORITHMS)}")
     found = load_reference(ALGORITHMS.get(name, name))
-    settings = getattr(found, "Settings", None)
-    if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
-        raise UserError(f"algorithm.name: '{name}' needs a pydantic model as its attribute Settings")
+    from qdrl.algorithms.requirements import problem_of  # imports torch, which naming the algorithms does not need
+
+    if problem := problem_of(found):
+        raise UserError(f"algorithm.name: '{name}' {problem}")
     return found

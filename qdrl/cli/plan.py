@@ -22,9 +22,8 @@ def print_plan(experiment: Experiment, ranks: Ranks) -> None:
     parts = build(experiment)
     needed = estimate(experiment, parts.task, rows=parts.algorithm.batch_size, ranks=ranks.size)
     measured = experiment.compute.device == "cpu"
-    share = getattr(parts.algorithm, "share_memory", None)
-    if measured and share is not None:
-        share(ranks)  # as a run does: a node has one noise table
+    if measured:
+        parts.algorithm.share_memory(ranks)  # as a run does: a node has one noise table
     paces = ranks.gather(measure(parts, len(ranks.rows(parts.algorithm.batch_size))) if measured else None)
     if not ranks.first:
         return

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from qdrl.algorithms.base import Algorithm, is_of_lineages
+from qdrl.algorithms.base import Algorithm
 from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.registry import build_archive
@@ -71,8 +71,8 @@ def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmet
     kind = algorithm_class(name)
     needs = estimate(experiment, task, rows=_most_rows(experiment.algorithm), ranks=launched_size() or 1).needs
     refuse_what_cannot_fit(needs)
-    device = _HOST if on_host or is_of_lineages(kind) else _device(experiment)
-    archive = _archive(experiment, task, device, lineages=is_of_lineages(kind))
+    device = _HOST if on_host or kind.holds_lineages else _device(experiment)
+    archive = _archive(experiment, task, device, lineages=kind.holds_lineages)
     algorithm = kind(task, archive, Streams(experiment.seed), experiment.algorithm)
     return Parts(experiment, task, archive, algorithm, code=_code_of(task, [name, experiment.archive.kind]))
 

@@ -66,7 +66,7 @@ class Checkpoints:
             RankLost: a rank died; the files may be those of the save before.
         """
         self._last = time.monotonic()
-        getattr(self._parts.algorithm, "collect_state", lambda: None)()
+        self._parts.algorithm.collect_state()
         if self._ranks.from_first(self._log.is_open and self._try_to_write(last=last)):
             self._generation, self._failed = self._parts.algorithm.generation, 0
         self._save_seconds = time.monotonic() - self._last

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from qdrl.algorithms.base import lineages_of
 from qdrl.archives.snapshot import without_genomes
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.trees import check_storable
@@ -25,8 +24,8 @@ def archive_of(parts: Parts, past: Past, *, ranks: int, commit: str) -> StoredAr
         commit: commit of the source that runs.
     """
     genomes = parts.archive.genomes_of(parts.archive.occupied_cells).cpu().numpy()
-    lineages = lineages_of(parts.algorithm, genomes)
-    champion = getattr(parts.algorithm, "champion", None)
+    lineages = parts.algorithm.lineages(genomes)
+    champion = parts.algorithm.champion
     stored = without_genomes(parts.archive, parts.task, () if champion is None else champion["generation"])
     attributes, meta = _provenance(parts, past, ranks, commit)
     return replace(
@@ -38,7 +37,7 @@ def archive_of(parts: Parts, past: Past, *, ranks: int, commit: str) -> StoredAr
         history=past.history.arrays(),
         attributes=attributes,
         meta=stored.meta | meta | {"config": parts.experiment.resolved(), "code": parts.code},
-        actor=getattr(parts.algorithm, "actor", None),
+        actor=parts.algorithm.actor,
     )
 
 

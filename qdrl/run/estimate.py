@@ -12,7 +12,8 @@ from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal
 
-from qdrl.algorithms.base import is_of_lineages
+from qdrl.algorithms.base import Algorithm
+from qdrl.algorithms.critic_guided import CriticGuided
 from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.base import FIELDS
 from qdrl.compute.resource_limits import allowed_cores, core_quota, memory_limit
@@ -192,7 +193,7 @@ def _learns(settings: Any) -> bool:
     return isinstance(settings, LearningSettings)
 
 
-def _algorithm(experiment: Experiment) -> Any:
+def _algorithm(experiment: Experiment) -> type[Algorithm]:
     return algorithm_class(str(getattr(experiment.algorithm, "name", "")))
 
 
@@ -202,7 +203,7 @@ def _of_genomes(task: Task) -> str:
 
 def _archive(experiment: Experiment, task: Task) -> Need:
     axes = len(task.spec.axes)
-    genome = 8 if is_of_lineages(_algorithm(experiment)) else _FLOAT * task.parameters
+    genome = 8 if _algorithm(experiment).holds_lineages else _FLOAT * task.parameters
     columns = 8 + 8 * axes + sum(8 * (axes if name == "descriptor_std" else 1) for name in FIELDS)
     limit = f"archive.{experiment.archive.limited_by} ({cells(experiment):,})"
     keys = f"{limit} and {_of_genomes(task)} ({task.parameters:,} parameters)"
@@ -211,7 +212,7 @@ def _archive(experiment: Experiment, task: Task) -> Need:
 
 def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
     """Return memory of a rank's genomes and of the networks of its worlds; lineages are decoded one at a time."""
-    held = 0 if is_of_lineages(_algorithm(experiment)) else rows
+    held = 0 if _algorithm(experiment).holds_lineages else rows
     worlds = min(experiment.compute.worlds, rows) if isinstance(task, EpisodicTask) else 0
     keys = f"algorithm.batch_size, compute.worlds and {_of_genomes(task)} ({task.parameters:,} parameters)"
     return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * task.parameters)
@@ -223,7 +224,7 @@ def _widths(settings: Any, task: Task) -> tuple[int, int, int]:
     return (
         task.spec.observation_size,
         task.spec.action_size,
-        len(task.spec.axes) if getattr(kind, "conditioned", False) else 0,
+        len(task.spec.axes) if issubclass(kind, CriticGuided) and kind.conditioned else 0,
     )
 
 
@@ -271,7 +272,7 @@ def _file_bytes(experiment: Experiment, task: Task, rows: int) -> int:
     A lineage is counted as some 60 mutations.
     """
     count = cells(experiment)
-    genome = 512 if is_of_lineages(_algorithm(experiment)) else _FLOAT * task.parameters
+    genome = 512 if _algorithm(experiment).holds_lineages else _FLOAT * task.parameters
     elite = genome + _ELITE + 3 * 8 * len(task.spec.axes)
     if getattr(task, "normalizer", None) is not None:  # mean and variance of each generation that has an elite
         elite += 2 * 8 * task.spec.observation_size

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from qdrl.algorithms.critic_guided import CriticGuided
 from qdrl.config import RunSettings
 from qdrl.critics.injection import conditioned
 from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
@@ -136,7 +137,7 @@ def _learn(settings: LearningSettings, parts: Parts) -> tuple[float, float]:
     policy, device = getattr(parts.task, "policy", None), parts.archive.device
     if not isinstance(policy, Mlp):
         return 0.0, 0.0
-    dimensions = int(getattr(parts.algorithm, "dimensions", 0))
+    dimensions = parts.algorithm.dimensions if isinstance(parts.algorithm, CriticGuided) else 0
     share = settings.critic.batch_size // settings.learners
     critic = settings.critic.model_copy(update={"batch_size": share})
     generator = np.random.default_rng(0)

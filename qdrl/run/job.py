@@ -107,9 +107,8 @@ def _warn_before_generations(parts: Parts, ranks: Ranks, recorder: Recorder, res
     for line in () if restored is None else (restored.warning, *restored.notes):
         if line is not None:
             recorder.warn(line)
-    share = getattr(parts.algorithm, "share_memory", None)
-    if share is not None:
-        repeat_after_losses(lambda: share(ranks), lambda loss: recorder.warn(f"{loss}; tables are made again"))
+    share = parts.algorithm.share_memory
+    repeat_after_losses(lambda: share(ranks), lambda loss: recorder.warn(f"{loss}; tables are made again"))
     if ranks.first and isinstance(parts.task, EpisodicTask) and (warning := parts.task.find_warning()):
         recorder.warn(warning)
 

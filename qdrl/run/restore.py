@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qdrl.algorithms.base import continue_from_elites, is_of_lineages
 from qdrl.analysis.decode import arithmetic_of
 from qdrl.analysis.differences import resume_notes
 from qdrl.archives.hdf5 import open_archive, read_checkpoint
@@ -122,7 +121,7 @@ def _load_state(parts: Parts, stored: StoredArchive, state: Mapping[str, Any]) -
     Raises:
         ValueError: they do not agree with each other.
     """
-    nodes = state["algorithm"]["nodes"] if is_of_lineages(parts.algorithm) else None
+    nodes = state["algorithm"]["nodes"] if parts.algorithm.holds_lineages else None
     genomes = stored.all_genomes() if nodes is None else nodes
     parts.archive.load_state_dict({**stored.elites, "genome": genomes, **state.get("archive", {})})
     parts.algorithm.load_state_dict(state["algorithm"])
@@ -192,7 +191,7 @@ def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) ->
         kind = "lineages" if stored.lineages is not None else "a novelty archive's entries"
         raise UserError(f"{archive} holds {kind}; continuing needs state that only checkpoint.h5 has: start a new run")
     generation = _next_generation(stored)
-    continue_from_elites(parts.algorithm, generation, parts.algorithm_name)
+    parts.algorithm.continue_from_elites(generation)
     try:
         parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
         if stored.normalizer is not None:

@@ -48,12 +48,12 @@ def task_of(name: str = "point_omni", **options: Any) -> EpisodicTask:
 def started(name: str, task: EpisodicTask | None = None, seed: int = 3, **settings: Any) -> CriticGuided:
     task = task or task_of()
     archive = Archive(Grid(task.spec.lower, task.spec.upper, (30, 30)), task.parameters)
-    kind = algorithm_class(name)
+    kind: Any = algorithm_class(name)
     return kind(task, archive, Streams(seed), kind.Settings(**{**SMALL, **SPLIT[name], **settings}))
 
 
 def advance(algorithm: CriticGuided, generations: int = 1) -> dict[str, float]:
-    task = algorithm._task
+    task = algorithm.task
     for _ in range(generations):
         counts = algorithm.tell(task.evaluate(algorithm.ask()))
     return counts  # pyright: ignore[reportPossiblyUnboundVariable]
@@ -75,7 +75,7 @@ def test_rows_are_dealt_out_whole_and_evenly(counts: dict[str, int]) -> None:
 def test_the_papers_batches_are_the_defaults(name: str) -> None:
     task = task_of()
     archive = Archive(Grid(task.spec.lower, task.spec.upper, (5, 5)), task.parameters)
-    kind = algorithm_class(name)
+    kind: Any = algorithm_class(name)
     algorithm = kind(task, archive, Streams(0), kind.Settings(replay_capacity=1000))
     dealt = {emitter: int((algorithm._dealt == i).sum()) for i, emitter in enumerate(algorithm.emitters)}
     assert (

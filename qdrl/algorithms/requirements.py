@@ -1,0 +1,46 @@
+"""What a class must define to be an algorithm: checked once, when an experiment names it."""
+
+import inspect
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel
+
+from qdrl.algorithms.base import Algorithm
+
+_MEMBERS = tuple(name for name in {**vars(Algorithm), **Algorithm.__annotations__} if not name.startswith("_"))
+_SIMILARITY = 0.85  # of two names, from which one counts as a mistyped other: "colect_state" has 0.96
+
+
+def problem_of(found: Any) -> str | None:
+    """Return what keeps a class from being an algorithm, None where nothing does."""
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        lacking = [member for member in _MEMBERS if member not in dir(found)]
+        missing = f", which has the {', '.join(lacking)} that it lacks" if lacking else ""
+        return f"must be a subclass of qdrl.Algorithm{missing}"
+    if found.__abstractmethods__:
+        return f"does not define {', '.join(sorted(found.__abstractmethods__))}"
+    attributes = dir(found)
+    settings = found.Settings if "Settings" in attributes else None
+    if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
+        return "needs a pydantic model as its attribute Settings"
+    if "emitters" not in attributes:
+        return 'needs the names of its emitters, such as emitters = ("random",)'
+    if found.holds_lineages and found.lineages is Algorithm.lineages:
+        return "has holds_lineages = True but does not define lineages"
+    try:
+        inspect.signature(found.tell).bind(None, None, None)
+    except TypeError:
+        return "defines tell without its parameter exchange: tell(self, evaluation, exchange=LOCAL)"
+    return _mistyped_hook(found)
+
+
+def _mistyped_hook(found: type[Algorithm]) -> str | None:
+    """Return the complaint about a public name that is nearly one of `Algorithm`'s and would never be called."""
+    for kind in found.__mro__[: found.__mro__.index(Algorithm)]:
+        for member in vars(kind):
+            if member.startswith("_") or member in _MEMBERS or kind.__module__.startswith("qdrl."):
+                continue
+            if near := get_close_matches(member, _MEMBERS, 1, cutoff=_SIMILARITY):
+                return f"defines {member}, which is never called: did you mean {near[0]}? Otherwise rename it"
+    return None

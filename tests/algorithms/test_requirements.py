@@ -1,0 +1,57 @@
+"""What an experiment may name as its algorithm."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from qdrl.algorithms.base import Algorithm
+from qdrl.algorithms.map_elites import MapElites
+from qdrl.algorithms.registry import algorithm_class, algorithm_names
+from qdrl.errors import UserError
+
+
+class NotASubclass:
+    def ask(self) -> None: ...
+
+
+class Unfinished(Algorithm):
+    class Settings(BaseModel):
+        name: str = "unfinished"
+
+    emitters = ("random",)
+
+    def ask(self, rows: range | None = None) -> Any: ...
+
+
+class Mistyped(MapElites):
+    def colect_state(self) -> None: ...
+
+
+class WithoutExchange(MapElites):
+    def tell(self, evaluation: Any) -> Any: ...
+
+
+class WithoutLineages(MapElites):
+    holds_lineages = True
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NotASubclass", r"must be a subclass of qdrl\.Algorithm, which has the .*collect_state.* that it lacks"),
+        ("Unfinished", "does not define load_state_dict, state_dict, tell"),
+        ("Mistyped", "defines colect_state, which is never called: did you mean collect_state"),
+        ("WithoutExchange", "defines tell without its parameter exchange"),
+        ("WithoutLineages", "has holds_lineages = True but does not define lineages"),
+    ],
+)
+def test_a_class_that_does_not_meet_the_protocol_is_one_line(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        algorithm_class(f"{__name__}:{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_all_built_in_algorithms_meet_the_protocol() -> None:
+    for name in algorithm_names():
+        assert issubclass(algorithm_class(name), Algorithm)
