@@ -44,6 +44,7 @@ for name in ("Archive", "plot_heatmap", "open_archive"):
 
 def test_every_verb_names_the_package_it_needs(tmp_path: Path) -> None:
     archive = ROOT / "archives" / "reference" / "walker2d_uni.h5"
+    (tmp_path / "x.toml").write_text((ROOT / "experiments" / "quickstart" / "config.toml").read_text())
     command = [sys.executable, "-c", PROGRAM, str(archive), "torch,matplotlib,imageio"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     said = dict(line.split(" | ", 1) for line in done.stdout.splitlines())

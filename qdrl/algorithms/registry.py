@@ -1,5 +1,6 @@
 """Algorithms: one paper, one file, four calls (`ask`, `tell`, `state_dict`, `load_state_dict`)."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from qdrl.errors import UserError
@@ -34,7 +35,11 @@ def algorithm_class(name: str) -> "type[Algorithm]":
     """
     if name not in ALGORITHMS and not is_reference(name):
         raise UserError(f"algorithm.name: no algorithm '{name}'{suggest(name, ALGORITHMS)}")
-    found = load_reference(ALGORITHMS.get(name, name))
+    if name in ALGORITHMS:
+        module, _, attribute = ALGORITHMS[name].partition(":")
+        found = getattr(import_module(module), attribute)
+    else:
+        found = load_reference(name)
     from qdrl.algorithms.requirements import problem_of  # imports torch, which naming the algorithms does not need
 
     if problem := problem_of(found):

@@ -46,11 +46,11 @@ def describe(model: type[BaseModel]) -> list[Setting]:
         inner = _models_in(field.annotation)
         for table in inner:
             choice = _choice_of(name, table) if len(inner) > 1 else ""
-            settings += [
-                replace(setting, key=f"{name}.{setting.key}", choice=setting.choice or choice)
-                for setting in describe(table)
-                if not (choice and setting.key == "name")
-            ]
+            for setting in describe(table):
+                if choice and setting.key == "name":
+                    continue
+                inner_choice = f"{name}.{setting.choice}" if setting.choice else choice
+                settings.append(replace(setting, key=f"{name}.{setting.key}", choice=inner_choice))
     return settings
 
 

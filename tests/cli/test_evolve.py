@@ -186,8 +186,17 @@ def test_algorithms_lists_settings_with_their_defaults() -> None:
     assert "map_elites" in run_qdrl("algorithms").stdout
     assert "batch_size" in run_qdrl("algorithms", "map_elites").stdout
     described = run_qdrl("algorithms", "evotorch").stdout
-    assert "'clipup', 'max_speed': 0.15" in described
-    assert re.search("or cmaes +initial_stdev required, separable False, active True", described)
+    assert (
+        '  with searcher.optimizer.name = "clipup":\n    searcher.optimizer.max_speed: number, above 0; default 0.15\n'
+        in described
+    )
+    cmaes = described.partition('with searcher.name = "cmaes":')[2]
+    for line in (
+        "initial_stdev: number, above 0; required",
+        "separable: boolean; default false",
+        "active: boolean; default true",
+    ):
+        assert f"searcher.{line}\n" in cmaes
 
 
 def test_doctor_names_every_part_of_the_machine() -> None:
