@@ -54,7 +54,7 @@ def generation(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks) -
     rows = ranks.rows(algorithm.batch_size)
     candidates = algorithm.ask(rows)
     evaluation = task.evaluate(candidates)
-    evaluation = ranks.share(evaluation)
+    evaluation = ranks.share(evaluation, algorithm.batch_size)
     counts = algorithm.tell(evaluation, ranks.exchange)
     task.update(evaluation)
     record.add(algorithm, evaluation, counts)

@@ -195,6 +195,19 @@ class Evaluation:
         return replace(self, rows=rows, observations=ObservationMoments(**moments) if moments else None, **plain)
 
 
+def check_rows(evaluation: Evaluation, expected: range) -> None:
+    """Check that a task evaluated the rows that it was given.
+
+    Raises:
+        ValueError: the rows are others.
+    """
+    if evaluation.rows != expected:
+        raise ValueError(
+            f"the task returned rows {evaluation.rows.start} to {evaluation.rows.stop} of the generation, expected"
+            f" {expected.start} to {expected.stop}: evaluate all candidates, in their order"
+        )
+
+
 def usable(fitness: Tensor, descriptor: Tensor) -> Tensor:
     """Return whether each row's fitness and descriptor are finite and of a magnitude up to 1e30, `(rows,)` bool.
 

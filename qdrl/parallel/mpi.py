@@ -51,7 +51,12 @@ class MpiRanks:
         return self._rows_of(self.rank, count)
 
     def any(self, flag: bool) -> bool:
-        return self._together(lambda: bool(self._communicator.allreduce(int(flag), op=self._mpi.MAX)))
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        own, result = np.array(flags, np.uint8), np.empty(len(flags), np.uint8)
+        self._together(lambda: self._communicator.Allreduce(own, result, op=self._mpi.MAX))
+        return tuple(bool(flag) for flag in result)
 
     def from_first(self, value: Any) -> Any:
         return self._together(lambda: self._communicator.bcast(value, root=0))
@@ -98,12 +103,11 @@ class MpiRanks:
     def exchange(self) -> "MpiRanks":
         return self
 
-    def share(self, evaluation: "Evaluation") -> "Evaluation":
-        def gather() -> tuple[int, dict[str, "Tensor"]]:
-            count = self._communicator.allreduce(len(evaluation.rows))
-            return count, self._gather_columns(evaluation.columns(), count)
+    def share(self, evaluation: "Evaluation", count: int) -> "Evaluation":
+        from qdrl.evaluation import check_rows
 
-        count, columns = self._together(gather)
+        check_rows(evaluation, self.rows(count))
+        columns = self._together(lambda: self._gather_columns(evaluation.columns(), count))
         return evaluation.with_columns(range(count), columns)
 
     def train(self, evaluation: "Evaluation", training: "Training", shards: int = 1) -> "TrainingResult":
@@ -165,13 +169,8 @@ class MpiRanks:
         return messages.join(shards, incoming)
 
     def _broadcast(self, arrays: "TrainingResult | None") -> "TrainingResult":
-        arrays = arrays if self.first else None
-        shapes = None if arrays is None else {name: (a.shape, a.dtype.str) for name, a in arrays.items()}
-        shapes = self._communicator.bcast(shapes, root=0)
-        given = arrays or {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
-        for array in given.values():
-            self._communicator.Bcast(array, root=0)
-        return given
+        """Return the first rank's arrays. One message: pickling a few megabytes costs less than a message an array."""
+        return self._communicator.bcast(arrays if self.first else None, root=0)
 
     def _together(self, operation: Callable[[], _Result]) -> _Result:
         """Run a collective operation so that either all living ranks have its result or all see `RankLost`."""

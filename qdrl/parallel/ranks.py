@@ -132,8 +132,16 @@ class Ranks(Protocol):
         """This rank's rows of a generation of `count` rows: contiguous blocks, sizes differing by one at most."""
         ...
 
-    def share(self, evaluation: "Evaluation") -> "Evaluation":
-        """Collective. Return the evaluation with the small columns of all rows, on every rank."""
+    def share(self, evaluation: "Evaluation", count: int) -> "Evaluation":
+        """Collective. Return the evaluation with the small columns of all rows, on every rank.
+
+        Args:
+            evaluation: this rank's rows.
+            count: rows of the generation.
+
+        Raises:
+            ValueError: the evaluation has other rows than this rank's.
+        """
         ...
 
     @property
@@ -142,7 +150,11 @@ class Ranks(Protocol):
         ...
 
     def any(self, flag: bool) -> bool:
-        """Collective. Whether any rank's flag is set."""
+        """Collective. Return whether any rank's flag is set."""
+        ...
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """Collective. Return for each flag whether any rank has it set; one message for all flags."""
         ...
 
     def from_first(self, value: Any) -> Any:
@@ -189,11 +201,17 @@ class OneProcess:
     def exchange(self) -> Exchange:
         return LOCAL
 
-    def share(self, evaluation: "Evaluation") -> "Evaluation":
+    def share(self, evaluation: "Evaluation", count: int) -> "Evaluation":
+        from qdrl.evaluation import check_rows
+
+        check_rows(evaluation, self.rows(count))
         return evaluation
 
     def any(self, flag: bool) -> bool:
         return flag
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        return flags
 
     def from_first(self, value: Any) -> Any:
         return value

@@ -1,23 +1,17 @@
 """The spent budgets of a run."""
 
-from collections.abc import Callable
-
 from qdrl.config import RunSettings
 from qdrl.run.history import History
 
 
-def spent_budgets(
-    run: RunSettings, history: History, generation: int, out_of_time: Callable[[float], bool]
-) -> list[str]:
+def spent_budgets(run: RunSettings, history: History, generation: int, *, out_of_time: bool) -> list[str]:
     """Return the settings that end the run now, as `run.key = value`.
-
-    Collective if `out_of_time` is.
 
     Args:
         run: the budgets.
         history: the run so far.
         generation: the next one.
-        out_of_time: whether the whole run has taken so many minutes, on any rank.
+        out_of_time: whether the whole run has taken `run.minutes`, on any rank.
     """
     reached = {
         "generations": generation,
@@ -28,6 +22,6 @@ def spent_budgets(
     }
     limits = {name: getattr(run, name) for name in reached}
     spent = [name for name, limit in limits.items() if limit is not None and reached[name] >= limit]
-    if run.minutes is not None and out_of_time(run.minutes):
+    if out_of_time:
         spent.append("minutes")
     return [f"run.{name} = {getattr(run, name):g}" for name in spent]

@@ -54,9 +54,9 @@ class Checkpoints:
         self._generation, self._last = self._parts.algorithm.generation, time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether to save now: the writing rank's clock decides for all. Collective."""
+        """Return whether this rank writes and wants to save now; the other ranks follow it."""
         due = time.monotonic() - self._last >= self._interval()
-        return self._ranks.any(self._log.is_open and due and self._parts.algorithm.generation > self._generation)
+        return self._log.is_open and due and self._parts.algorithm.generation > self._generation
 
     def save(self, *, last: bool = False) -> None:
         """Write checkpoint and archive; a failure is a warning unless this is the run's last save. Collective.

@@ -114,19 +114,23 @@ class Recorder:
             self.ended_by = self.failure
             return False
         # Clocks differ between ranks: one that is out of time stops all of them at the same generation.
-        spent = spent_budgets(
-            run, self.history, algorithm.generation, lambda minutes: ranks.any(self._seconds() >= 60 * minutes)
+        run_over, job_over, signalled, save = ranks.any_of(
+            _is_over(self._seconds(), run.minutes),
+            _is_over(time.monotonic() - self._started, run.job_minutes),
+            self._signals.received is not None,
+            self._checkpoints.is_due(),
         )
+        spent = spent_budgets(run, self.history, algorithm.generation, out_of_time=run_over)
         self.finished, self.ended_by = bool(spent), ", ".join(spent)
         if self.finished:
             return False
-        if run.job_minutes is not None and ranks.any(time.monotonic() - self._started >= 60 * run.job_minutes):
+        if job_over:
             self.ended_by = f"run.job_minutes = {run.job_minutes:g}"
             return False
-        if ranks.any(self._signals.received is not None):
+        if signalled:
             self.ended_by = self._signals.received or "a signal"
             return False
-        if self._checkpoints.is_due():
+        if save:
             self._save()
         return True
 
@@ -196,3 +200,7 @@ class Recorder:
         except UserError as error:
             return str(error)
         return None
+
+
+def _is_over(seconds: float, minutes: float | None) -> bool:
+    return minutes is not None and seconds >= 60 * minutes

@@ -41,7 +41,7 @@ def test_without_a_launcher_one_process_does_all_rows_and_shares_with_itself(no_
     assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
     assert ranks.rows(7) == range(7)
     evaluation = evaluation_of(range(7), moments=True)
-    assert ranks.share(evaluation) is evaluation
+    assert ranks.share(evaluation, 7) is evaluation
     assert ranks.any(True)
     assert not ranks.any(False)
     assert ranks.from_first("x") == "x"

@@ -56,7 +56,7 @@ def exchange(ranks: Ranks, folder: Path) -> None:
     seen: dict[str, np.ndarray] = {}
     for count in COUNTS:
         for moments in (False, True):
-            shared = ranks.share(evaluation_of(ranks.rows(count), moments=moments))
+            shared = ranks.share(evaluation_of(ranks.rows(count), moments=moments), count)
             seen |= {f"{count}/{moments}/{name}": column.numpy() for name, column in shared.columns().items()}
             seen[f"{count}/{moments}/rows"] = np.array(shared.rows, np.int64)
             for name, rows in asked_rows(count).items():

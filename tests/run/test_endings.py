@@ -201,9 +201,9 @@ def test_signal_handlers_are_left_alone_where_they_are_not_wanted(tmp_path: Path
     class Watching(OneProcess):
         handlers: ClassVar[list[Any]] = []
 
-        def any(self, flag: bool) -> bool:
+        def any_of(self, *flags: bool) -> tuple[bool, ...]:
             self.handlers.append(signal.getsignal(signal.SIGTERM))
-            return super().any(flag)
+            return super().any_of(*flags)
 
     before = signal.getsignal(signal.SIGTERM)
     start(parse_experiment(ARM), Watching(), folder=tmp_path / "run", progress=False, handle_signals=False)
