@@ -35,7 +35,7 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_example_of_the_docs_acts_as_the_elite_with_numpy_alone(exported: Path) -> None:
-    text = (ROOT / "docs" / "exporting.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "export.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert re.findall(r"^import (\w+)", example, re.MULTILINE) == ["numpy"]
     names: dict = {}
@@ -71,7 +71,7 @@ def test_the_file_says_what_the_weights_are_for(exported: Path) -> None:
 
 
 def test_every_array_is_in_the_docs_and_none_needs_pickle(exported: Path) -> None:
-    documented = set(re.findall(r"`(\w+?)(?:_<i>)?`", (ROOT / "docs" / "exporting.md").read_text()))
+    documented = set(re.findall(r"`(\w+?)(?:_<i>)?`", (ROOT / "docs" / "how-to" / "export.md").read_text()))
     weights = arrays_of(exported)
     assert {re.sub(r"_\d+$", "", name) for name in weights} <= documented
     assert all(values.dtype.kind in "fiU" for values in weights.values())
