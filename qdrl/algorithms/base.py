@@ -177,7 +177,7 @@ class Algorithm(ABC):
             evaluation: all rows of a generation.
             valid: `(rows,)` bool, the rows that may enter.
             genomes: `(rows, parameters)` of all rows, or a function from `(k,)` accepted rows to their genomes,
-                `(k, parameters)`. If that function is `exchange.genomes`, the call is collective.
+                `(k, parameters)`. If that function calls `exchange.genomes`, `insert` is collective.
 
         Returns:
             `added_<emitter>` and `improved_<emitter>`: empty cells filled and elites replaced, for each emitter.

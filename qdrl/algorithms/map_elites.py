@@ -31,7 +31,7 @@ class MapElitesSettings(SettingsModel):
     """Settings of MAP-Elites."""
 
     name: str = "map_elites"
-    """Name of the algorithm: "map_elites", or the `package.module:Class` of a subclass."""
+    """Name of the algorithm, or the `package.module:Class` of a subclass."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Evaluations per generation."""
     initial_generations: Annotated[int, Field(ge=1)] = 1
