@@ -1,1 +1,1 @@
-"""Algorithms: one paper, one file; `qdrl.algorithms.registry` finds one by name."""
+"""Algorithms, one module per method; `qdrl.algorithms.registry` finds a class by name."""

@@ -1,4 +1,4 @@
-"""The base class of algorithms: everything that the engine calls, with default bodies where there is a default."""
+"""The base class of algorithms: every member that the engine uses, with defaults where possible."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,30 +19,30 @@ from qdrl.parallel.ranks import Ranks
 from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
-_NEW = 2  # `status` of a row whose cell was empty, in the result of `archive.add`
+_NEW = 2  # `status` of a row that filled an empty cell, in the result of `archive.add`
 
 
 class Algorithm(ABC):
-    """Proposes genomes, and updates from their evaluation.
+    """Base class of algorithms: proposes genomes and updates from their evaluation.
 
     Subclasses define `Settings`, `emitters`, `batch_size` and the abstract methods. Every other method is a hook with a
-    default body. The engine calls nothing that is not named here.
+    default body. The engine uses only the members of this class.
 
     Args:
-        task: makes first genomes.
-        archive: the elites; `tell` changes it.
+        task: draws initial genomes.
+        archive: the archive that `tell` inserts into.
         streams: the run's random numbers.
         settings: an instance of `Settings`.
 
     Attributes:
         Settings: pydantic model of the `[algorithm]` table, its `name` included.
-        emitters: names of the ways in which genomes are proposed; `Candidates.emitter` indexes this tuple.
+        emitters: emitter names; `Candidates.emitter` indexes this tuple.
         holds_lineages: whether genomes are lineages. The archive then holds one number per genome, `(cells, 1)` int64,
             `lineages` is defined, and `state_dict` has these numbers as `nodes`.
-        batch_size: rows of the generation that `ask` proposes next.
-        generation: the one that `ask` proposes next.
-        champion: the best single genome so far, as `StoredArchive.champion` keeps it; None for none.
-        actor: a trained conditioned policy, as `StoredArchive.actor` keeps it; None for none.
+        batch_size: number of rows in the next generation.
+        generation: index of the next generation, from 0.
+        champion: the best single genome so far, in the format of `StoredArchive.champion`; None if there is none.
+        actor: a trained actor network, in the format of `StoredArchive.actor`; None if there is none.
     """
 
     Settings: ClassVar[type[BaseModel]]
@@ -58,47 +58,60 @@ class Algorithm(ABC):
 
     @abstractmethod
     def ask(self, rows: range | None = None) -> Candidates:
-        """Return the candidates of these rows of the next generation; of all rows by default."""
+        """Return candidates for the next generation.
+
+        Args:
+            rows: rows of the generation; all rows by default.
+        """
 
     @abstractmethod
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
-        """Collective. Update from all rows of the generation that `ask` proposed; return metrics for the history.
+        """Update from the evaluation of all rows of a generation. Collective.
 
         Args:
-            evaluation: all rows, the same columns on every rank.
+            evaluation: all rows; the columns are identical on every rank.
             exchange: the collectives: genomes of other ranks, sums over ranks, training on the learner group.
+
+        Returns:
+            Metrics for the history, by name.
         """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs besides the archive: a nested dict of arrays, numbers and strings."""
+        """Return the state to resume from, the archive excluded: a nested dict of arrays, numbers and strings."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: a shape is that of other settings, or a value is out of range.
+            ValueError: a shape does not match the settings, or a value is out of range.
         """
 
     def share_memory(self, ranks: Ranks) -> None:  # noqa: B027 - does nothing by default
-        """Collective. Make large constant tables once per node; called before the first `ask`."""
+        """Create large constant tables once per node; called before the first `ask`. Collective."""
 
     def collect_state(self) -> None:  # noqa: B027 - does nothing by default
-        """Collective. Bring state of other ranks to the first one; called before its `state_dict`."""
+        """Collect the state of other ranks on the first one; called before its `state_dict`. Collective."""
 
     def lineages(self, genomes: np.ndarray) -> StoredLineages | None:  # noqa: ARG002
-        """Return the lineages of the archive's genomes, `(n, 1)` int64; None where genomes are weights."""
+        """Return the lineages of genomes; None if genomes are weights.
+
+        Args:
+            genomes: `(n, 1)` int64, genomes of the archive.
+        """
         return None
 
     def continue_from_elites(self, generation: int) -> None:
-        """Propose the given generation next, from the elites of an archive whose checkpoint is lost.
+        """Continue at a generation from an archive without its checkpoint.
 
-        Called before the first `ask`. The default restores the generation, which is enough where it is all of the
-        state.
+        Called before the first `ask`. The default restores the generation only.
+
+        Args:
+            generation: index of the next generation.
 
         Raises:
-            UserError: the state is more than the generation.
+            UserError: `state_dict` holds more than the generation.
         """
         if lacking := sorted(self.state_dict().keys() - {"generation"}):
             raise UserError(
@@ -116,14 +129,14 @@ class Algorithm(ABC):
         *,
         wants_transitions: bool = False,
     ) -> Candidates:
-        """Return these rows of the next generation, with the seeds of their evaluations.
+        """Return candidates with the generation and the evaluation seeds filled in.
 
         Args:
             rows: rows of the generation.
             genomes: `(rows, parameters)` float32, or an object that makes them row by row.
-            emitter: the emitter of all rows, or `(rows,)` int64 indices into `emitters`.
-            parent_cell: `(rows,)` int64, cell of each row's first parent, -1 for none; none has one by default.
-            wants_transitions: whether the evaluation keeps every control step.
+            emitter: the emitter name of all rows, or `(rows,)` int64 indices into `emitters`.
+            parent_cell: `(rows,)` int64, cell of each row's first parent, -1 for none; -1 for all rows by default.
+            wants_transitions: whether the evaluation returns every control step.
         """
         if isinstance(emitter, str):
             emitter = np.full(len(rows), self.emitters.index(emitter), np.int64)
@@ -140,10 +153,10 @@ class Algorithm(ABC):
         )
 
     def check_turn(self, evaluation: Evaluation) -> None:
-        """Guard the order of `ask` and `tell`.
+        """Check that an evaluation is that of the generation that `ask` proposed.
 
         Raises:
-            RuntimeError: the evaluation is of another generation, or of some of its rows only.
+            RuntimeError: the evaluation is of another generation, or rows are missing.
         """
         if evaluation.generation != self.generation:
             raise RuntimeError(
@@ -158,13 +171,16 @@ class Algorithm(ABC):
     def insert(
         self, evaluation: Evaluation, valid: Tensor, genomes: Tensor | Callable[[Tensor], Tensor]
     ) -> dict[str, float]:
-        """Insert the valid rows into the archive; return how many each emitter added and improved.
+        """Insert the valid rows into the archive.
 
         Args:
             evaluation: all rows of a generation.
             valid: `(rows,)` bool, the rows that may enter.
-            genomes: those of all rows, or a function from `(k,)` accepted rows to their genomes. With
-                `exchange.genomes` in it the call is collective.
+            genomes: `(rows, parameters)` of all rows, or a function from `(k,)` accepted rows to their genomes,
+                `(k, parameters)`. If that function calls `exchange.genomes`, `insert` is collective.
+
+        Returns:
+            `added_<emitter>` and `improved_<emitter>`: empty cells filled and elites replaced, for each emitter.
         """
         insertion = self.archive.add(
             genomes,
@@ -186,26 +202,26 @@ class Algorithm(ABC):
 
 
 def make_champion(fitness: np.ndarray, generation: int, **genome: np.ndarray) -> dict[str, np.ndarray]:
-    """Return a champion as `StoredArchive.champion` keeps it.
+    """Return a champion in the format of `StoredArchive.champion`.
 
     Args:
-        fitness: `(episodes,)` fitness values for which it was chosen.
+        fitness: `(episodes,)` fitness values that selected it.
         generation: the generation of these episodes.
-        genome: `genome`, or `seeds` and `sigmas` of its lineage.
+        genome: `genome`, `(parameters,)`, or `seeds` and `sigmas` of its lineage.
     """
     return {**genome, "fitness": fitness, "generation": np.array([generation])}
 
 
 def restored_champion(stored: Mapping[str, Any], parameters: int) -> dict[str, np.ndarray] | None:
-    """Return the champion of a checkpoint; None where there was none.
+    """Return the champion of a checkpoint; None if there is none.
 
     Args:
-        stored: what `make_champion` returned, or nothing.
+        stored: a champion as `make_champion` returns it, or an empty mapping.
         parameters: length of a genome.
 
     Raises:
-        KeyError: a part is missing.
-        ValueError: a part is of another shape, or not finite.
+        KeyError: an array is missing.
+        ValueError: an array has another shape, or a number is not finite.
     """
     if not stored:
         return None
@@ -223,8 +239,12 @@ def restored_champion(stored: Mapping[str, Any], parameters: int) -> dict[str, n
 def require_novelty_archive(archive: AnyArchive, algorithm: str) -> NoveltyArchive:
     """Return the archive if it is a novelty archive.
 
+    Args:
+        archive: the archive of the experiment.
+        algorithm: name of the algorithm or option that needs it, for the message.
+
     Raises:
-        UserError: it has cells.
+        UserError: the archive has cells.
     """
     if not isinstance(archive, NoveltyArchive):
         raise UserError(f"archive.kind: {algorithm} needs 'novelty', not '{archive.geometry.kind}'")

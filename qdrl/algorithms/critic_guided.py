@@ -1,16 +1,20 @@
-"""What MAP-Elites with policy-gradient variation has in common: who proposes which row, and what learners are given.
+"""The common base of PGA-, DCG- and DCRL-MAP-Elites: emitters of a generation, and training of critics and actor.
 
-A generation's rows are dealt out to emitters in turns, so that every rank's block of rows holds its share of the
-costly ones:
+PGA: https://doi.org/10.1145/3449639.3459304. DCG: https://arxiv.org/abs/2303.03832. DCRL:
+https://arxiv.org/abs/2401.08632.
 
-- `variation`: children of elites, as in MAP-Elites;
-- `gradient`: copies of elites after some steps up the critic's gradient;
-- `actor`: the actor that was trained with the critic, as a genome of its own;
-- `probe`: the same, evaluated only to learn from it; it never enters the archive.
+Each row of a generation has one emitter. The rows of an emitter are spread evenly over the batch, so that every rank
+has its share of the costly ones:
 
-`pga_map_elites`, `dcg_map_elites` and `dcrl_map_elites` say how many rows each gets and what critics know of
-descriptors. After a generation the learners put all transitions into their replay, train critics and actor, and tell
-the other ranks what they need to propose: parameters, and the minibatches of observations for the next gradients.
+- `variation`: offspring of elites, as in MAP-Elites;
+- `gradient`: elites after gradient ascent on the critic;
+- `actor`: the actor trained with the critics, with a fixed target descriptor, as a genome;
+- `probe`: the same as `actor`, but evaluated for its transitions only; it never enters the archive.
+
+`pga_map_elites`, `dcg_map_elites` and `dcrl_map_elites` set the number of rows of each emitter, and whether critics are
+conditioned on descriptors. After a generation the learners add all transitions to the replay buffer and train critics
+and actor. They broadcast what `ask` needs: the parameters of critic and actor, and the minibatches of observations for
+the next policy gradients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,33 +47,34 @@ from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 
-_TOLD = ("critic", "actor", "states")
+_USED_ARRAYS = ("critic", "actor", "states")  # arrays of a training result that `ask` uses
 Rows = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     """Settings that the critic-guided algorithms share.
 
-    What is learned, and by how many ranks, is `qdrl.critics.settings.LearningSettings`.
+    The settings of the learners are in `qdrl.critics.settings.LearningSettings`.
     """
 
     gradient_rows: Rows = 64
-    """Rows of `batch_size` that policy-gradient variation proposes."""
+    """Rows of `batch_size` by policy-gradient variation."""
     actor_rows: Rows = 64
-    """Rows of `batch_size` that are the actor itself and may enter the archive."""
+    """Rows of `batch_size` that are the trained actor and may enter the archive."""
     probe_rows: Rows = 0
-    """Rows besides `batch_size` that are the actor itself and only feed the replay."""
+    """Rows in addition to `batch_size` that are the trained actor; only their transitions are used."""
     gradient_rows_aim: Literal["parent", "reached"] = "parent"
-    """What gradient rows count as having aimed at: "parent", the descriptor of the elite they start from (code of
-    Faldor et al. 2024), or "reached", their own, as all children do (Faldor et al. 2023)."""
+    """Target descriptor stored with the transitions of gradient rows. "parent": the descriptor of their parent, as in
+    the code of Faldor et al. 2024. "reached": the descriptor they reached, as for all other offspring (Faldor et al.
+    2023)."""
     artificial_negatives: bool = False
-    """Keep the episodes of rows that are not the actor a second time, as if they had aimed at the descriptor of an
-    elite drawn for it: the ablation of Faldor et al. 2023, section 5.5."""
+    """Store the transitions of rows that are not the actor a second time, with the descriptor of a random elite as
+    target: the ablation of Faldor et al. 2023, section 5.5."""
     target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Deviation of the noise on the descriptors that actors aim at, in units of the bounds' span."""
+    """Standard deviation of the noise on the actor's target descriptors, as a fraction of the width of each axis."""
     reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
-    """Added to each reward before it is cut at zero; the task's own when left out. Unconditioned critics take rewards
-    as they are unless it is given."""
+    """Offset added to each reward before negative rewards become zero; the task's own offset by default. Rewards of
+    unconditioned critics are left unchanged unless this is set."""
 
     @model_validator(mode="after")
     def _fits(self) -> "CriticGuidedSettings":
@@ -82,16 +87,22 @@ class CriticGuidedSettings(MapElitesSettings, LearningSettings):
 
 
 class CriticGuided(MapElites):
-    """See `qdrl.algorithms.base.Algorithm`.
+    """Base class of MAP-Elites with policy-gradient variation.
 
     Args:
         task: a task whose genomes are policies.
-        archive: filled by `tell`; critics live on its device.
+        archive: the archive that `tell` inserts into; networks are on its device.
         streams: the run's random numbers.
-        settings: how rows are dealt out, what is learned.
+        settings: rows of each emitter, and settings of the learners.
+
+    Attributes:
+        conditioned: whether critics and actor take a descriptor as input.
+        dimensions: numbers of that descriptor, 0 if not conditioned.
+        learner: this rank's shards of the replay buffer, and the networks.
 
     Raises:
-        UserError: the task has no policies, or states no reward offset that a conditioned critic needs.
+        UserError: the task's genomes are not deterministic policies of continuous actions in [-1, 1], the critic is
+            conditioned but the task states no reward offset, or there are more learners than rows.
     """
 
     settings: CriticGuidedSettings
@@ -122,31 +133,42 @@ class CriticGuided(MapElites):
         self._learned: TrainingResult = {}
 
     def ask(self, rows: range | None = None) -> Candidates:
+        """Return candidates by all emitters; the evaluation returns their transitions."""
         return replace(super().ask(rows), wants_transitions=True)
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
+        """Train on the transitions, then insert the rows into the archive. Collective.
+
+        Args:
+            evaluation: all rows, with the transitions of this rank's rows.
+            exchange: the collectives; its `train` runs on the learners.
+
+        Returns:
+            The counts of `insert`, the number of `probe` rows as `actor_evaluations`, and the metrics of training.
+        """
         self.check_turn(evaluation)
-        # Before the archive changes: targets are drawn from it as it was when the rows were proposed.
+        # Training precedes insertion: targets are drawn from the archive that the rows were proposed from.
         learned = exchange.train(evaluation, partial(self._train, evaluation), self.settings.learners)
         probes = self._named(evaluation.emitter, "probe")
         counts = self._insert(evaluation, ~evaluation.failed & ~probes, exchange)
-        if _TOLD[0] in learned:
-            self._learned = {name: learned.pop(name) for name in _TOLD}
+        if _USED_ARRAYS[0] in learned:
+            self._learned = {name: learned.pop(name) for name in _USED_ARRAYS}
         report = {name: float(value) for name, value in learned.items()}
         return {"actor_evaluations": float(probes.sum()), **counts, **report}
 
     @property
     def actor(self) -> dict[str, np.ndarray] | None:
-        """The trained actor as `StoredArchive.actor` keeps it; None before anything was learned."""
+        """Return the trained actor in the format of `StoredArchive.actor`; None before the first training."""
         if not self._learned:
             return None
         return {"genome": self._learned["actor"], "dimensions": np.array(self.dimensions)}
 
     def collect_state(self) -> None:
-        """Collective. Bring the learners' shards of the replay to the first rank, for `state_dict`."""
+        """Collect the shards of the replay buffer on the first rank, for `state_dict`. Collective."""
         self.learner.collect()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the generation, the learner's state and the arrays of the last training that `ask` uses."""
         return {
             **super().state_dict(),
             "learner": self.learner.state_dict(self.generation),
@@ -154,14 +176,14 @@ class CriticGuided(MapElites):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: a shape is that of other networks.
+            ValueError: an array has another shape than the networks of these settings.
         """
         super().load_state_dict(state)
         self.learner.load_state_dict(state["learner"], self.generation)
-        learned = {name: np.asarray(state["learned"][name], np.float32) for name in _TOLD if state["learned"]}
+        learned = {name: np.asarray(state["learned"][name], np.float32) for name in _USED_ARRAYS if state["learned"]}
         td3, seen = self.learner.td3, self._policy.sizes[0]
         expected = {"critic": tuple(td3.critic[0].shape), "actor": tuple(td3.actor[0].shape)}
         expected["states"] = (*learned["states"].shape[:2], seen) if learned else ()
@@ -171,7 +193,7 @@ class CriticGuided(MapElites):
         self._learned = learned
 
     def continue_from_elites(self, generation: int) -> None:
-        """Propose this generation next, with critics, actor and replay as they are at the beginning of a run."""
+        """Continue at a generation with new networks and an empty replay buffer."""
         super().load_state_dict({"generation": generation})
         self.learner.begin_at(generation)
 
@@ -191,14 +213,14 @@ class CriticGuided(MapElites):
             if name == "variation":
                 made, parents[mine] = self._children([rows[row] for row in mine])
             elif name == "gradient":
-                made, parents[mine] = self._climbed(plan.cell[mine], plan.target[mine]), plan.cell[mine]
+                made, parents[mine] = self._gradient_offspring(plan.cell[mine], plan.target[mine]), plan.cell[mine]
             else:
-                made = self._actors(plan.target[mine])
+                made = self._injected_actors(plan.target[mine])
             copy_rows(made, torch.arange(len(mine)), genomes, torch.from_numpy(mine))
         return genomes, parents, plan.emitter
 
     def _plan(self, rows: Sequence[int]) -> Plan:
-        """Who proposes these rows, from what; the same on whichever rank asks, until the archive changes."""
+        """Return emitters, elites and targets of these rows; identical on every rank until the archive changes."""
         spec = self.task.spec
         plan = Plan(self._dealt[list(rows)], np.full(len(rows), -1), np.full((len(rows), len(spec.axes)), np.nan))
         gradient = self._named(plan.emitter, "gradient")
@@ -206,45 +228,47 @@ class CriticGuided(MapElites):
         noise = np.zeros_like(plan.target)
         for index in np.flatnonzero(aims):
             plan.cell[index], noise[index] = self._aim(Purpose.TARGET, rows[int(index)])
-        noise[gradient] = 0.0  # they climb for their parents' own
+        noise[gradient] = 0.0  # the target of a gradient row is its parent's exact descriptor
         plan.target[aims] = self._descriptors_of(plan.cell[aims]) + noise[aims]
         return plan
 
     def _named(self, emitter: Any, name: str) -> Any:
-        """Which of some rows an emitter proposed."""
+        """Return a mask of the rows of one emitter, given emitter indices `(rows,)`."""
         return emitter == (self.emitters.index(name) if name in self.emitters else -1)
 
-    def _climbed(self, cells: np.ndarray, targets: np.ndarray) -> Tensor:
+    def _gradient_offspring(self, cells: np.ndarray, targets: np.ndarray) -> Tensor:
+        """Return policy-gradient offspring of the elites of these cells, `(rows, parameters)`."""
         parents, device = self.archive.genomes_of(torch.from_numpy(cells)), self.archive.device
         states, critic = (torch.from_numpy(self._learned[name]).to(device) for name in ("states", "critic"))
-        aims = self._seen(torch.from_numpy(targets)).to(device)
+        aims = self._scaled(torch.from_numpy(targets)).to(device)
         return self._gradient.vary(parents, states, critic, aims)
 
-    def _actors(self, targets: np.ndarray) -> Tensor:
+    def _injected_actors(self, targets: np.ndarray) -> Tensor:
+        """Return the actor with each of the targets `(rows, d)` folded into its biases, `(rows, parameters)`."""
         device = self.archive.device
-        actor, aims = torch.from_numpy(self._learned["actor"]).to(device), self._seen(torch.from_numpy(targets))
+        actor, aims = torch.from_numpy(self._learned["actor"]).to(device), self._scaled(torch.from_numpy(targets))
         return inject(self._policy, actor, aims.to(device))
 
-    def _seen(self, descriptors: Tensor) -> Tensor:
-        """Descriptors as the critics see them, `(rows, dimensions)`."""
+    def _scaled(self, descriptors: Tensor) -> Tensor:
+        """Return the descriptors scaled to [-1, 1] and cut there, `(rows, dimensions)`."""
         return normalize(descriptors, self.archive.geometry.lower, self.archive.geometry.upper)[:, : self.dimensions]
 
     def _train(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> TrainingResult:
-        """Collective over the learners. Label this learner's transitions and train on them."""
+        """Label this learner's transitions and train on them. Collective over the learners."""
         kept = [self._label(drop_nonfinite(transitions), evaluation) for transitions in shards]
         return self.learner.train(self.generation, kept, learners)
 
     def _label(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:
-        """Transitions as the replay keeps them: rewards shifted, descriptors reached and aimed at beside each."""
+        """Return transitions as the replay buffer stores them: rewards offset, reached and target descriptors added."""
         reached = evaluation.descriptor
         if not self._varies:
-            return label(transitions, self._offset, self._seen(reached), self._seen(reached))
+            return label(transitions, self._offset, self._scaled(reached), self._scaled(reached))
         plan = self._plan(range(self.batch_size))
         target = torch.from_numpy(plan.target)
         if self.settings.gradient_rows_aim == "reached":
             target[self._named(plan.emitter, "gradient")] = torch.nan
         target = torch.where(target.isnan(), reached, target)
-        kept = label(transitions, self._offset, self._seen(reached), self._seen(target))
+        kept = label(transitions, self._offset, self._scaled(reached), self._scaled(target))
         if not (self.settings.artificial_negatives and self.dimensions):
             return kept
         rows = np.flatnonzero(~self._named(plan.emitter, "actor") & ~self._named(plan.emitter, "probe"))
@@ -253,30 +277,33 @@ class CriticGuided(MapElites):
             cells, noise = map(np.array, zip(*aims, strict=True))
             drawn[rows] = torch.from_numpy(self._descriptors_of(cells) + noise)
         again = ~drawn.to(transitions.row.device)[transitions.row].isnan().any(1)
-        negatives = label(transitions.select(again), self._offset, self._seen(reached), self._seen(drawn))
+        negatives = label(transitions.select(again), self._offset, self._scaled(reached), self._scaled(drawn))
         return concatenate(kept, negatives)
 
     def _aim(self, purpose: Purpose, row: int) -> tuple[int, np.ndarray]:
-        """An elite's cell, drawn uniformly for a row, and noise for its descriptor."""
+        """Return the cell of an elite, drawn uniformly for this row, and noise for its descriptor, `(d,)`."""
         generator, spec = self.streams.generator(purpose, self.generation, row), self.task.spec
         cell, span = int(self.archive.sample(generator, 1)[0]), np.subtract(spec.upper, spec.lower)
         return cell, self.settings.target_noise * span * generator.standard_normal(len(span))
 
     def _descriptors_of(self, cells: np.ndarray) -> np.ndarray:
+        """Return the descriptors of the elites of these cells, `(rows, d)`."""
         return self.archive.descriptors_of(torch.from_numpy(cells)).cpu().numpy()
 
     def _reward_offset(self) -> float | None:
+        """Return the offset of rewards; None if they are left unchanged."""
         if self.settings.reward_offset is not None or not self.conditioned:
             return self.settings.reward_offset
         if self.task.spec.reward_offset is None:
             raise UserError(
-                f"algorithm.reward_offset: {self.settings.name} scales rewards by how near the descriptor came, which"
-                f" only works for rewards >= 0; task '{self.task.spec.name}' states no offset, set one"
+                f"algorithm.reward_offset: {self.settings.name} needs rewards >= 0, because it scales them by the"
+                f" distance to the target descriptor; task '{self.task.spec.name}' states no offset, set one"
             )
         return self.task.spec.reward_offset
 
 
 def _policy_of(task: Task, algorithm: str) -> Any:
+    """Return the policy of a task, after checking that a deterministic actor-critic method can train it."""
     if not isinstance(task, EpisodicTask):
         raise UserError(f"algorithm.name: {algorithm} needs a task whose genomes are policies, not {task.spec.name}")
     if not isinstance(task.policy, Mlp):

@@ -1,9 +1,13 @@
 """DCG-MAP-Elites (Faldor et al. 2023): descriptor-conditioned critic and actor, and evaluations of the actor.
 
-Besides a batch of 128 children by variation and 128 by gradient, the conditioned actor is evaluated on 256 descriptors
-of elites, a little noise added. These episodes never enter the archive; they cost as much as the batch, and count.
-The paper's length of S(d, d') is 0.008 in units that differ between tasks, and its actor has 256 x 256 units; here the
-length is that of Faldor et al. 2024 and the actor has the policies' shape.
+Paper: https://arxiv.org/abs/2303.03832.
+
+A batch is 128 offspring by variation and 128 by policy gradient. In addition, the conditioned actor is evaluated on the
+descriptors of 256 elites, with some noise added. These evaluations never enter the archive; they count in every budget.
+
+Differences from the paper: its length scale of S(d, d') is 0.008 in units that differ between tasks, and its actor has
+256 x 256 hidden units. Here the length scale is that of Faldor et al. 2024 (https://arxiv.org/abs/2401.08632), and the
+actor has the shape of the policies.
 """
 
 from typing import Annotated, Literal
@@ -25,6 +29,6 @@ class DcgMapElitesSettings(CriticGuidedSettings):
 
 
 class DcgMapElites(CriticGuided):
-    """See `qdrl.algorithms.base.Algorithm`."""
+    """DCG-MAP-Elites: conditioned critics and actor; the actor is evaluated for its transitions."""
 
     Settings = DcgMapElitesSettings

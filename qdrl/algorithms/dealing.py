@@ -1,4 +1,4 @@
-"""Which emitter proposes which row of a generation."""
+"""Distribution of a generation's rows over emitters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Plan:
-    """What some rows of a generation are.
+    """Emitters, elites and target descriptors of some rows of a generation.
 
     Attributes:
         emitter: `(rows,)` index into `emitters`.
-        cell: `(rows,)` cell of the elite that a gradient starts from or that an actor aims at, -1 for none.
-        target: `(rows, d)` descriptor aimed at, in the task's units; NaN for none.
+        cell: `(rows,)` cell of the elite that is the parent (`gradient`) or gives the target (`actor`, `probe`), -1 for
+            none.
+        target: `(rows, d)` target descriptor, in the task's units; NaN for none.
     """
 
     emitter: np.ndarray
@@ -22,11 +23,11 @@ class Plan:
 
 
 def deal(counts: Mapping[str, int], emitters: Sequence[str]) -> np.ndarray:
-    """Deal rows out in turns, as evenly along the batch as whole rows allow.
+    """Return the emitter of each row; each emitter's rows are spread evenly over the batch.
 
     Args:
-        counts: rows of each emitter.
-        emitters: names in the order of their indices.
+        counts: number of rows of each emitter.
+        emitters: emitter names; the result indexes this sequence.
 
     Returns:
         `(sum of counts,)` int64 index into `emitters` of each row.

@@ -1,20 +1,22 @@
 """Deep GA (Such et al. 2017, "Deep Neuroevolution", algorithm 1): truncation selection and Gaussian mutation.
 
-A genome is a lineage: the number of its first genome, and number and power of each mutation since. Every rank knows all
-lineages, for what they need is drawn from the streams of rows; weights never cross ranks.
+Paper: https://arxiv.org/abs/1712.06567.
 
-One of its generations is two of the engine's. First the children are evaluated once each. Then the candidates, the
-elite so far and the best children, are evaluated over some episodes more, which count like all others: the mean over
-these alone decides who is the elite, so that a child that was lucky once does not stay for ever. The best children and
-the elite are the next parents. The elite is a parent, not a child: all children are mutated, as in the authors' code;
-the paper writes one of them as its copy.
+A genome is a lineage: the seed of its initial genome, and the seed and standard deviation of each mutation. Both are
+drawn from random streams keyed by row, so every rank computes all lineages itself and ranks never exchange weights.
 
-With `objective = "novelty"` it is GA-NS: parents are the children whose behaviour is newest, by their mean distance to
-the nearest neighbours in the archive and among themselves (Lehman and Stanley 2011). The elite is still the fittest,
-but no parent for that.
+One generation of the algorithm takes two generations of the run. The first evaluates each child once. The second
+evaluates the candidates, which are the elite so far and the best children, over `candidate_episodes` episodes each.
+These episodes count in every budget. The candidate with the highest mean fitness in these episodes alone is the elite,
+so that one lucky evaluation does not decide. The best children and the elite are the next parents. All children are
+mutated, as in the authors' code; in the paper one child is an unmodified copy of the elite.
 
-With no parents it is random search, by the same rules. Every child that was evaluated competes for a cell of the
-archive, which has no say in who is selected unless the objective is novelty.
+With `objective = "novelty"` the algorithm is GA-NS. The parents are the most novel children: those with the largest
+mean distance to their nearest neighbours in the archive and among the children (Lehman and Stanley 2011,
+https://doi.org/10.1162/EVCO_a_00025). The elite is still the fittest genome, but it is not made a parent.
+
+With `parents = 0` the algorithm is random search. Every child competes for a cell of the archive. Selection uses the
+archive only if the objective is novelty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +41,7 @@ from qdrl.settings.base import SettingsModel
 from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
-_SPARE = 10_000  # nodes that are not worth a pruning
+_SPARE = 10_000  # growth of the tree, in nodes, below which it is never pruned
 
 
 class DeepGaSettings(SettingsModel):
@@ -48,46 +50,47 @@ class DeepGaSettings(SettingsModel):
     name: str = "deep_ga"
     """Name of the algorithm: "deep_ga"."""
     objective: Literal["fitness", "novelty"] = "fitness"
-    """What makes parents: "fitness", or "novelty", which needs an archive of that kind."""
+    """Objective that selects parents: "fitness", or "novelty", which needs `archive.kind = "novelty"`."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Children a generation."""
+    """Children per generation."""
     parents: Annotated[int, Field(ge=0, le=1_000_000)] = 20
-    """How many of the best are parents of the next, the elite among them; 0 for random search."""
+    """Number of parents, which include the elite if the objective is "fitness"; 0 for random search."""
     mutation: MutationPower = MutationPower()
-    """Power of mutations."""
+    """Standard deviation of mutations."""
     candidates: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Who may become the elite: the elite so far and the best children."""
+    """Number of candidates for the elite: the elite so far and the best children."""
     candidate_episodes: Annotated[int, Field(ge=0, le=10_000)] = 30
-    """Episodes that decide among the candidates; 0 to go by what each reached once, which is enough where an episode
-    has no chance in it."""
+    """Additional episodes of each candidate; 0 selects the elite by its single evaluation, which is enough if episodes
+    are deterministic."""
     noise: Noise = KeyedNoise()
-    """Source of the noise."""
+    """Source of the noise of mutations."""
     rebase_depth: Annotated[int, Field(ge=1)] | None = None
-    """Lineages of common ancestors longer than this start at a stored genome from then on."""
+    """Number of lineage entries of the parents' last common ancestor beyond which its genome is stored, and lineages
+    start from there. Never by default."""
 
     @model_validator(mode="after")
-    def _compares(self) -> "DeepGaSettings":
+    def _check_candidates(self) -> "DeepGaSettings":
         if self.candidate_episodes and self.candidates < 2:
-            raise ValueError("candidates must be at least 2, the elite so far and who may follow it")
+            raise ValueError("candidates must be at least 2 (the elite so far and a child), or candidate_episodes 0")
         return self
 
 
 class DeepGa(Algorithm):
-    """See `qdrl.algorithms.base.Algorithm`.
+    """Deep GA, GA-NS or random search, on genomes stored as lineages.
 
     Attributes:
-        ancestry: every lineage that is still needed; the archive's genomes are numbers of its nodes.
-        parents: `(k,)` nodes, best first.
-        elite: its node, -1 before there is one.
+        ancestry: tree of all lineages in use; the archive's genomes are numbers of its nodes.
+        parents: `(k,)` int64 nodes, best first.
+        elite: node of the elite, -1 if there is none.
 
     Args:
-        task: gives first genomes.
-        archive: of nodes, filled by `tell`.
+        task: draws initial genomes.
+        archive: archive of nodes that `tell` inserts into.
         streams: the run's random numbers.
-        settings: see `DeepGaSettings`.
+        settings: settings of the algorithm.
 
     Raises:
-        UserError: the objective is novelty, the archive is of cells; or a noise table is shorter than a genome.
+        UserError: the objective is novelty but the archive has cells, or a noise table is shorter than a genome.
     """
 
     Settings = DeepGaSettings
@@ -99,36 +102,44 @@ class DeepGa(Algorithm):
         super().__init__(task, archive, streams, settings)
         self.ancestry = Ancestry()
         self.parents, self.elite = np.empty(0, np.int64), -1
-        self._elite_scores, self._elite_of = np.empty(0), -1  # what it got, and in which generation
-        self._seen = require_novelty_archive(archive, "objective novelty") if settings.objective == "novelty" else None
+        self._elite_scores, self._elite_of = np.empty(0), -1  # its fitness values, and their generation
+        wants_novelty = settings.objective == "novelty"
+        self._entries = require_novelty_archive(archive, "objective novelty") if wants_novelty else None
         self._decoder = Decoder(self.ancestry, task.initial, source_for(settings.noise, task.parameters))
         self._candidates = np.empty(0, np.int64)  # nodes under comparison; none while children are evaluated
         self._ranked = np.empty(0, np.int64)  # the children's nodes, best first, while candidates are compared
-        self._births = 0  # generations of children so far
-        self._pruned = 0  # nodes left by the last pruning
+        self._births = 0  # number of generations of children so far
+        self._pruned = 0  # number of nodes after the last pruning
 
     @property
     def batch_size(self) -> int:
-        """Rows of this generation: children, or episodes of candidates."""
+        """Return the number of rows in the next generation: children, or episodes of candidates."""
         if len(self._candidates):
             return len(self._candidates) * self.settings.candidate_episodes
         return self.settings.batch_size
 
     def share_memory(self, ranks: Ranks) -> None:
-        """Collective. Have the noise table once a node."""
+        """Create the noise table once per node. Collective."""
         share_noise(self._decoder.noise, ranks)
 
     def ask(self, rows: range | None = None) -> Candidates:
+        """Return children, or `candidate_episodes` copies of each candidate; genomes are decoded on access."""
         rows = range(self.batch_size) if rows is None else rows
         parents, seeds, sigmas, emitter = self._plan(rows)
         return self.make_candidates(rows, Offspring(self._decoder, parents, seeds, sigmas), emitter)
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:  # noqa: ARG002
+        """Insert children into the archive and choose the candidates, or choose the elite among the candidates.
+
+        Returns:
+            The counts of `insert`; `candidate_evaluations`, episodes of candidates in this generation;
+            `champion_fitness`, the elite's mean fitness; `champion_mutations`, the mutations in its lineage.
+        """
         self.check_turn(evaluation)
         candidates = float(len(self._candidates) * self.settings.candidate_episodes)
         counts = self._compare(evaluation) if len(self._candidates) else self._select(evaluation)
         self.generation += 1
-        self._forget()
+        self._prune()
         return {
             **counts,
             "candidate_evaluations": candidates,
@@ -138,14 +149,18 @@ class DeepGa(Algorithm):
 
     @property
     def champion(self) -> dict[str, np.ndarray] | None:
-        """The elite as `StoredArchive.champion` keeps it; None before there is one."""
+        """Return the elite in the format of `StoredArchive.champion`; None if there is none."""
         if self.elite < 0:
             return None
         lineage = self.ancestry.lineage(self.elite)
         return make_champion(self._elite_scores, self._elite_of, seeds=lineage.seeds, sigmas=lineage.sigmas)
 
     def lineages(self, genomes: np.ndarray) -> StoredLineages:
-        """The lineages of the archive's genomes, `(n, 1)` nodes, as a file keeps them."""
+        """Return the lineages of genomes in the format of archive files.
+
+        Args:
+            genomes: `(n, 1)` int64 nodes, genomes of the archive.
+        """
         lineages = [self.ancestry.lineage(int(node)) for node in genomes[:, 0]]
         keyframes = self.ancestry.keyframes
         return StoredLineages(
@@ -160,6 +175,7 @@ class DeepGa(Algorithm):
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the tree of lineages, the elite, and the nodes of parents, candidates, children and archive."""
         return {
             "generation": self.generation,
             "births": self._births,
@@ -175,10 +191,10 @@ class DeepGa(Algorithm):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: the arrays are not those of a tree, or a node is not in it.
+            ValueError: the arrays do not form a tree, a node is not in it, or a stored genome has another length.
         """
         self.ancestry.load_state_dict(state["ancestry"])
         self.generation, self._births, self._pruned = (int(state[name]) for name in ("generation", "births", "pruned"))
@@ -191,7 +207,11 @@ class DeepGa(Algorithm):
         self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
 
     def _check_nodes(self, archived: Any) -> None:
-        """Refuse nodes that are not in the tree, and keyframes that are not genomes of this task."""
+        """Check that all nodes are in the tree and that keyframes are genomes of this task.
+
+        Raises:
+            ValueError: a node is out of range, or a keyframe has another shape.
+        """
         for name, nodes in {
             "the elite": [self.elite] if self.elite >= 0 else [],
             "parents": self.parents,
@@ -201,13 +221,13 @@ class DeepGa(Algorithm):
         }.items():
             numbers = np.asarray(nodes)
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.ancestry):
-                raise ValueError(f"a node of {name} is not among the {len(self.ancestry)} of the tree")
+                raise ValueError(f"a node of {name} is not in the tree, which has {len(self.ancestry)} nodes")
         for number, genome in self.ancestry.keyframes.items():
             if genome.shape != (self.task.parameters,):
                 raise ValueError(f"keyframe {number} has shape {genome.shape}, expected ({self.task.parameters},)")
 
     def _plan(self, rows: Sequence[int]) -> tuple[list[int], list[int], list[float], str]:
-        """Parent, number and power of each row, and who proposes them; the same on whichever rank asks."""
+        """Return parent, seed and standard deviation of each row, and their emitter; identical on every rank."""
         if len(self._candidates):
             nodes = [int(self._candidates[row // self.settings.candidate_episodes]) for row in rows]
             return nodes, [0] * len(nodes), [0.0] * len(nodes), "candidate"
@@ -219,7 +239,7 @@ class DeepGa(Algorithm):
         return parents, [noise.draw(g, self.task.parameters) for g in generators], [sigma] * len(rows), "mutation"
 
     def _select(self, evaluation: Evaluation) -> dict[str, float]:
-        """After the children: who competes to be the elite, and who is a parent if nobody has to compete."""
+        """Insert the children into the archive; choose the candidates, or elite and parents if there are none."""
         parents, seeds, sigmas, _ = self._plan(range(self.batch_size))
         nodes = self.ancestry.add(parents, seeds, sigmas)
         new, handles = self._novelty(evaluation), torch.from_numpy(nodes)[:, None]
@@ -232,7 +252,7 @@ class DeepGa(Algorithm):
             if len(fittest) and not (len(self._elite_scores) and self._elite_scores.mean() >= fitness[fittest[0]]):
                 self.elite, self._elite_scores = int(nodes[fittest[0]]), fitness[fittest[:1]]
                 self._elite_of = evaluation.generation
-            self._succeed()
+            self._set_parents()
             return counts
         wanted = self.settings.candidates - (self.elite >= 0)
         elite = [self.elite] if self.elite >= 0 else []
@@ -241,35 +261,35 @@ class DeepGa(Algorithm):
         return counts
 
     def _novelty(self, evaluation: Evaluation) -> np.ndarray | None:
-        """Of each row `(rows,)`, NaN where it failed; None where it is not asked for."""
-        if self._seen is None:
+        """Return the novelty of each row, `(rows,)`, NaN for failed rows; None if the objective is fitness."""
+        if self._entries is None:
             return None
         descriptor = evaluation.descriptor.cpu().numpy()
         alive = np.flatnonzero(~evaluation.failed.cpu().numpy())
-        known, found = self._seen.descriptor.cpu().numpy(), np.full(len(descriptor), np.nan)
+        known, found = self._entries.descriptor.cpu().numpy(), np.full(len(descriptor), np.nan)
         references = np.concatenate([known, descriptor[alive]])
-        found[alive] = novelty(descriptor[alive], references, self._seen.k, own=len(known) + np.arange(len(alive)))
+        found[alive] = novelty(descriptor[alive], references, self._entries.k, own=len(known) + np.arange(len(alive)))
         return found
 
     def _compare(self, evaluation: Evaluation) -> dict[str, float]:
-        """After the candidates' episodes: the elite is who did best on average; failed episodes do not count."""
+        """Make the candidate with the best mean fitness the elite; failed episodes do not count."""
         scores = evaluation.fitness.cpu().numpy().reshape(len(self._candidates), -1)
         known = np.isfinite(scores)
         means = np.where(known, scores, 0).sum(1) / np.maximum(known.sum(1), 1)
         means[~known.any(1)] = -np.inf
-        best = int(means.argmax())  # of equal ones the first: the elite so far
+        best = int(means.argmax())  # the first of equal ones: the elite so far
         self.elite, self._elite_scores = int(self._candidates[best]), scores[best][known[best]]
         self._elite_of = evaluation.generation
         self._candidates = np.empty(0, np.int64)
-        self._succeed()
+        self._set_parents()
         return dict.fromkeys((f"{verb}_{name}" for verb in ("added", "improved") for name in self.emitters), 0.0)
 
-    def _succeed(self) -> None:
-        """The next parents: the best children, the elite among them."""
+    def _set_parents(self) -> None:
+        """Set the next parents: the best children and, if the objective is fitness, the elite."""
         count = self.settings.parents
         if count and self.elite >= 0:
             best = self._ranked[:count].tolist()
-            if self._seen is None and self.elite not in best:
+            if self._entries is None and self.elite not in best:
                 best = [self.elite, *best[: count - 1]]
             self.parents = np.array(best, np.int64) if best else self.parents
         self._ranked = np.empty(0, np.int64)
@@ -277,14 +297,14 @@ class DeepGa(Algorithm):
         self._decoder.hold(self.parents.tolist())
 
     def _rebase(self) -> None:
-        """Keep the genome of all parents' last common ancestor, once its lineage is too long."""
+        """Store the genome of the parents' last common ancestor if its lineage exceeds `rebase_depth`."""
         depth = self.settings.rebase_depth
         shared = None if depth is None else self.ancestry.common_ancestor(self.parents.tolist())
         if depth is not None and shared is not None and len(self.ancestry.path(shared)) > depth:
             self.ancestry.rebase(shared, self._decoder.genome(shared))
 
-    def _forget(self) -> None:
-        """Drop nodes that nobody needs any more, whenever there are twice as many as were needed last."""
+    def _prune(self) -> None:
+        """Remove unused nodes once the tree has grown to twice its size after the last pruning."""
         if len(self.ancestry) <= 2 * self._pruned + _SPARE:
             return
         cells = self.archive.occupied_cells
@@ -301,6 +321,6 @@ class DeepGa(Algorithm):
 
 
 def _best_first(scores: np.ndarray) -> np.ndarray:
-    """Rows by falling score, the lower row first where equal; those that are NaN left out."""
+    """Return rows by descending score, the lower row first among equal ones; NaN rows are omitted."""
     order = np.argsort(-scores, kind="stable")
     return order[~np.isnan(scores[order])]

@@ -1,8 +1,11 @@
-"""What evolution strategies on one Gaussian have in common: perturbed copies of a mean, and a step of that mean.
+"""The common base of OpenAI-ES and the NS-ES family: mirrored perturbations of a mean, and gradient steps of the mean.
 
-Perturbations are mirrored (Brockhoff et al. 2010): rows 2i and 2i + 1 are the mean plus and minus the same noise, which
-a number stands for, so that every rank makes the rows it evaluates and the parts of the gradient it adds. What crosses
-ranks is fitness, descriptors and the parts' sum: one vector of parameters where there are as many ranks as parts.
+OpenAI-ES: https://arxiv.org/abs/1703.03864. NS-ES family: https://arxiv.org/abs/1712.06560.
+
+Perturbations are mirrored (Brockhoff et al. 2010): rows 2i and 2i + 1 are the mean plus and minus the same noise. The
+noise is identified by one number, so every rank computes the rows that it evaluates and the parts of the gradient that
+it sums. Ranks exchange fitness, descriptors and the sums of parts: one vector of parameters per rank if there are as
+many ranks as parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,24 +31,24 @@ class EvolutionStrategySettings(SettingsModel):
     """Settings that evolution strategies share; defaults are those of Salimans et al. 2017 on Humanoid."""
 
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
-    """Perturbed copies a generation, an even number."""
+    """Perturbations per generation, an even number."""
     sigma: Positive = 0.02
-    """Deviation of perturbations."""
+    """Standard deviation of perturbations."""
     learning_rate: Positive = 0.01
-    """Learning rate of the optimizer."""
+    """Learning rate of the optimiser."""
     optimizer: Literal["adam", "momentum"] = "adam"
-    """Optimizer: "adam", or "momentum" of 0.9."""
+    """Optimiser of the mean: "adam", or "momentum" with coefficient 0.9."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.005
-    """Factor of the mean that is added to the gradient."""
+    """Coefficient of weight decay: the gradient of the loss includes this times the mean."""
     mean_rows: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """Episodes of the mean itself, besides `batch_size`. They say what the run has found, and count."""
+    """Evaluations of the mean per generation, in addition to `batch_size`. They count in every budget."""
     initial: Literal["random", "zeros"] = "random"
-    """The first mean: a "random" genome of the task, or "zeros", enough where policies are linear."""
+    """Initial mean: "random", an initial genome of the task, or "zeros", which suits linear policies."""
     noise: Noise = KeyedNoise()
-    """Source of the noise."""
+    """Source of the noise of perturbations."""
     gradient_parts: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Parts that a gradient is added up in. Ranks share them; results depend on it, in the last bits, and not on the
-    number of ranks."""
+    """Number of parts of the gradient's sum, which ranks divide among themselves. The last bits of results depend on
+    it; they do not depend on the number of ranks."""
 
     @model_validator(mode="after")
     def _is_even(self) -> "EvolutionStrategySettings":
@@ -55,16 +58,16 @@ class EvolutionStrategySettings(SettingsModel):
 
 
 class Mean:
-    """A mean and its optimiser.
+    """The mean of an evolution strategy, and its optimiser.
 
     Attributes:
-        genome: `(parameters,)` float32.
+        genome: the mean, `(parameters,)` float32.
 
     Args:
-        genome: the first one.
-        settings: step size, decay and the rest.
+        genome: the initial mean, `(parameters,)`.
+        settings: settings of the evolution strategy.
         streams: the run's random numbers.
-        noise: what perturbations are made of.
+        noise: source of the noise of perturbations.
     """
 
     def __init__(
@@ -77,19 +80,26 @@ class Mean:
         self._optimizer = kind(self.genome, self._gradient, settings.learning_rate)
 
     def perturbed(self, generation: int, rows: Sequence[int]) -> "Perturbed":
-        """Copies of the mean as these rows of a generation see it; rows beyond the batch are the mean itself."""
+        """Return the perturbations of these rows; rows from `batch_size` on are the mean itself.
+
+        Args:
+            generation: index of the generation; the noise depends on it.
+            rows: rows of the generation.
+        """
         pairs = [row // 2 if row < self._settings.batch_size else None for row in rows]
         numbers = [0 if pair is None else self._number(generation, pair) for pair in pairs]
         signs = [0.0 if pair is None else 1.0 - 2.0 * (row % 2) for row, pair in zip(rows, pairs, strict=True)]
         return Perturbed(self.genome.numpy(), self._noise, numbers, [sign * self._settings.sigma for sign in signs])
 
     def improve(self, generation: int, weights: np.ndarray, exchange: Exchange) -> None:
-        """Collective. Take one step up the gradient: sum_i (w_2i - w_2i+1) noise_i / rows, less the weight decay.
+        """Take one step of gradient ascent with weight decay. Collective.
+
+        The gradient is sum_i (w_2i - w_2i+1) noise_i / batch_size.
 
         Args:
-            generation: the one whose perturbations the weights are of.
-            weights: `(batch_size,)` of the perturbed rows.
-            exchange: adds the parts of the gradient.
+            generation: the generation of the perturbations.
+            weights: `(batch_size,)` weights w of the perturbations, such as centred ranks.
+            exchange: sums the parts of the gradient over ranks.
         """
         differences = (weights[::2] - weights[1::2]) / self._settings.batch_size
 
@@ -105,30 +115,31 @@ class Mean:
         self._optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The mean and its optimiser."""
+        """Return the mean and the optimiser's state."""
         return {"genome": self.genome.numpy().copy(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: it is of another shape.
+            ValueError: an array has another shape.
         """
         load_array(self.genome, state["genome"], "the mean")
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _number(self, generation: int, pair: int) -> int:
+        """Return the number that identifies the noise of a pair of rows."""
         return self._noise.draw(self._streams.generator(Purpose.PERTURBATION, generation, pair), len(self.genome))
 
 
 class Perturbed:
-    """Rows of a mean plus noise, made when they are asked for; see `qdrl.evaluation.Genomes`.
+    """Perturbed copies of a mean, computed on access; implements `qdrl.evaluation.Genomes`.
 
     Args:
         mean: `(parameters,)` float32.
-        noise: what the numbers stand for.
-        numbers: one a row.
-        sigmas: one a row, 0 for the mean itself.
+        noise: source of the noise.
+        numbers: `(rows,)`, the number of each row's noise.
+        sigmas: `(rows,)`, the factor of each row's noise, negative for the second of a pair; 0 for the mean itself.
     """
 
     def __init__(self, mean: np.ndarray, noise: NoiseSource, numbers: Sequence[int], sigmas: Sequence[float]) -> None:
@@ -147,10 +158,16 @@ class Perturbed:
 
 
 def centred_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks in [-0.5, 0.5] (Salimans et al. 2017, section 2.1): the best is 0.5.
+    """Return ranks scaled to [-0.5, 0.5] (Salimans et al. 2017, section 2.1); the highest value has 0.5.
 
-    Equal values share the mean of their ranks, so that a plateau has no gradient; the authors' code breaks ties by
-    order. Values that are NaN count as the worst.
+    Equal values have the mean of their ranks, so that the gradient of a plateau is zero. The authors' code breaks ties
+    by order. NaN ranks lowest.
+
+    Args:
+        values: `(rows,)`.
+
+    Returns:
+        `(rows,)` float64.
     """
     if len(values) < 2:
         return np.zeros(len(values))

@@ -1,8 +1,11 @@
 """EvoTorch's searchers (PGPE with ClipUp or Adam, SNES, XNES, CEM, CMA-ES) on any task and any number of ranks.
 
-Every rank holds the same searcher, draws the same rows and evaluates its own; only fitness and descriptors cross, and
-the genomes that enter the archive. The archive is passive: every valid row competes for its cell, and the searcher
-never looks at it. See Toklu et al. 2023, "EvoTorch: Scalable Evolutionary Computation in Python".
+EvoTorch: Toklu et al. 2023, https://arxiv.org/abs/2302.12600. `qdrl.algorithms.searcher_settings` links the papers of
+the searchers.
+
+Every rank holds the same searcher, draws all rows and evaluates its own. Ranks exchange fitness, descriptors and the
+genomes that enter the archive. Every row that did not fail competes for its cell of the archive. The searcher does not
+use the archive.
 """
 
 import os
@@ -35,18 +38,19 @@ _VERBOSITY = "EVOTORCH_VERBOSE_LEVEL"
 
 
 class EvoTorchSettings(SettingsModel):
-    """Settings of EvoTorch's searchers."""
+    """Settings of `EvoTorch`."""
 
     name: str = "evotorch"
     """Name of the algorithm: "evotorch", or the `package.module:Class` of a subclass."""
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 256
-    """Rows a generation that the searcher draws: the population."""
+    """Population size: rows per generation that the searcher draws."""
     mean_rows: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """Episodes of the searcher's mean, besides `batch_size`. They say what the run has found, and count."""
+    """Evaluations of the searcher's mean per generation, in addition to `batch_size`. They count in every budget."""
     initial: Literal["random", "zeros"] = "random"
-    """The first mean: a "random" genome of the task, or "zeros", as Toklu et al. 2020 have it for linear policies."""
+    """Initial mean: "random", an initial genome of the task, or "zeros", as in Toklu et al. 2020 for linear
+    policies."""
     searcher: Annotated[SearcherSettings, Field(discriminator="name")] = Pgpe()
-    """Which one, and its options. There are no bounds: rows may lie anywhere."""
+    """The searcher and its options. Genomes have no bounds."""
 
     @model_validator(mode="after")
     def _fits(self) -> "EvoTorchSettings":
@@ -61,16 +65,16 @@ class EvoTorchSettings(SettingsModel):
 
 
 class EvoTorch(Algorithm):
-    """See `qdrl.algorithms.base.Algorithm`.
+    """A searcher of EvoTorch whose rows also compete for the cells of an archive.
 
     Args:
-        task: gives the first mean.
-        archive: filled by `tell`.
+        task: draws the initial mean.
+        archive: the archive that `tell` inserts into.
         streams: the run's random numbers.
-        settings: batch size, searcher.
+        settings: settings of the algorithm.
 
     Raises:
-        UserError: EvoTorch cannot be imported, or the searcher's matrices cannot fit this machine's memory.
+        UserError: EvoTorch cannot be imported, or the searcher's matrices exceed this machine's memory.
     """
 
     Settings = EvoTorchSettings
@@ -81,32 +85,36 @@ class EvoTorch(Algorithm):
         super().__init__(task, archive, streams, settings)
         self.batch_size = settings.batch_size + settings.mean_rows
         self._population = settings.batch_size
-        _refuse_too_large(settings, task.parameters)
+        _check_memory(settings, task.parameters)
         first = np.zeros(task.parameters, np.float32)
         if settings.initial == "random":
             first = task.initial(streams.generator(Purpose.INITIAL))
         self._searcher = _make_searcher(settings, torch.from_numpy(first))
-        self._drawn: Tensor | None = None  # the rows of this generation, once somebody asked
+        self._drawn: Tensor | None = None  # the rows of this generation, once drawn
 
     @property
     def mean(self) -> np.ndarray:
-        """The middle of what the searcher draws, `(parameters,)` float32: its guess at one good genome."""
+        """Return the mean of the search distribution, `(parameters,)` float32."""
         return self._searcher.mean.float().numpy().copy()
 
     def ask(self, rows: range | None = None) -> Candidates:
+        """Return samples of the search distribution, followed by `mean_rows` copies of its mean."""
         rows = range(self.batch_size) if rows is None else rows
         genomes = self._rows()[rows.start : rows.stop].float().to(self.archive.device)
         return self.make_candidates(rows, genomes, np.array([int(row >= self._population) for row in rows], np.int64))
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
-        """Learn from a whole generation.
+        """Insert the rows that did not fail into the archive and update the searcher. Collective.
 
-        Failed rows count as the worst that did not fail. A generation that tells no row from another, because all
-        failed or all were equal, leaves the searcher as it was; so does one after which it would not be finite.
-        Either is counted in `skipped_updates`.
+        A failed row counts as the worst row that did not fail. The searcher stays unchanged if all rows failed or have
+        equal fitness, or if its state would not be finite after the update; `skipped_updates` is then 1.
+
+        Returns:
+            The counts of `insert`; `champion_fitness`, the mean fitness of the rows of the mean; `stdev`, the mean
+            standard deviation; `skipped_updates`.
         """
         self.check_turn(evaluation)
-        # First, for it is collective: should a rank be lost, nothing was learned and the generation is done again.
+        # Insertion is collective and comes first: if a rank is lost, the generation is repeated with the same searcher.
         genomes = partial(exchange.genomes, evaluation)
         counts = self.insert(evaluation, ~evaluation.failed, genomes)
         fitness, failed = evaluation.fitness.cpu(), evaluation.failed.cpu()
@@ -125,10 +133,17 @@ class EvoTorch(Algorithm):
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the generation, the searcher's state and the champion."""
         searcher = {name: value.numpy().copy() for name, value in self._searcher.state().items()}
         return {"generation": self.generation, "searcher": searcher, "champion": self.champion or {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned.
+
+        Raises:
+            KeyError: an array of the searcher or the champion is missing.
+            ValueError: an array has another shape, or the champion is not finite.
+        """
         now, stored = self._searcher.state(), state["searcher"]
         arrays = {name: np.asarray(stored[name]) for name in now}
         for name, array in arrays.items():
@@ -140,9 +155,9 @@ class EvoTorch(Algorithm):
         self._drawn = None
 
     def _rows(self) -> Tensor:
-        """All rows of this generation, those of the mean last."""
+        """Return all rows of this generation, `(batch_size, parameters)`, those of the mean last."""
         if self._drawn is None:
-            # The last bits of a product depend on how its matrices lie in memory: always as a checkpoint gives them.
+            # The last bits of a matrix product depend on the memory layout: use the layout of a restored checkpoint.
             state = self._searcher.state()
             self._searcher.restore(
                 {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
@@ -153,7 +168,7 @@ class EvoTorch(Algorithm):
         return self._drawn
 
     def _learn(self, fitness: Tensor) -> bool:
-        """Move the searcher; whether it is finite after that, otherwise it is as it was."""
+        """Update the searcher and return True; restore it and return False if its state would not be finite."""
         self._rows()
         before = self._searcher.state()
         try:
@@ -167,10 +182,10 @@ class EvoTorch(Algorithm):
 
 
 def _to_unit_range(fitness: Tensor, failed: Tensor) -> Tensor | None:
-    """Fitness from the worst row at 0 to the best at 1, `(rows,)` float64, failed rows at 0; None if all are equal.
+    """Return fitness scaled to [0, 1], `(rows,)` float64, failed rows at 0; None if all rows are equal or failed.
 
-    Searchers only look at ranks or at fitness less its mean over its deviation, which do not change; but EvoTorch
-    ranks in the genome's float32, where close values far from zero are one.
+    Searchers use ranks or standardised fitness, which this scaling does not change. It is needed because EvoTorch ranks
+    fitness in the genome's float32, in which close values far from zero become equal.
     """
     valid = fitness[~failed]
     if len(valid) == 0 or valid.min() == valid.max():
@@ -178,23 +193,28 @@ def _to_unit_range(fitness: Tensor, failed: Tensor) -> Tensor | None:
     return ((fitness - valid.min()) / (valid.max() - valid.min())).masked_fill(failed, 0.0)
 
 
-def _refuse_too_large(settings: EvoTorchSettings, parameters: int) -> None:
-    """Refuse a covariance matrix whose update cannot fit this machine: EvoTorch holds three matrices a row."""
+def _check_memory(settings: EvoTorchSettings, parameters: int) -> None:
+    """Check that the update of a full covariance matrix fits into memory: EvoTorch allocates three matrices per row.
+
+    Raises:
+        UserError: it does not fit into this machine's physical memory.
+    """
     searcher = settings.searcher
     full = isinstance(searcher, Xnes) or (isinstance(searcher, Cmaes) and not searcher.separable)
     needed = 3 * 8 * settings.batch_size * parameters**2
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if full and needed > there:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if full and needed > available:
         raise UserError(
             f"algorithm.searcher: {searcher.name} with {parameters} parameters and {settings.batch_size} rows needs"
-            f" {needed / 2**30:.1f} GiB a rank, this machine has {there / 2**30:.1f} GiB; take pgpe, snes or cmaes with"
-            " separable = true"
+            f" {needed / 2**30:.1f} GiB a rank, this machine has {available / 2**30:.1f} GiB; use pgpe, snes or cmaes"
+            " with separable = true"
         )
 
 
 def _make_searcher(settings: EvoTorchSettings, mean: Tensor) -> "Searcher":
+    """Return the searcher; EvoTorch is imported here, because it is an optional package that takes seconds to load."""
     try:
-        with _undisturbed():
+        with _isolated_import():
             from qdrl.algorithms.searchers import make_searcher
     except ImportError as error:
         reason = str(error).partition("\n")[0]
@@ -203,11 +223,11 @@ def _make_searcher(settings: EvoTorchSettings, mean: Tensor) -> "Searcher":
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Import EvoTorch without what it and Ray change for the whole process.
+def _isolated_import() -> Iterator[None]:
+    """Keep an import of EvoTorch and Ray in this context from changing the whole process.
 
-    That is an exception hook, a folder put in front of all others to import from, filters for warnings, and a handler
-    that logs to stdout.
+    They set an exception hook, put a folder in front of `sys.path`, filter warnings, and add a handler that logs to
+    stdout.
     """
     hook, path, verbosity = sys.excepthook, sys.path.copy(), os.environ.get(_VERBOSITY)
     os.environ.setdefault(_VERBOSITY, "-1")

@@ -1,16 +1,21 @@
-"""NS-ES, NSR-ES and NSRA-ES (Conti et al. 2018): a few means that climb towards what has not been seen.
+"""NS-ES, NSR-ES and NSRA-ES (Conti et al. 2018): evolution strategies that maximise novelty, or novelty and fitness.
 
-The archive holds what every mean did whenever it had moved (`archive.kind = "novelty"`, `rule = "all"`). The novelty of
-a perturbation is its mean distance to its nearest neighbours there. Of the means, the one to move next is drawn with a
-chance proportional to its novelty; it takes one step of an evolution strategy up
+Paper: https://arxiv.org/abs/1712.06560.
+
+There are `means` means. The archive holds the descriptor of each mean after each of its updates
+(`archive.kind = "novelty"`, `rule = "all"`). The novelty of a perturbation is its mean distance to its nearest
+neighbours in the archive. The mean to update next is drawn with a probability proportional to its novelty. It takes one
+step of an evolution strategy on
 
     ns      ranks of novelty
-    nsr     the mean of both ranks, of novelty and of fitness
-    nsra    reward_weight * ranks of fitness + (1 - reward_weight) * ranks of novelty: the weight grows when a mean
-            is fitter than any before, and shrinks when that has not happened for a while
+    nsr     the mean of the ranks of novelty and of fitness
+    nsra    reward_weight * ranks of fitness + (1 - reward_weight) * ranks of novelty
 
-and is evaluated over `mean_rows` episodes in a generation of its own, whose mean descriptor enters the archive. What
-differs from the authors' code: a mean's own latest entry is not its neighbour when means are compared.
+The weight of nsra grows when the updated mean is fitter than all means before, and shrinks after `patience` updates
+without such an improvement. The generation after each update evaluates the updated mean over `mean_rows` episodes, and
+their mean descriptor enters the archive.
+
+One difference from the authors' code: a mean's own latest entry is not its neighbour when the means are compared.
 """
 
 from collections.abc import Mapping
@@ -43,36 +48,36 @@ class NoveltyEsSettings(EvolutionStrategySettings):
     name: str = "novelty_es"
     """Name of the algorithm: "novelty_es"."""
     objective: Literal["ns", "nsr", "nsra"] = "nsra"
-    """Objective: "ns" (novelty), "nsr" (novelty and fitness) or "nsra" (with an adaptive weight)."""
+    """Objective: "ns" (novelty), "nsr" (novelty and fitness) or "nsra" (novelty and fitness, adaptive weight)."""
     means: Annotated[int, Field(ge=1, le=1000)] = 5
     """Number of means."""
     mean_rows: Annotated[int, Field(ge=1, le=10_000)] = 5
-    """Episodes of a mean that has moved."""
+    """Episodes that evaluate a mean after its update."""
     selection: Literal["novelty", "turns"] = "novelty"
-    """Which mean moves: by "novelty", or in "turns"."""
+    """Choice of the mean to update: "novelty", at random in proportion to novelty, or "turns", in rotation."""
     reward_weight: Share = 1.0
-    """Weight of the fitness in nsra in the first generation."""
+    """Initial weight of fitness in nsra."""
     weight_step: Share = 0.05
-    """Step by which the weight of the fitness changes."""
+    """Amount by which the weight of fitness grows or shrinks."""
     patience: Annotated[int, Field(ge=1)] = 50
-    """Steps without a fitter mean after which it shrinks."""
+    """Number of evaluations of means without a new best fitness after which the weight of fitness shrinks."""
 
 
 class NoveltyEs(Algorithm):
-    """See `qdrl.algorithms.base.Algorithm`.
+    """NS-ES, NSR-ES or NSRA-ES: several means, one of which is updated at a time.
 
     Attributes:
-        means: the means, with an optimiser each.
-        reward_weight: of nsra, as it stands.
+        means: the means, each with its optimiser.
+        reward_weight: current weight of fitness in nsra, in [0, 1].
 
     Args:
-        task: gives the first means.
-        archive: of what means did; its `k` says how many neighbours count.
+        task: draws the initial means.
+        archive: a novelty archive of the means' descriptors; novelty uses its `k` nearest neighbours.
         streams: the run's random numbers.
-        settings: see `NoveltyEsSettings`.
+        settings: settings of the algorithm.
 
     Raises:
-        UserError: the archive is of cells, or does not let everyone in.
+        UserError: the archive has cells, or its rule is not "all".
     """
 
     Settings = NoveltyEsSettings
@@ -89,23 +94,24 @@ class NoveltyEs(Algorithm):
         scale = np.float32(settings.initial == "random")
         self.means = [Mean(first * scale, settings, streams, self._noise) for first in firsts]
         self.reward_weight = settings.reward_weight
-        self._due = list(range(settings.means))  # means that have moved and were not evaluated since
-        self._moving = 0  # the mean that is perturbed
-        self._behaviour = np.full((settings.means, len(task.spec.axes)), np.nan)  # what each mean did last
-        self._entry = np.full(settings.means, -1)  # its entry in the archive, counted from the run's beginning
+        self._due = list(range(settings.means))  # means that were updated and not yet evaluated
+        self._moving = 0  # index of the mean that is perturbed
+        self._behaviour = np.full((settings.means, len(task.spec.axes)), np.nan)  # latest descriptor of each mean
+        self._entry = np.full(settings.means, -1)  # number of each mean's latest entry, from the run's start
         self._entries = 0
         self._best, self._waited = -np.inf, 0
 
     @property
     def batch_size(self) -> int:
-        """Rows of this generation: episodes of means that have moved, or perturbations."""
+        """Return the number of rows in the next generation: episodes of updated means, or perturbations."""
         return len(self._due) * self.settings.mean_rows if self._due else self.settings.batch_size
 
     def share_memory(self, ranks: Ranks) -> None:
-        """Collective. Have the noise table once a node."""
+        """Create the noise table once per node. Collective."""
         share_noise(self._noise, ranks)
 
     def ask(self, rows: range | None = None) -> Candidates:
+        """Return `mean_rows` copies of each updated mean if there are any, otherwise perturbations of one mean."""
         rows = range(self.batch_size) if rows is None else rows
         if self._due:
             whole = [self.means[mean].genome for mean in self._due]
@@ -115,8 +121,14 @@ class NoveltyEs(Algorithm):
         return self.make_candidates(rows, genomes, "mean" if self._due else "perturbation")
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
+        """Add evaluated means to the archive, or update the perturbed mean. Collective.
+
+        Returns:
+            `added_mean`, entries added; `champion_fitness`, the best mean fitness so far; `reward_weight`;
+            `moving_mean`, the index of the mean that is perturbed next.
+        """
         self.check_turn(evaluation)
-        added = self._welcome(evaluation) if self._due else self._step(evaluation, exchange)
+        added = self._add_means(evaluation) if self._due else self._step(evaluation, exchange)
         self.generation += 1
         return {
             "added_mean": float(added),
@@ -126,6 +138,7 @@ class NoveltyEs(Algorithm):
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the means with their optimisers, their latest entries, and the state of nsra."""
         return {
             "generation": self.generation,
             "means": {str(index): mean.state_dict() for index, mean in enumerate(self.means)},
@@ -141,10 +154,11 @@ class NoveltyEs(Algorithm):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: a shape is that of other settings, or a mean does not exist.
+            KeyError: a mean, or an array of the champion, is missing.
+            ValueError: an array has another shape, or the index of a mean is out of range.
         """
         self.generation, self._moving, self._entries, self._waited = (
             int(state[name]) for name in ("generation", "moving", "entries", "waited")
@@ -154,15 +168,18 @@ class NoveltyEs(Algorithm):
         self.reward_weight, self._best = float(state["reward_weight"]), float(state["best"])
         self._due = np.asarray(state["due"], np.int64).tolist()
         if wrong := {self._moving, *self._due} - set(range(len(self.means))):
-            raise ValueError(f"there is no mean {min(wrong)} among {len(self.means)}")
+            raise ValueError(f"the index of a mean is {min(wrong)}, expected 0 to {len(self.means) - 1}")
         behaviour, entry = np.array(state["behaviour"], np.float64), np.array(state["entry"], np.int64)
         if behaviour.shape != self._behaviour.shape or entry.shape != self._entry.shape:
-            raise ValueError(f"behaviour {behaviour.shape} and entries {entry.shape} are those of other means")
+            raise ValueError(
+                f"behaviour and entry have shapes {behaviour.shape} and {entry.shape}, expected"
+                f" {self._behaviour.shape} and {self._entry.shape}"
+            )
         self._behaviour, self._entry = behaviour, entry
         self.champion = restored_champion(state["champion"], len(self.means[0].genome))
 
     def _step(self, evaluation: Evaluation, exchange: Exchange) -> int:
-        """Collective. After perturbations: their mean moves."""
+        """Update the perturbed mean; return 0, the number of added entries. Collective."""
         fitness, descriptor = evaluation.fitness.cpu().numpy(), evaluation.descriptor.cpu().numpy()
         new = np.full(len(fitness), np.nan)
         known = np.isfinite(descriptor).all(axis=1)
@@ -173,8 +190,8 @@ class NoveltyEs(Algorithm):
         self._due = [self._moving]
         return 0
 
-    def _welcome(self, evaluation: Evaluation) -> int:
-        """After episodes of means: what they did enters the archive, and the next one to move is drawn."""
+    def _add_means(self, evaluation: Evaluation) -> int:
+        """Add the evaluated means to the archive and choose the next mean; return the number of added entries."""
         rows = self.settings.mean_rows
         fitness = evaluation.fitness.cpu().numpy().reshape(-1, rows)
         descriptor = evaluation.descriptor.cpu().numpy().reshape(len(fitness), rows, -1)
@@ -184,7 +201,7 @@ class NoveltyEs(Algorithm):
         ):
             alive = np.isfinite(scores)
             if not alive.any():
-                continue  # it stays where it was known to be
+                continue  # all episodes failed: the latest known descriptor is kept
             self._behaviour[mean] = places[alive].mean(axis=0)
             self.archive.add(
                 self.means[mean].genome[None],
@@ -194,19 +211,19 @@ class NoveltyEs(Algorithm):
                 generation=evaluation.generation,
                 emitter=self.emitters.index("mean"),
                 n_evaluations=int(alive.sum()),
-                fitness_std=torch.from_numpy(_spread(scores[alive])[None]),
-                descriptor_std=torch.from_numpy(_spread(places[alive])[None]),
+                fitness_std=torch.from_numpy(_std(scores[alive])[None]),
+                descriptor_std=torch.from_numpy(_std(places[alive])[None]),
             )
             self._entry[mean] = self._entries
             self._entries += 1
             added += 1
-            self._note(self.means[mean], scores[alive], evaluation.generation)
+            self._update_weight(self.means[mean], scores[alive], evaluation.generation)
         self._due = []
-        self._moving = self._next()
+        self._moving = self._next_mean()
         return added
 
-    def _note(self, mean: Mean, scores: np.ndarray, generation: int) -> None:
-        """A mean was evaluated: is it the fittest, and what does that say of the weight of fitness?"""
+    def _update_weight(self, mean: Mean, scores: np.ndarray, generation: int) -> None:
+        """Update the champion and the weight of fitness from the episodes of a mean, `(episodes,)`."""
         step = self.settings.weight_step
         if scores.mean() > self._best:
             self._best, self._waited = float(scores.mean()), 0
@@ -217,24 +234,24 @@ class NoveltyEs(Algorithm):
         if self._waited >= self.settings.patience:
             self.reward_weight, self._waited = max(0.0, self.reward_weight - step), 0
 
-    def _next(self) -> int:
-        """The mean to move."""
+    def _next_mean(self) -> int:
+        """Return the index of the mean to update next."""
         count = len(self.means)
         if self.settings.selection == "turns":
             return (self._moving + 1) % count
         known = np.isfinite(self._behaviour).all(axis=1)
-        chances = np.zeros(count)
-        oldest = self._entries - len(self.archive)  # entries that a full archive has dropped
+        weights = np.zeros(count)
+        oldest = self._entries - len(self.archive)  # number of entries that a full archive has dropped
         own = np.where(self._entry >= oldest, self._entry - oldest, -1)
         if known.any():
             described = self.archive.descriptor.cpu().numpy()
-            chances[known] = novelty(self._behaviour[known], described, self.archive.k, own=own[known])
-        if not np.isfinite(chances).all() or chances.sum() == 0:
-            chances = np.ones(count)
+            weights[known] = novelty(self._behaviour[known], described, self.archive.k, own=own[known])
+        if not np.isfinite(weights).all() or weights.sum() == 0:
+            weights = np.ones(count)
         generator = self.streams.generator(Purpose.MEAN, self.generation)
-        return int(generator.choice(count, p=chances / chances.sum()))
+        return int(generator.choice(count, p=weights / weights.sum()))
 
 
-def _spread(values: np.ndarray) -> np.ndarray:
-    """Standard deviation over rows; NaN of a single one."""
+def _std(values: np.ndarray) -> np.ndarray:
+    """Return the standard deviation over rows; NaN for a single row."""
     return np.asarray(values.std(axis=0)) if len(values) > 1 else np.full(values.shape[1:], np.nan)

@@ -1,10 +1,13 @@
-"""OpenAI-ES (Salimans et al. 2017): a mean climbs the ranked fitness of its mirrored perturbations.
+"""OpenAI-ES (Salimans et al. 2017): gradient ascent of a mean on the ranked fitness of mirrored perturbations.
+
+Paper: https://arxiv.org/abs/1703.03864.
 
 As in the authors' code, returns are ranked over the whole generation, the gradient is not divided by sigma, and weight
-decay is added before the optimiser. What differs: noise is keyed unless a table is asked for, all observations count in
-the running normaliser instead of one in a hundred episodes, and actions have no noise.
+decay is added before the optimiser. There are three differences. Noise is keyed by default instead of read from a
+table. All observations enter the running normaliser, instead of those of one in a hundred episodes. Actions have no
+noise.
 
-Every perturbation also competes for a cell of the archive, which has no say in where the mean goes.
+Every perturbation also competes for a cell of the archive. The update of the mean does not use the archive.
 """
 
 from collections.abc import Mapping
@@ -28,20 +31,20 @@ class OpenAiEsSettings(EvolutionStrategySettings):
     """Settings of OpenAI-ES."""
 
     name: str = "openai_es"
-    """"openai_es"."""
+    """Name of the algorithm: "openai_es"."""
 
 
 class OpenAiEs(Algorithm):
-    """See `qdrl.algorithms.base.Algorithm`.
+    """OpenAI-ES: one mean, updated from the ranked fitness of its perturbations.
 
     Attributes:
-        mean: what perturbations are made of.
+        mean: the mean and its optimiser.
 
     Args:
-        task: gives the first mean.
-        archive: filled by `tell`.
+        task: draws the initial mean.
+        archive: the archive that `tell` inserts into.
         streams: the run's random numbers.
-        settings: see `OpenAiEsSettings`.
+        settings: settings of the algorithm.
     """
 
     Settings = OpenAiEsSettings
@@ -56,15 +59,22 @@ class OpenAiEs(Algorithm):
         self.mean = Mean(first, settings, streams, self._noise)
 
     def share_memory(self, ranks: Ranks) -> None:
-        """Collective. Have the noise table once a node."""
+        """Create the noise table once per node. Collective."""
         share_noise(self._noise, ranks)
 
     def ask(self, rows: range | None = None) -> Candidates:
+        """Return perturbations of the mean, followed by `mean_rows` copies of the mean."""
         rows = range(self.batch_size) if rows is None else rows
         emitter = [self.emitters.index("mean" if row >= self.settings.batch_size else "perturbation") for row in rows]
         return self.make_candidates(rows, self.mean.perturbed(self.generation, rows), np.array(emitter, np.int64))
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
+        """Update the mean and insert all rows that did not fail into the archive. Collective.
+
+        Returns:
+            The counts of `insert`; `champion_fitness`, the mean fitness of the rows of the mean; `mean_norm`, the
+            Euclidean norm of the mean before the update.
+        """
         self.check_turn(evaluation)
         fitness, before = evaluation.fitness.cpu().numpy(), self.mean.genome.numpy().copy()
         rows = self.mean.perturbed(self.generation, range(self.batch_size))
@@ -85,9 +95,16 @@ class OpenAiEs(Algorithm):
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the generation, the mean with its optimiser, and the champion."""
         return {"generation": self.generation, "mean": self.mean.state_dict(), "champion": self.champion or {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned.
+
+        Raises:
+            KeyError: an array of the champion is missing.
+            ValueError: an array has another shape, or the champion is not finite.
+        """
         self.generation = int(state["generation"])
         self.mean.load_state_dict(state["mean"])
         self.champion = restored_champion(state["champion"], len(self.mean.genome))

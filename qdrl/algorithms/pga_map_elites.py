@@ -1,14 +1,16 @@
-"""PGA-MAP-Elites (Nilsson and Cully 2021): half the children by variation, half by policy gradient, one the actor.
+"""PGA-MAP-Elites (Nilsson and Cully 2021): half the offspring by variation, half by policy gradient, and the actor.
 
-The critics know nothing of descriptors: gradients lead to fitness alone. What is said of differences between paper
-and code in `Td3Settings` holds here: `order = "paper"` and `truncation = "bootstrap"` are those of the authors' code.
+Paper: https://doi.org/10.1145/3449639.3459304.
+
+The critics are not conditioned on descriptors, so gradients increase fitness alone. `critic.order = "paper"` and
+`critic.truncation = "bootstrap"` reproduce the authors' code (see `qdrl.critics.settings.Td3Settings`).
 """
 
 from qdrl.algorithms.critic_guided import CriticGuided, CriticGuidedSettings, Rows
 
 
 class PgaMapElitesSettings(CriticGuidedSettings):
-    """Settings of PGA-MAP-Elites: 128 children by variation, 127 by gradient and the greedy actor of a batch of 256."""
+    """Settings of PGA-MAP-Elites: a batch of 128 offspring by variation, 127 by gradient, and the greedy actor."""
 
     name: str = "pga_map_elites"
     gradient_rows: Rows = 127
@@ -16,7 +18,7 @@ class PgaMapElitesSettings(CriticGuidedSettings):
 
 
 class PgaMapElites(CriticGuided):
-    """See `qdrl.algorithms.base.Algorithm`."""
+    """PGA-MAP-Elites: critics and actor of fitness alone, not conditioned on descriptors."""
 
     Settings = PgaMapElitesSettings
     conditioned = False

@@ -1,4 +1,4 @@
-"""Algorithms: one paper, one file, four calls (`ask`, `tell`, `state_dict`, `load_state_dict`)."""
+"""The built-in algorithms by name; a user's own class is named `package.module:Class`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -19,19 +19,22 @@ ALGORITHMS = {
     "dcrl_map_elites": "qdrl.algorithms.dcrl_map_elites:DcrlMapElites",
     "evotorch": "qdrl.algorithms.evotorch:EvoTorch",
 }
-"""Reference of each built-in algorithm by name."""
+"""Reference `module:Class` of each built-in algorithm."""
 
 
 def algorithm_names() -> tuple[str, ...]:
-    """The names of the built-in algorithms; `package.module:Class` names a user's own."""
+    """Return the names of the built-in algorithms."""
     return tuple(ALGORITHMS)
 
 
 def algorithm_class(name: str) -> "type[Algorithm]":
-    """Return the class that a name stands for.
+    """Return the class of an algorithm.
+
+    Args:
+        name: a key of `ALGORITHMS`, or `package.module:Class`.
 
     Raises:
-        UserError: there is no such algorithm, or the user's class does not meet `qdrl.algorithms.base.Algorithm`.
+        UserError: there is no such algorithm, or the class does not implement `qdrl.algorithms.base.Algorithm`.
     """
     if name not in ALGORITHMS and not is_reference(name):
         raise UserError(f"algorithm.name: no algorithm '{name}'{suggest(name, ALGORITHMS)}")
@@ -40,7 +43,7 @@ def algorithm_class(name: str) -> "type[Algorithm]":
         found = getattr(import_module(module), attribute)
     else:
         found = load_reference(name)
-    from qdrl.algorithms.requirements import problem_of  # imports torch, which naming the algorithms does not need
+    from qdrl.algorithms.requirements import problem_of  # imports torch, which `algorithm_names` does not need
 
     if problem := problem_of(found):
         raise UserError(f"algorithm.name: '{name}' {problem}")

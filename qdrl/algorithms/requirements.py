@@ -1,4 +1,4 @@
-"""What a class must define to be an algorithm: checked once, when an experiment names it."""
+"""Checks of a class that an experiment names as its algorithm; they run once, before the class is used."""
 
 import inspect
 from difflib import get_close_matches
@@ -9,11 +9,15 @@ from pydantic import BaseModel
 from qdrl.algorithms.base import Algorithm
 
 _MEMBERS = tuple(name for name in {**vars(Algorithm), **Algorithm.__annotations__} if not name.startswith("_"))
-_SIMILARITY = 0.85  # of two names, from which one counts as a mistyped other: "colect_state" has 0.96
+_SIMILARITY = 0.85  # least ratio at which a name counts as misspelt; "colect_state" has 0.96
 
 
 def problem_of(found: Any) -> str | None:
-    """Return what keeps a class from being an algorithm, None where nothing does."""
+    """Return the first unmet requirement of `qdrl.algorithms.base.Algorithm`; None if all are met.
+
+    Args:
+        found: the object that the experiment names, of any type.
+    """
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         lacking = [member for member in _MEMBERS if member not in dir(found)]
         missing = f", which has the {', '.join(lacking)} that it lacks" if lacking else ""
@@ -36,7 +40,7 @@ def problem_of(found: Any) -> str | None:
 
 
 def _mistyped_hook(found: type[Algorithm]) -> str | None:
-    """Return the complaint about a public name that is nearly one of `Algorithm`'s and would never be called."""
+    """Return a message on the first public name that looks like a misspelt member of `Algorithm`; None if none does."""
     for kind in found.__mro__[: found.__mro__.index(Algorithm)]:
         for member in vars(kind):
             if member.startswith("_") or member in _MEMBERS or kind.__module__.startswith("qdrl."):

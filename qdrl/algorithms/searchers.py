@@ -1,9 +1,12 @@
-"""EvoTorch's searchers behind one small interface: rows out, fitness in, and a state that is nothing but tensors.
+"""EvoTorch's searchers behind one interface: `ask` returns rows, `tell` takes their fitness, the state is tensors.
 
-This is the only file that imports EvoTorch. Each searcher is cut in two at its evaluation, by public means: PGPE and
-CEM are EvoTorch's functional ones, SNES and XNES its distributions, and CMA-ES is stepped on a problem that answers
-with the fitness it was told. All draw from a generator that a seed sets for each generation, so that no generator
-lives between calls and rows can be drawn again at any time.
+EvoTorch: Toklu et al. 2023, https://arxiv.org/abs/2302.12600. `qdrl.algorithms.searcher_settings` links the papers of
+the searchers. This is the only module that imports EvoTorch.
+
+EvoTorch's classes evaluate the population within a step. Here the evaluation is done between `ask` and `tell`: PGPE and
+CEM use EvoTorch's functional API, SNES and XNES its distributions, and CMA-ES takes steps on a problem that returns the
+fitness given to `tell`. Each `ask` seeds its own random generator, so no generator state is kept between calls and the
+same rows can be drawn again.
 """
 
 import math
@@ -24,46 +27,49 @@ State = Mapping[str, Tensor]
 
 
 class Searcher(Protocol):
-    """A distribution over genomes that moves towards fitness."""
+    """A search distribution over genomes that is updated to maximise fitness."""
 
     @property
     def mean(self) -> Tensor:
-        """`(parameters,)`, where its middle is."""
+        """Return the mean of the distribution, `(parameters,)`."""
         ...
 
     @property
     def stdev(self) -> Tensor:
-        """`(parameters,)`, the deviation of each parameter."""
+        """Return the standard deviation of each parameter, `(parameters,)`."""
         ...
 
     def ask(self, seed: int) -> Tensor:
-        """Draw the rows that a seed stands for, `(batch_size, parameters)`."""
+        """Draw `(batch_size, parameters)` rows; the same state and seed give the same rows."""
         ...
 
     def tell(self, fitness: Tensor) -> None:
-        """Move, given the fitness `(batch_size,)` of the rows last asked for; higher is better.
+        """Update the distribution from the fitness of the rows of the last `ask`.
+
+        Args:
+            fitness: `(batch_size,)`; higher is better.
 
         Raises:
-            torch.linalg.LinAlgError: the covariance has lost its rank; the searcher is then in no state to go on.
+            torch.linalg.LinAlgError: the covariance matrix cannot be decomposed; the searcher must then be restored.
         """
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What changes from generation to generation."""
+        """Return the state that `tell` changes, as tensors by name."""
         ...
 
     def restore(self, state: State) -> None:
-        """Put back what `state` gave; rows have to be asked for again."""
+        """Restore the state that `state` returned; `ask` must precede the next `tell`."""
         ...
 
 
 def make_searcher(settings: SearcherSettings, mean: Tensor, batch_size: int) -> Searcher:
-    """The searcher that the settings describe.
+    """Return the searcher of the settings.
 
     Args:
-        settings: which one, and its options.
-        mean: `(parameters,)` float32, the first one.
-        batch_size: rows a generation.
+        settings: the searcher and its options.
+        mean: `(parameters,)` float32, the initial mean.
+        batch_size: rows per generation.
     """
     if isinstance(settings, Pgpe):
         return PgpeSearcher(settings, mean, batch_size)
@@ -75,7 +81,7 @@ def make_searcher(settings: SearcherSettings, mean: Tensor, batch_size: int) -> 
 
 
 class PgpeSearcher:
-    """PGPE with ClipUp or Adam, see `Searcher`."""
+    """PGPE with ClipUp or Adam in float32; see `make_searcher` for the arguments."""
 
     def __init__(self, settings: Pgpe, mean: Tensor, batch_size: int) -> None:
         optimizer = settings.optimizer
@@ -101,37 +107,43 @@ class PgpeSearcher:
 
     @property
     def mean(self) -> Tensor:
+        """Return the mean, `(parameters,)`."""
         return self._state.optimizer_state.center
 
     @property
     def stdev(self) -> Tensor:
+        """Return the standard deviation of each parameter, `(parameters,)`."""
         return self._state.stdev
 
     def ask(self, seed: int) -> Tensor:
+        """Draw rows from the separable Gaussian, in mirrored pairs if `symmetric` is set."""
         if not self._symmetric:
             self._rows = _draw(SeparableGaussian({"mu": self.mean, "sigma": self.stdev}), self._batch_size, seed)
             return self._rows
-        # In pairs on both sides of the mean. EvoTorch's own symmetric draw fills every second row of an array, which
-        # was measured to take four times as long.
+        # Mirrored pairs. EvoTorch's own symmetric distribution writes to every second row of an array, which took four
+        # times as long.
         around_zero = SeparableGaussian({"mu": torch.zeros_like(self.mean), "sigma": self.stdev})
         noise = _draw(around_zero, self._batch_size // 2, seed)
         self._rows = torch.stack([self.mean + noise, self.mean - noise], dim=1).flatten(0, 1)
         return self._rows
 
     def tell(self, fitness: Tensor) -> None:
+        """Take one step of the optimiser along the gradient, and update the standard deviations."""
         self._state = pgpe_tell(self._state, self._rows, fitness)
 
     def state(self) -> dict[str, Tensor]:
+        """Return the state of the optimiser, with the mean as `center`, and the standard deviations as `stdev`."""
         return {**self._state.optimizer_state._asdict(), "stdev": self.stdev}
 
     def restore(self, state: State) -> None:
+        """Restore the state that `state` returned."""
         moved = {name: value for name, value in state.items() if name != "stdev"}
         optimizer = self._state.optimizer_state._replace(**moved)
         self._state = self._state._replace(optimizer_state=optimizer, stdev=state["stdev"])
 
 
 class CemSearcher:
-    """The cross-entropy method, see `Searcher`."""
+    """The cross-entropy method in float32; see `make_searcher` for the arguments."""
 
     def __init__(self, settings: Cem, mean: Tensor, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -145,30 +157,37 @@ class CemSearcher:
 
     @property
     def mean(self) -> Tensor:
+        """Return the mean, `(parameters,)`."""
         return self._state.center
 
     @property
     def stdev(self) -> Tensor:
+        """Return the standard deviation of each parameter, `(parameters,)`."""
         return self._state.stdev
 
     def ask(self, seed: int) -> Tensor:
+        """Draw rows from the separable Gaussian."""
         self._rows = _draw(SeparableGaussian({"mu": self.mean, "sigma": self.stdev}), self._batch_size, seed)
         return self._rows
 
     def tell(self, fitness: Tensor) -> None:
+        """Set mean and standard deviations to those of the best rows."""
         self._state = cem_tell(self._state, self._rows, fitness)
 
     def state(self) -> dict[str, Tensor]:
+        """Return the mean as `center` and the standard deviations as `stdev`."""
         return {"center": self.mean, "stdev": self.stdev}
 
     def restore(self, state: State) -> None:
+        """Restore the state that `state` returned."""
         self._state = self._state._replace(**state)
 
 
 class NaturalSearcher:
-    """SNES and XNES, see `Searcher`.
+    """SNES in float32 and XNES in float64; see `make_searcher` for the arguments.
 
-    XNES moves its matrix and that matrix's inverse apart from each other, and in float32 they drift; it has float64.
+    XNES updates its matrix and the inverse of that matrix separately. In float32 their product drifts from the
+    identity.
     """
 
     def __init__(self, settings: Snes | Xnes, mean: Tensor, batch_size: int) -> None:
@@ -185,40 +204,46 @@ class NaturalSearcher:
 
     @property
     def mean(self) -> Tensor:
+        """Return the mean, `(parameters,)`."""
         return self._distribution.mu
 
     @property
     def stdev(self) -> Tensor:
+        """Return the standard deviation of each parameter, `(parameters,)`."""
         sigma = self._distribution.sigma
         return sigma if sigma.ndim == 1 else sigma.norm(dim=1)
 
     def ask(self, seed: int) -> Tensor:
+        """Draw rows from the Gaussian, separable for SNES and full for XNES."""
         self._rows = _draw(self._distribution, self._batch_size, seed)
         return self._rows
 
     def tell(self, fitness: Tensor) -> None:
+        """Take one step along the natural gradient of the ranked fitness."""
         gradients = self._distribution.compute_gradients(
             self._rows, fitness, objective_sense="max", ranking_method=self._ranking
         )
         self._distribution = self._distribution.update_parameters(gradients, learning_rates=dict(self._rates))
 
     def state(self) -> dict[str, Tensor]:
+        """Return the parameters of the distribution by EvoTorch's names."""
         return dict(self._distribution.parameters)
 
     def restore(self, state: State) -> None:
+        """Restore the state that `state` returned."""
         self._distribution = self._distribution.modified_copy(**state)
 
 
 class CmaesSearcher:
-    """CMA-ES in float64, see `Searcher`."""
+    """CMA-ES in float64; see `make_searcher` for the arguments."""
 
     def __init__(self, settings: Cmaes, mean: Tensor, batch_size: int) -> None:
-        self._problem = _Told(len(mean))
+        self._problem = _FixedFitness(len(mean))
         with warnings.catch_warnings():
-            # numpy minus tensor in the constructor, and a tensor made of a tensor
+            # EvoTorch subtracts a tensor from a numpy array in its constructor, and makes a tensor from a tensor.
             warnings.filterwarnings("ignore", message="__array_wrap__ must accept", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message="To copy construct from a tensor", category=UserWarning)
-            self._search = _HeldCmaes(
+            self._search = _TwoPhaseCmaes(
                 self._problem,
                 stdev_init=settings.initial_stdev,
                 popsize=batch_size,
@@ -226,56 +251,64 @@ class CmaesSearcher:
                 separable=settings.separable,
                 active=settings.active,
             )
-        self._search.p_sigma = self._search.p_c = torch.zeros_like(self._search.m)  # EvoTorch begins with the number 0
+        # EvoTorch's initial value is the number 0; the state must be tensors.
+        self._search.p_sigma = self._search.p_c = torch.zeros_like(self._search.m)
 
     @property
     def mean(self) -> Tensor:
+        """Return the mean, `(parameters,)`."""
         return self._search.m
 
     @property
     def stdev(self) -> Tensor:
+        """Return the standard deviation of each parameter, `(parameters,)`."""
         variance = self._search.C if self._search.separable else self._search.C.diagonal()
         return self._search.sigma * variance.sqrt()
 
     def ask(self, seed: int) -> Tensor:
+        """Draw the rows of the next step of CMA-ES."""
         self._problem.manual_seed(seed)
         return self._search.draw()
 
     def tell(self, fitness: Tensor) -> None:
+        """Take one step of CMA-ES with the rows of the last `ask`."""
         self._problem.fitness = fitness
         self._search.step()
 
     def state(self) -> dict[str, Tensor]:
+        """Return mean, step size, covariance, its factor, evolution paths and the number of steps."""
         moving = {name: getattr(self._search, name) for name in ("m", "sigma", "C", "A", "p_sigma", "p_c")}
         return {**moving, "steps": torch.tensor(self._search.step_count)}
 
     def restore(self, state: State) -> None:
+        """Restore the state that `state` returned."""
         for name, value in state.items():
             if name != "steps":
                 setattr(self._search, name, value)
         self._search._steps_count = int(state["steps"])  # EvoTorch has no public way to set it
 
 
-class _HeldCmaes(CMAES):
-    """CMA-ES whose steps go on from rows that were drawn before."""
+class _TwoPhaseCmaes(CMAES):
+    """CMA-ES whose step uses the rows of the last `draw`."""
 
     def draw(self) -> Tensor:
+        """Draw the rows of the next step, `(batch_size, parameters)`."""
         self._drawn = super().sample_distribution()
         return self._drawn[2]
 
     def sample_distribution(self, num_samples: int | None = None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        """What a step asks for: local, shaped and final coordinates of every row."""
+        """Return the last draw to EvoTorch's step: local, shaped and final coordinates of every row."""
         return self._drawn
 
 
-class _Told(Problem):
-    """A problem whose solutions have the fitness that was told."""
+class _FixedFitness(Problem):
+    """A problem that gives any batch of solutions the values `fitness`, `(batch_size,)`."""
 
     def __init__(self, length: int) -> None:
         super().__init__(
             "max",
             solution_length=length,
-            initial_bounds=(-1.0, 1.0),  # asked for, never used
+            initial_bounds=(-1.0, 1.0),  # required by EvoTorch, never used
             dtype=torch.float64,
             seed=0,
             store_solution_stats=False,
@@ -287,4 +320,5 @@ class _Told(Problem):
 
 
 def _draw(distribution: Any, count: int, seed: int) -> Tensor:
+    """Return `(count, parameters)` samples of a distribution of EvoTorch."""
     return distribution.sample(count, generator=torch.Generator().manual_seed(seed))
