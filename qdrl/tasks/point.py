@@ -1,4 +1,7 @@
-"""point_omni: a point mass that drifts in the plane. A cheap toy with the omni property."""
+"""point_omni: a point mass in the plane, a cheap task for tests.
+
+As in the other omni tasks, fitness does not depend on where an episode ends.
+"""
 
 from collections.abc import Sequence
 
@@ -17,7 +20,7 @@ _DRAG = 0.5  # 1/s
 _THRUST = 2.0  # m/s^2 at full action
 _REACH = 10.0  # m
 _NOISE = 0.1  # m
-_SPEED = 4.0  # m/s, what a velocity of 1 stands for in the observation
+_SPEED = 4.0  # m/s, unit of velocities in the observation
 
 
 class PointWorlds(EpisodeWorlds):

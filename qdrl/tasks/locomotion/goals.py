@@ -1,9 +1,9 @@
 """The built-in tasks of Gymnasium's robots: `_uni` and `_omni`.
 
-`_uni`: fitness is the return of Gymnasium's v5 environment; the descriptor is the fraction of the episode's steps in
-which each foot is pressed by a contact (Cully et al. 2015, https://doi.org/10.1038/nature14422).
+`_uni`: fitness is the return of Gymnasium's v5 environment. The descriptor is the fraction of the episode's steps in
+which each foot is in contact (Cully et al. 2015, https://doi.org/10.1038/nature14422).
 
-`_omni`: the reward is that of staying alive minus the control cost, so standing still has the highest fitness; the
+`_omni`: the reward is the healthy reward minus the control cost, so standing still has the highest fitness. The
 descriptor is the final x and y.
 """
 
@@ -126,7 +126,7 @@ class OmniRobot(BuiltInRobot):
     def prepare(self, model: Any) -> None:
         """Compute the reward offset from the actuators' range."""
         strongest = np.square(model.actuator_ctrlrange).max(axis=1).sum()
-        # The lowest possible reward: full effort in the step that ends the robot's health.
+        # Minus the lowest possible reward: full controls in a step after which the robot is not healthy.
         self.reward_offset = float(self.body.control_weight * strongest)
 
     def observe(self, state: State) -> Sequence[Array]:
