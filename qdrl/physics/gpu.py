@@ -173,7 +173,15 @@ class WarpWorlds:
 
 
 def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
-    """Return the device memory per world in bytes, plus a quarter for a step's intermediate results."""
+    """Return the device memory per world in bytes, plus a quarter for a step's intermediate results.
+
+    Args:
+        model: Model of the worlds.
+        budget: Numbers of contacts and constraints to allocate.
+
+    Raises:
+        UserError: MuJoCo Warp is not installed.
+    """
     warp, mujoco_warp = _libraries()
     with warp.ScopedDevice("cpu"):
         few, many = (

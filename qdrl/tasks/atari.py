@@ -101,6 +101,10 @@ class AtariWorlds(EpisodeWorlds):
 def make_atari_task(settings: AtariSettings, setup: TaskSetup) -> EpisodicTask:
     """Return the task that settings describe.
 
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+
     Raises:
         UserError: There is no such game, or ale-py is not installed.
     """

@@ -49,7 +49,12 @@ class FunctionTask(Task):
 
 
 def make_function_task(settings: FunctionSettings, setup: TaskSetup) -> FunctionTask:
-    """Return the task that settings name; `setup.arithmetic` decides how sines are computed."""
+    """Return the task that settings name.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes; of it only `arithmetic` is used, for sines.
+    """
     arithmetic = setup.arithmetic
     if settings.name == "arm":
         return _arm(settings.parameters or 8, arithmetic)

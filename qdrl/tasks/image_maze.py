@@ -99,7 +99,12 @@ class ImageMazeWorlds(MazeWorlds):
 
 
 def make_image_maze_task(settings: ImageMazeSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the task that settings describe."""
+    """Return the task that settings describe.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     maze, length = MAZES["hard_maze"], settings.episode_length
     spec = replace(
         maze_spec("hard_maze", length),

@@ -222,7 +222,12 @@ def _clip(values: np.ndarray, bound: float) -> np.ndarray:
 
 
 def make_maze_task(settings: MazeSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the task that settings describe."""
+    """Return the task that settings describe.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     maze, length = MAZES[settings.name], settings.episode_length
     spec = replace(maze_spec(settings.name, length), options=settings.model_dump(), arithmetic=setup.arithmetic)
 
@@ -233,7 +238,12 @@ def make_maze_task(settings: MazeSettings, setup: TaskSetup) -> EpisodicTask:
 
 
 def maze_spec(name: str, length: int) -> TaskSpec:
-    """Return the description of a maze task, apart from settings."""
+    """Return the description of a maze task, without options and arithmetic.
+
+    Args:
+        name: Name of the maze.
+        length: Control steps after which an episode ends.
+    """
     maze, unit = MAZES[name], "unit of the maze"
     corners = np.concatenate(_ends(maze), axis=1)
     (left, low), (right, high) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()

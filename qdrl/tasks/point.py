@@ -24,7 +24,12 @@ _SPEED = 4.0  # m/s, unit of velocities in the observation
 
 
 class PointWorlds(EpisodeWorlds):
-    """Point masses; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
+    """Point masses; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+
+    Args:
+        count: Number of worlds.
+        episode_length: Control steps after which an episode is truncated.
+    """
 
     def __init__(self, count: int, episode_length: int) -> None:
         self.count = count
@@ -62,7 +67,12 @@ class PointWorlds(EpisodeWorlds):
 
 
 def make_point_task(settings: PointSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the task that settings describe."""
+    """Return the task that settings describe.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     length = settings.episode_length
     spec = TaskSpec(
         name="point_omni",

@@ -21,6 +21,9 @@ _TRAP = {"near": 7.0, "far": 12.0, "half_width": 3.0, "half_thickness": 0.25, "h
 def compile_model(source: ModelSource) -> mujoco.MjModel:
     """Return the compiled model; the same source gives the same bits.
 
+    Args:
+        source: Model as text, with its files.
+
     Raises:
         UserError: MuJoCo cannot compile the model.
     """
@@ -81,7 +84,7 @@ def gymnasium_model(robot: GymnasiumRobot, *, touch: bool, trap: bool = False) -
 
 
 def build_model(robot: GymnasiumRobot, *, touch: bool, trap: bool = False) -> mujoco.MjModel:
-    """Return the compiled model of `gymnasium_model`."""
+    """Return the compiled model of `gymnasium_model`; see there for the arguments."""
     return compile_model(gymnasium_model(robot, touch=touch, trap=trap))
 
 

@@ -25,7 +25,12 @@ from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 
 
 def make_locomotion_task(settings: LocomotionSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the built-in task that settings name."""
+    """Return the built-in task that settings name.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     return make_robot_task(built_in_robot(settings.resolved()), setup)
 
 
