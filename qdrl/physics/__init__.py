@@ -1,4 +1,4 @@
-"""Many MuJoCo worlds at once, behind one interface.
+"""Batches of MuJoCo worlds on CPU and GPU with one interface.
 
 `cpu.py` steps them on the CPU in float64, `gpu.py` on a GPU in float32. State and controls are torch tensors batched
 over worlds; the interface has no Python object per world. Physics is MuJoCo (Todorov, Erez and Tassa 2012,

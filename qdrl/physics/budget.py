@@ -1,4 +1,4 @@
-"""Numbers of contacts and constraints to allocate: MuJoCo Warp allocates them once."""
+"""Numbers of contacts and constraints for which MuJoCo Warp allocates memory."""
 
 import logging
 
@@ -29,7 +29,7 @@ class ContactBudget:
         self.contacts, self.constraints = (max(_LEAST, round(_MARGIN * number)) for number in _needed(model))
 
     def grow(self) -> None:
-        """Double both."""
+        """Double both numbers and log a warning."""
         self.contacts, self.constraints = 2 * self.contacts, 2 * self.constraints
         _LOGGER.warning(
             "contacts overflowed in a world; allocating %d contacts and %d constraints per world from now on",

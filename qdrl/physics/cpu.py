@@ -1,7 +1,7 @@
 """MuJoCo worlds on the CPU: two implementations of one interface; `make_cpu_worlds` selects one.
 
-Both keep each world's solver warm start between control steps, as Gymnasium does, so every episode is bit for bit
-Gymnasium's. (`mujoco.rollout` drops it, and its results leave Gymnasium's within 80 steps.)
+Both keep each world's solver warm start between control steps, as Gymnasium does, so that every episode is bit for bit
+that of Gymnasium. (`mujoco.rollout` drops it, and its results differ from Gymnasium's within 80 steps.)
 """
 
 from collections.abc import Sequence
@@ -51,9 +51,9 @@ def make_cpu_worlds(
 
 
 class BatchWorlds:
-    """MuJoCo's own batch: one row of state per world, loaded into one MjData per thread, which stays in the cache.
+    """Worlds in MuJoCo's own batch: a row of state per world, loaded into one MjData per thread.
 
-    See `make_cpu_worlds` for the arguments; every field but "cfrc_ext".
+    See `make_cpu_worlds` for the arguments. The field "cfrc_ext" is not available.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class BatchWorlds:
 
 
 class LoopWorlds:
-    """One MjData per world, stepped through views bound once; `mj_rnePostConstraint` is called for contact forces.
+    """Worlds with one MjData each, accessed through views bound once; contact forces are available.
 
     See `make_cpu_worlds` for the arguments.
     """
@@ -181,7 +181,7 @@ class LoopWorlds:
         return any(warnings[kind].number for kind in _BAD_STATE)
 
     def _step_part(self, first: int, last: int) -> None:
-        # The only Python loop over worlds: five calls a world, 0.8 microseconds beside 28 or more of physics.
+        # The only Python loop over worlds: five calls per world, 0.8 microseconds, against 28 or more of physics.
         model, frame_skip, step = self._model, self._frame_skip, mujoco.mj_step
         post = mujoco.mj_rnePostConstraint if self._contact_forces else None
         for data, data_control, control, views in self._bound[first:last]:
@@ -198,7 +198,7 @@ class LoopWorlds:
 
 
 def keep_mujoco_from_logging() -> None:
-    """Drop MuJoCo's warnings, which it would write to MUJOCO_LOG.TXT in every rank's working directory.
+    """Discard MuJoCo's warnings, which it would write to MUJOCO_LOG.TXT in every rank's working directory.
 
     `Worlds.unstable` reports those that matter.
     """

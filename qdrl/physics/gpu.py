@@ -1,8 +1,8 @@
 """MuJoCo worlds on a GPU: MuJoCo Warp, behind the interface of `qdrl.physics.Worlds`.
 
-State and controls are Warp's own arrays, seen by torch without a copy; on a GPU both use one stream, and a control step
-is one CUDA graph. Warp's CPU device runs the same code slowly, which is how it is tested where there is no GPU. Numbers
-are float32, so that episodes are not Gymnasium's bit for bit.
+State and controls are Warp's arrays, which torch tensors share without a copy. On a GPU both libraries use one stream,
+and the physics of a control step is one CUDA graph. Warp's CPU device runs the same code slowly; tests use it where
+there is no GPU. Numbers are float32, so episodes are not bit for bit those of Gymnasium.
 
 All worlds step together. An unused world costs as much as a used one.
 """
@@ -22,11 +22,11 @@ from qdrl.errors import UserError
 from qdrl.physics.budget import ContactBudget
 from qdrl.physics.library import mujoco
 
-_HUGE = 1e10  # MuJoCo's mjMAXVAL: what makes a state bad
+_HUGE = 1e10  # MuJoCo's mjMAXVAL, the bound of valid states
 
 
 class WarpWorlds:
-    """See `qdrl.physics.Worlds`; tensors are float32.
+    """Worlds on a GPU; see `qdrl.physics.Worlds`. Tensors are float32.
 
     Args:
         model: Model that all worlds share.
@@ -65,16 +65,16 @@ class WarpWorlds:
                 raise UserError(f"MuJoCo Warp cannot simulate this model: {error}") from error
             self._model.opt.warn_overflow = 0  # `overflows` reports it
             if device.type == "cuda" and not self._warp.is_conditional_graph_supported():
-                self._model.opt.graph_conditional = False  # as many iterations as there may be, in every world
+                self._model.opt.graph_conditional = False  # always the maximum number of iterations
             self._data = self._mjw.make_data(model, nworld=count, nconmax=budget.contacts, njmax=budget.constraints)
         self.control = self._torch_view("ctrl")
         self.state = {name: self._torch_view(name) for name in fields}
         self._qpos, self._qvel = self._torch_view("qpos"), self._torch_view("qvel")
         self._derived = [tensor for name, tensor in self.state.items() if name not in ("qpos", "qvel")]
-        # What a world's future depends on besides its positions and velocities; none of the robots has activations.
+        # The complete state of a world, for `reset` and `move`.
         self._kept = [self._qpos, self._qvel, self.control, *map(self._torch_view, ("qacc_warmstart", "act", "time"))]
         self._overflow, kinds = self._torch_view("overflow"), self._mjw.OverflowType
-        # C MuJoCo does not exceed its iterations either: it stops there.
+        # Reaching the maximum number of iterations is no overflow: C MuJoCo stops there too.
         self._counted = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
         self._bad = torch.zeros(count, dtype=torch.bool, device=self.device)
         self._begin = self._launched(self._forward)
@@ -91,11 +91,11 @@ class WarpWorlds:
         self._bad[index] = False
         before = [tensor.clone() for tensor in self._derived]
         self._begin()
-        for tensor, old in zip(self._derived, before, strict=True):  # worlds under way stay as they were
+        for tensor, old in zip(self._derived, before, strict=True):  # running worlds stay unchanged
             old[index] = tensor[index]
             tensor.copy_(old)
 
-    def step(self, count: int) -> None:  # noqa: ARG002 - all of them step
+    def step(self, count: int) -> None:  # noqa: ARG002 - all worlds step
         """Advance the first worlds by one control step."""
         self.advance()
         self.watch()
@@ -126,7 +126,7 @@ class WarpWorlds:
     def overflows(self) -> Tensor:
         """`(count,)` int32, nonzero where contacts or constraints overflowed since the reset.
 
-        MuJoCo Warp looks at the end of a step; of RK4 that is the last of its four stages.
+        MuJoCo Warp checks for overflow at the end of a step; with RK4, only in the last of the four stages.
         """
         return self._overflow & self._counted
 
@@ -146,11 +146,11 @@ class WarpWorlds:
             self._mjw.rne_postconstraint(self._model, self._data)
 
     def _launched(self, work: Callable[[], None]) -> GraphedCall:
-        """Warp's work, which Warp captures itself: each library's capture has its own way with memory."""
+        """Return work of Warp as a CUDA graph, captured by Warp: each library's capture manages only its own memory."""
         return GraphedCall(partial(self._run, work), self.device, partial(self._captured, work))
 
     def _run(self, work: Callable[[], None]) -> None:
-        """On torch's device and stream."""
+        """Run work on torch's device and stream."""
         with (
             self._warp.ScopedDevice(self._place) if self.device.type == "cpu" else self._warp.ScopedStream(self._stream)
         ):
@@ -168,12 +168,20 @@ class WarpWorlds:
 
     @property
     def _stream(self) -> Any:
-        """Torch's stream as Warp sees it."""
+        """Torch's current stream as a Warp stream."""
         return self._warp.stream_from_torch(torch.cuda.current_stream(self.device))
 
 
 def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
-    """Return the device memory per world in bytes, plus a quarter for a step's intermediate results."""
+    """Return the device memory per world in bytes, plus a quarter for a step's intermediate results.
+
+    Args:
+        model: Model of the worlds.
+        budget: Numbers of contacts and constraints to allocate.
+
+    Raises:
+        UserError: MuJoCo Warp is not installed.
+    """
     warp, mujoco_warp = _libraries()
     with warp.ScopedDevice("cpu"):
         few, many = (
@@ -184,13 +192,13 @@ def world_bytes(model: mujoco.MjModel, budget: ContactBudget) -> int:
 
 
 def _size_of(data: Any) -> int:
-    """Bytes of all arrays of a simulation."""
+    """Return the size of all arrays of a simulation in bytes."""
     values = [getattr(data, entry.name) for entry in fields_of(data)]
     return sum(_size_of(value) if is_dataclass(value) else getattr(value, "capacity", 0) for value in values)
 
 
 def _libraries() -> tuple[Any, Any]:
-    """Warp and MuJoCo Warp: loading them takes a second, so that only those who ask for a GPU pay for it."""
+    """Return the modules `warp` and `mujoco_warp`; they are imported on first use, which takes a second."""
     try:
         import warp
     except ImportError as error:

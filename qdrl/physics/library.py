@@ -1,7 +1,7 @@
-"""The one place that imports mujoco.
+"""The import of mujoco for the whole package.
 
-mujoco loads the OpenGL library that MUJOCO_GL names while it is imported. Where that library is missing or broken,
-everything but drawing works without it, so mujoco is then imported with drawing disabled.
+Importing mujoco loads the OpenGL library that MUJOCO_GL names. If that library is missing or broken, mujoco is imported
+with drawing disabled, because only drawing needs the library.
 """
 
 import importlib
@@ -24,7 +24,7 @@ def _drawing_disabled() -> Iterator[None]:
 
 try:
     import mujoco
-except Exception:  # OpenGL bindings raise whatever their loaders raise
+except Exception:  # OpenGL bindings may raise any exception
     if _VARIABLE not in os.environ:
         raise
     with _drawing_disabled():
@@ -36,10 +36,10 @@ __all__ = ["Batch", "SimulationError", "load_opengl", "mujoco"]
 
 
 def load_opengl() -> None:
-    """Load the OpenGL library that MUJOCO_GL names, where importing mujoco has not.
+    """Load the OpenGL library that MUJOCO_GL names, unless importing mujoco loaded it.
 
     Raises:
-        Exception: whatever the library's bindings raise where it is missing, broken or disabled.
+        Exception: The library is missing, broken or disabled; the bindings may raise any exception.
     """
     if hasattr(mujoco, "GLContext"):
         return

@@ -1,8 +1,8 @@
-"""MJCF text that needs nothing but the files stored with it.
+"""Self-contained MJCF models: XML text and the files that it names.
 
 `read_source` inlines includes and collects the meshes, textures and height fields that a model names, so that an
-archive can hold the whole model. `stored_source` is its counterpart for text out of an archive: it refuses text that
-could make MuJoCo read any other file.
+archive can hold the whole model. `stored_source` checks a model from an archive: it rejects text that could make MuJoCo
+read any other file.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from qdrl.errors import UserError
 
 MOST_ASSET_BYTES = 2**28
 _FOLDERS = {"mesh": "meshdir", "hfield": "meshdir", "skin": "meshdir", "flexcomp": "meshdir", "texture": "texturedir"}
-_NAMED_BY_FILE = ("mesh", "hfield", "texture")  # without a name they are called as their file
+_NAMED_BY_FILE = ("mesh", "hfield", "texture")  # elements without a name have that of their file
 _UNSTORABLE = {
     "model": "attached models (asset/model)",
     "attach": "attached models (attach)",
@@ -47,7 +47,7 @@ def read_source(path: str | Path) -> tuple[ElementTree.Element, dict[str, bytes]
         path: MJCF file.
 
     Raises:
-        UserError: A file is missing or is not MJCF, or the model uses what an archive cannot store.
+        UserError: A file is missing or is not MJCF, or the model uses a feature that an archive cannot store.
     """
     main = Path(path)
     root = _parsed(main)
@@ -64,6 +64,10 @@ def read_source(path: str | Path) -> tuple[ElementTree.Element, dict[str, bytes]
 
 def stored_source(mjcf: str, assets: Mapping[str, bytes]) -> ModelSource:
     """Return a model that was stored in an archive, after checking that it reads no file but its own assets.
+
+    Args:
+        mjcf: XML of the model.
+        assets: Contents of the model's files, by the name that the XML uses.
 
     Raises:
         UserError: The text is not MJCF, or names another file.
@@ -111,7 +115,7 @@ def _inline(parent: ElementTree.Element, folder: Path, main: Path, depth: int) -
 
 
 def _collect_assets(root: ElementTree.Element, folder: Path) -> dict[str, bytes]:
-    """Read the files that a model names, and let the XML name them without folders."""
+    """Read the files that a model names, and remove folders from their names in the XML."""
     compiler = {name: value for element in root.iter("compiler") for name, value in element.attrib.items()}
     folders = {name: compiler.get(name, compiler.get("assetdir", "")) for name in ("meshdir", "texturedir")}
     for element in root.iter("compiler"):
@@ -139,7 +143,7 @@ def _collect_assets(root: ElementTree.Element, folder: Path) -> dict[str, bytes]
 
 
 def _free_name(name: str, path: Path, paths: dict[str, Path]) -> str:
-    """Return a name that no other file has; MuJoCo does not distinguish upper and lower case."""
+    """Return a name that no other file has, upper and lower case being equal as in MuJoCo."""
     key, number = name, 1
     while paths.setdefault(key.lower(), path) != path:
         number += 1

@@ -1,9 +1,10 @@
 """Atari games on the Arcade Learning Environment (Bellemare et al. 2013, https://arxiv.org/abs/1207.4708).
 
-Preprocessing is that of Mnih et al. 2015 and Such et al. 2017. A control step is four frames: the maximum of the last
-two, grey, 84 x 84. Policies observe the last four of these as channels, divided by 255. An episode begins with up to 30
-frames without action, their number drawn from its seed. It ends with the game, not with a life. Rewards are the game's
-score, not clipped. The action is the index of the largest of a policy's 18 outputs.
+Preprocessing is that of Mnih et al. 2015 and Such et al. 2017. A control step is four frames. Its image is the maximum
+of the last two frames, in grey, 84 x 84 pixels. The observation is the last four images as channels, divided by 255. An
+episode begins with up to 30 frames without action; their number is drawn from the episode's seed. It ends with the
+game, not with the loss of a life. Rewards are changes of the game's score, not clipped. The action is the index of the
+largest of a policy's 18 outputs.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from qdrl.tasks.settings import AtariSettings
 
 FRAMES_PER_STEP = 4
 _SIDE, _STACK, _ACTIONS = 84, 4, 18
-_FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # actions that hold the button, of ALE's full set
+_FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # actions of ALE's full set that press the fire button
 _NO_FRAME_LIMIT = 2**31 - 1
 
 
@@ -53,16 +54,16 @@ class AtariWorlds(EpisodeWorlds):
             frameskip=FRAMES_PER_STEP,
             stack_num=_STACK,
         )
-        self._game = np.arange(count)  # the game that is a slot's world
+        self._game = np.arange(count)  # index of the game of each slot
         self._fires, self._started = np.zeros(count, np.int64), False
         self._pictures = np.zeros((count, _STACK, _SIDE, _SIDE), np.uint8)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         """Start a new episode in each of these worlds."""
-        if not self._started:  # a first time, all of them
+        if not self._started:  # ALE requires a first reset of all games
             self._games.reset(seed=np.arange(self.count))
             self._started = True
-        order = np.argsort(self._game[list(slots)])  # ALE takes seeds in the order of games
+        order = np.argsort(self._game[list(slots)])  # ALE expects seeds in the order of games
         games = self._game[list(slots)][order]
         mask = np.zeros(self.count, bool)
         mask[games] = True
@@ -99,6 +100,10 @@ class AtariWorlds(EpisodeWorlds):
 
 def make_atari_task(settings: AtariSettings, setup: TaskSetup) -> EpisodicTask:
     """Return the task that settings describe.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
 
     Raises:
         UserError: There is no such game, or ale-py is not installed.

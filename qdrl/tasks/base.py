@@ -21,7 +21,7 @@ from qdrl.tasks.settings import TaskSettings
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """How a task computes: everything besides its own settings.
+    """Inputs of a task besides its own settings: policies, devices and limits.
 
     Attributes:
         policy: Shape of the policies; ignored where genomes are not policies.
@@ -29,7 +29,7 @@ class TaskSetup:
         threads: Threads that share them.
         device: Device of the simulation, a value of `compute.device`.
         arithmetic: How policies are computed; "blas" as in files of formats 1.0 and 1.1.
-        policy_as_given: Keep `policy.output` where actions are discrete, as archives before format 1.2 need it.
+        policy_as_given: Keep `policy.output` even if actions are discrete, as archives before format 1.2 require.
         episode_seconds: Wall-clock limit of an episode in users' environments; None for no limit.
         isolate: Run users' environments in worker processes.
         model: MuJoCo model of an archive, used instead of a robot's own file; None for the file.
@@ -46,9 +46,12 @@ class TaskSetup:
     model: ModelSource | None = None
 
     def policy_of(self, *, discrete: bool) -> PolicySettings:
-        """Return the policies' shape; their output is linear where actions are discrete.
+        """Return the shape of the policies, with linear outputs if actions are discrete.
 
-        A saturated tanh has no largest output, so it could not choose an action.
+        With tanh several outputs may saturate at the same value, so that the largest one is not unique.
+
+        Args:
+            discrete: Whether an action is the index of the largest output.
         """
         if not discrete or self.policy_as_given:
             return self.policy
@@ -67,7 +70,7 @@ class TaskSpec:
         episode_length: Control steps after which an episode is truncated; 1 for a function of the genome.
         qd_offset: Lower bound of fitness, which the QD score subtracts.
         reward_offset: Number that descriptor-conditioned critics add to each step's reward before they clip it at zero;
-            None for a task without one, which such critics refuse.
+            None if the task has no such number; such critics then reject the task.
         observation: The observation in words.
         observation_size: Length of an observation; 0 where genomes are not policies.
         action_size: Length of an action.
@@ -75,7 +78,7 @@ class TaskSpec:
         frames_per_step: Frames of a game per control step; 1 where there are none.
         image: Channels, height and width of an observation that is an image.
         initial_noise: Distribution of an episode's first state, in words.
-        options: Settings that make this task again.
+        options: Settings from which this task can be made again.
         arithmetic: How policies, and functions such as sines in the task's own code, are computed.
         gymnasium: Id and keyword arguments of the Gymnasium environment with the same physics and reward, if any.
     """
@@ -139,7 +142,7 @@ class TaskSpec:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return all attributes as values that JSON can hold."""
+        """Return all attributes as values that JSON can represent."""
         return asdict(self)
 
     @property
@@ -177,14 +180,14 @@ class Task(Protocol):
         raise NotImplementedError
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
-        """Evaluate every row once; `qdrl.evaluation.evaluated` makes the result."""
+        """Evaluate every row once; build the result with `qdrl.evaluation.evaluated`."""
         raise NotImplementedError
 
     def update(self, evaluation: Evaluation) -> None:
-        """Update what all rows share (observation statistics) from the evaluation of a whole generation."""
+        """Update the observation statistics, which all rows share, from the evaluation of a whole generation."""
 
     def describe_policy(self) -> dict[str, Any] | None:
-        """Return the description of the policies that genomes stand for; None where they are not policies."""
+        """Return the description of the policies; None if genomes are not policies."""
         return None
 
     def state_dict(self, generations: Iterable[int]) -> dict[str, np.ndarray] | None:  # noqa: ARG002

@@ -65,7 +65,7 @@ class EpisodicTask(Task):
 
     @property
     def first_failure(self) -> str | None:
-        """Why this process's first failed evaluation failed, in one line; None when none did."""
+        """Reason of this process's first failed evaluation, in one line; None if no evaluation has failed."""
         return None if self._failures is None else self._failures.first
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
@@ -99,7 +99,7 @@ class EpisodicTask(Task):
             self.normalizer.update(evaluation.observations, ~evaluation.failed)
 
     def rollout(self) -> RunsEpisodes:
-        """Return the rollout that evaluations use; the first call makes it and its worlds."""
+        """Return the rollout of evaluations; the first call makes it and its worlds."""
         if self._rollout is None:
             self._rollout = self._make_rollout(self.policy)
         return self._rollout
@@ -120,7 +120,7 @@ class EpisodicTask(Task):
     def reference(self) -> Tensor:
         """Return the reference observations of virtual batch normalisation, `(virtual_batch_norm, observation)`.
 
-        They come from random actions: every eighth step of consecutive episodes.
+        They are every eighth observation of consecutive episodes of random actions.
         """
         count = self.policy.settings.virtual_batch_norm if isinstance(self.policy, Conv) else 0
         worlds, generator, seen, age = self.make_worlds(1), np.random.default_rng(0), [], 0

@@ -49,7 +49,12 @@ class FunctionTask(Task):
 
 
 def make_function_task(settings: FunctionSettings, setup: TaskSetup) -> FunctionTask:
-    """Return the task that settings name; `setup.arithmetic` decides how sines are computed."""
+    """Return the task that settings name.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes; of it only `arithmetic` is used, for sines.
+    """
     arithmetic = setup.arithmetic
     if settings.name == "arm":
         return _arm(settings.parameters or 8, arithmetic)
@@ -72,7 +77,7 @@ def _arm(joints: int, arithmetic: Arithmetic) -> FunctionTask:
 
 
 def _reach(genomes: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-    """Kinematics of Cully et al. 2015's arm: the genome is the relative joint angles in rad, cut to +-pi."""
+    """Return fitness and gripper positions of the arm of Cully et al. 2015; genes are joint angles, clipped to +-pi."""
     joints = genomes.shape[1]
     angles = genomes.clamp(-math.pi, math.pi)
     sine, cosine = _sines(angles.cumsum(1), arithmetic)
@@ -82,16 +87,16 @@ def _reach(genomes: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
 
 
 def _linear_projection(name: str, dimensions: int, arithmetic: Arithmetic) -> FunctionTask:
-    """Sphere and Rastrigin with linear projection descriptors (Fontaine et al. 2020, section 5.1)."""
+    """Return sphere or Rastrigin with linear projection descriptors (Fontaine et al. 2020, section 5.1)."""
     objective = {"sphere": _sphere, "rastrigin": partial(_rastrigin, arithmetic=arithmetic)}[name]
     half = dimensions // 2
     worst = objective(torch.full((1, dimensions), -_DOMAIN, dtype=torch.float64)).item()
 
     def function(genomes: Tensor) -> tuple[Tensor, Tensor]:
-        # Beyond the domain a coordinate counts less the further out it is, so that the corners stay hard to reach.
+        # Outside the domain a coordinate's contribution decreases with its magnitude: corners stay hard to reach.
         inside = torch.where(genomes.abs() <= _DOMAIN, genomes, _DOMAIN / genomes)
         descriptor = torch.stack([_row_sum(inside[:, :half]), _row_sum(inside[:, half:])], dim=1)
-        # Cut at zero as in the paper's code: beyond the domain, and for Rastrigin near its border, it is worse still.
+        # Clipped at zero as in the paper's code: outside the domain, and near Rastrigin's border, it is negative.
         return (100.0 * (1.0 - objective(genomes) / worst)).clamp(min=0.0), descriptor
 
     spec = TaskSpec(
@@ -117,7 +122,7 @@ def _sphere(genomes: Tensor) -> Tensor:
 
 def _rastrigin(genomes: Tensor, arithmetic: Arithmetic) -> Tensor:
     shifted = genomes - _OPTIMUM
-    # Whole turns leave the cosine as it is; taking them off is exact and keeps the angle small.
+    # Whole turns do not change the cosine; subtracting them is exact and keeps the angle small.
     turns = shifted - shifted.round() if arithmetic == PORTABLE else shifted
     _, cosine = _sines(2.0 * math.pi * turns, arithmetic)
     return _row_sum(shifted.square() - 10.0 * cosine + 10.0)
@@ -132,5 +137,5 @@ def _sines(angles: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
 
 
 def _row_sum(values: Tensor) -> Tensor:
-    """Sum of each row, left to right: unlike `sum`, the same bits however many rows there are."""
+    """Return the sum of each row, left to right: unlike `sum`, the same bits for any number of rows."""
     return values.cumsum(1)[:, -1]

@@ -1,7 +1,8 @@
-"""`gym:<id>`: any Gymnasium environment (https://arxiv.org/abs/2407.17032), with a user's descriptor function.
+"""`gym:<id>`: any Gymnasium environment (https://arxiv.org/abs/2407.17032) with a user's descriptor function.
 
-The function is named as `package.module:function`; it takes a `Trajectory` and returns one number per axis. An error of
-the environment or the function marks that evaluation as failed, and the run continues; see `qdrl.tasks.environments`.
+Settings name the function as `package.module:function`. It takes a `Trajectory` and returns one number per axis. If the
+environment or the function raises an exception, that evaluation has failed and the run continues; see
+`qdrl.tasks.environments`.
 """
 
 import inspect
@@ -38,8 +39,13 @@ __all__ = ["Trajectory", "make_gym_task"]
 def make_gym_task(settings: GymSettings, setup: TaskSetup) -> EpisodicTask:
     """Return the task that settings describe.
 
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+
     Raises:
-        UserError: There is no such environment or function, the bounds are unusable, or policies cannot serve a space.
+        UserError: There is no such environment or function, the bounds are unusable, or policies do not support the
+            observation or action space.
     """
     describe = load_reference(settings.descriptor)
     _check_descriptor_function(describe, settings.descriptor)
@@ -110,7 +116,7 @@ def _starter(plan: EpisodePlan, seconds: float | None, *, isolate: bool) -> Call
 
 
 def _probe(plan: EpisodePlan, start: Callable[[], Runner]) -> tuple[Runner, EnvironmentFacts]:
-    """Make a first environment, and return it with what it says about itself."""
+    """Make the first environment; return its runner and its properties."""
     runner = None
     try:
         runner = start()
@@ -124,6 +130,7 @@ def _probe(plan: EpisodePlan, start: Callable[[], Runner]) -> tuple[Runner, Envi
 
 
 def _check_it_travels(plan: EpisodePlan) -> None:
+    """Check that a plan can be pickled for a worker process."""
     try:
         ForkingPickler.dumps(plan)
     except Exception as error:
@@ -134,7 +141,11 @@ def _check_it_travels(plan: EpisodePlan) -> None:
 
 
 def _spec_of(settings: GymSettings, facts: EnvironmentFacts, arithmetic: Arithmetic) -> TaskSpec:
-    """Describe the task; raises `UserError` where policies cannot serve the environment."""
+    """Return the description of the task.
+
+    Raises:
+        UserError: Policies do not support the environment's spaces, or the episode length is unknown.
+    """
     length = settings.episode_length or facts.max_episode_steps
     if length is None:
         raise UserError(f"task.episode_length: '{facts.id}' has no limit of its own; set one")
@@ -161,7 +172,7 @@ def _spec_of(settings: GymSettings, facts: EnvironmentFacts, arithmetic: Arithme
 
 
 def _code(settings: GymSettings, facts: EnvironmentFacts, describe: Any) -> tuple[str, ...]:
-    """Return references of the user's code that an evaluation runs: descriptor function and environment."""
+    """Return references to the user code that an evaluation runs: descriptor function and environment."""
     others = (definition_of(describe), facts.entry_point)
     return tuple(dict.fromkeys([settings.descriptor, *(name for name in others if name and is_users(name))]))
 
@@ -173,7 +184,7 @@ def _check_descriptor_function(describe: Any, name: str) -> None:
         inspect.signature(describe).bind(None)
     except TypeError as error:
         raise UserError(f"task.descriptor: '{name}' must take one argument, the trajectory: {error}") from error
-    except ValueError:  # written in C: it has no signature to look at
+    except ValueError:  # functions written in C may have no signature
         return
 
 
@@ -190,9 +201,10 @@ def _action_size(space: gymnasium.Space, environment_id: str) -> int:
 
 
 def _action_of(space: gymnasium.Space) -> Callable[[np.ndarray], Any]:
-    """How a policy's output becomes an action: the largest output's index, or [-1, 1] stretched over the box.
+    """Return the function from a policy's output to an action.
 
-    Outputs beyond [-1, 1] are clipped, so that no action lies outside the box whatever `policy.output` is.
+    A discrete action is the index of the largest output. A continuous action is the output, clipped to [-1, 1] and
+    scaled linearly to the bounds of the box.
     """
     if isinstance(space, Discrete):
         return lambda output: int(space.start) + int(np.argmax(output))

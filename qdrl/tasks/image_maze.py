@@ -1,8 +1,9 @@
-"""image_hard_maze: the hard maze, seen from above (Such et al. 2017, "Image Hard Maze").
+"""image_hard_maze: the hard maze, seen from above ("Image Hard Maze" of Such et al. 2017).
 
-Physics, reward and descriptor are those of `hard_maze`. Policies see the last four pictures of the maze, 84 x 84
-points, as channels, the latest last: walls and the robot's front half are 1, the goal is 0.75, the robot's rear half
-0.5. Before the first step all four are the same. The paper does not say how its pictures were drawn.
+Physics, reward and descriptor are those of `hard_maze`. The observation is the last four images of the maze, 84 x 84
+pixels each, as channels with the latest one last. Walls and the robot's front half have the value 1, the goal 0.75, the
+robot's rear half 0.5, and the rest 0. At the first step all four images are equal. The paper does not specify how its
+images were drawn.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,15 @@ _WALL, _GOAL, _FRONT, _REAR = 1.0, 0.75, 1.0, 0.5
 
 
 class ImageMazeWorlds(MazeWorlds):
-    """Robots in a maze and pictures of them; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
+    """Robots in a maze, observed as images; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+
+    Args:
+        maze: Maze of all worlds.
+        lines: `(walls, 4)`: x1, y1, x2, y2 of each wall, in units of the maze.
+        count: Number of worlds.
+        episode_length: Control steps after which an episode ends.
+        arithmetic: Method of computing sines of headings.
+    """
 
     def __init__(self, maze: Maze, lines: np.ndarray, count: int, episode_length: int, arithmetic: Arithmetic) -> None:
         super().__init__(maze, count, episode_length, arithmetic)
@@ -58,7 +67,7 @@ class ImageMazeWorlds(MazeWorlds):
         self._pictures[target] = self._pictures[source]
 
     def _picture(self, slots: list[int]) -> np.ndarray:
-        """Return pictures `(slots, side, side)` float32 of the worlds; a broken one shows no robot."""
+        """Return images `(slots, side, side)` float32 of the worlds; a broken world shows no robot."""
         pictures = np.repeat(self._background[None], len(slots), axis=0)
         whole = [index for index, slot in enumerate(slots) if not self.failed(slot)]
         state = self._state[:, [slots[index] for index in whole]]
@@ -74,7 +83,7 @@ class ImageMazeWorlds(MazeWorlds):
         return pictures
 
     def _drawn(self, maze: Maze, lines: np.ndarray) -> np.ndarray:
-        """Return the picture of the maze without a robot, `(side, side)` float32, rows along y."""
+        """Return the image of the maze without a robot, `(side, side)` float32, rows along y."""
         picture = np.zeros((_SIDE, _SIDE), np.float32)
         row, column = np.mgrid[:_SIDE, :_SIDE]
         points = np.stack([column, row]).astype(np.float64)
@@ -90,7 +99,12 @@ class ImageMazeWorlds(MazeWorlds):
 
 
 def make_image_maze_task(settings: ImageMazeSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the task that settings describe."""
+    """Return the task that settings describe.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     maze, length = MAZES["hard_maze"], settings.episode_length
     spec = replace(
         maze_spec("hard_maze", length),

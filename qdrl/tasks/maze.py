@@ -1,21 +1,21 @@
-"""hard_maze and medium_maze: a robot with range finders looks for a goal that the direct way never reaches.
+"""hard_maze and medium_maze: a robot with range finders in a maze whose walls block the direct way to the goal.
 
 The deceptive mazes of Lehman and Stanley 2011, "Abandoning Objectives: Evolution through the Search for Novelty Alone"
 (https://doi.org/10.1162/EVCO_a_00025), with the robot of the code published with Such et al. 2017, whose policies set
-velocities, not accelerations. Published programs differ; docs/decisions/0010-mazes.md lists the differences. The
-convention here:
+velocities, not accelerations. Published programs differ; docs/decisions/0010-mazes.md lists the differences. This
+module uses these conventions:
 
-- Lengths are in units of the maze, angles in degrees from +x towards +y. The papers' figures draw y downwards, and then
-  positive angles are to the robot's right.
+- Lengths are in units of the maze, angles in degrees from +x towards +y. The papers' figures draw y downwards, so that
+  positive angles are to the robot's right there.
 - Actions (a1, a2), clipped to [-1, 1], request a turn of 3 a1 degrees and a speed of 3 a2 units per step. Published
   networks output (o1, o2) in [0, 1] and request 6 (o - 0.5), which is the same: o = (a + 1) / 2.
-- A step: turn and speed change by at most 0.2 each towards the request, and so stay within +-3. The robot, a disc of
-  radius 8, moves by `speed` along its heading, and then the heading changes by `turn`. A move that would bring its
-  centre nearer to a wall than its radius is not made; turn, speed and heading change all the same.
+- In a step, turn and speed change by at most 0.2 each towards the requested values, so that they stay within +-3. The
+  robot, a disc of radius 8, moves by `speed` along its heading; then the heading changes by `turn`. The robot does not
+  move if its centre would be nearer to a wall than its radius; turn, speed and heading change nevertheless.
 - A policy observes 11 numbers: 1; the distance from the robot's centre to the nearest wall at -90, -45, 0, 45, 90 and
-  180 degrees from the heading, divided by 100 and at most 1; and four flags, of which that of the quadrant with the
-  goal is 1: [-45, 45), [45, 135), [135, 225) and [225, 315) degrees from the heading.
-- The last step pays minus the distance to the goal and ends the episode, all others pay 0. There is no randomness.
+  180 degrees from the heading, divided by 100 and at most 1; and four flags for the quadrants [-45, 45), [45, 135),
+  [135, 225) and [225, 315) degrees from the heading. The flag of the goal's quadrant is 1, the others are 0.
+- The reward of the last step is minus the distance to the goal; all other rewards are 0. There is no randomness.
 """
 
 import math
@@ -35,26 +35,26 @@ from qdrl.tasks.mazes import MAZES, Maze
 from qdrl.tasks.settings import MazeSettings
 
 SUCCESS = 10.0
-"""A robot that ends nearer to the goal than this, in units of the maze, has solved it: its fitness is above -10."""
+"""Final distance to the goal, in units of the maze, below which a robot has solved the maze: fitness above -10."""
 
 RADIUS = 8.0
 """Radius of the robot, in units of the maze."""
 _RANGE = 100.0
-_FASTEST = 3.0  # units, and degrees, a step
-_CHANGE = 0.2  # of either, a step
+_FASTEST = 3.0  # units (speed) and degrees (turn) per step
+_CHANGE = 0.2  # largest change of speed and turn per step
 
 
 class MazeWorlds:
     """Robots in a maze, one per world; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
 
-    Worlds lie along the last axis, and only element-wise operations and minima touch them, so that a world's state and
-    observation are the same bits whatever stands beside it.
+    The last axis of arrays is the world. Only element-wise operations and minima are used, so that a world's state and
+    observation are the same bits for any number of worlds.
 
     Args:
-        maze: the maze.
-        count: how many worlds.
-        episode_length: control steps after which an episode pays and ends.
-        arithmetic: how sines of headings are computed.
+        maze: Maze of all worlds.
+        count: Number of worlds.
+        episode_length: Control steps after which an episode ends.
+        arithmetic: Method of computing sines of headings.
     """
 
     def __init__(self, maze: Maze, count: int, episode_length: int, arithmetic: Arithmetic = PORTABLE) -> None:
@@ -120,7 +120,7 @@ class MazeWorlds:
 
 
 class _Body:
-    """Tells which places are too near to a wall, in each wall's own frame: origin in its middle, x along it."""
+    """Collision test, in the frame of each wall: the origin is its middle, x is along it."""
 
     def __init__(self, maze: Maze) -> None:
         first, second = _ends(maze)
@@ -130,7 +130,7 @@ class _Body:
         self._half = (length / 2)[:, None]
 
     def touches(self, place: np.ndarray) -> np.ndarray:
-        """Whether a wall is nearer than the radius to places `(2, n)`; `(n,)` bool, False for NaN."""
+        """Return whether a wall is nearer than the radius to places `(2, n)`: `(n,)` bool, False for NaN."""
         x, y = place[:, None] - self._middle
         across = y * self._cosine - x * self._sine
         beyond = np.maximum(np.abs(x * self._cosine + y * self._sine) - self._half, 0.0)  # one of its ends
@@ -140,11 +140,12 @@ class _Body:
 class _Eyes:
     """Range finders and goal radar.
 
-    Range finders look along four lines through the robot, at -90, -45, 0 and 45 degrees from the heading, and along
-    the first and the third of them backwards, too. A wall with an end on either side of a line crosses it at the
-    distance area / (offset of its second end - offset of its first), behind where that is negative: offsets are signed
-    distances from the line, area is the cross product of the ends as the robot sees them, the same for all lines. Of
-    the inverses the largest is the nearest crossing ahead, the smallest the nearest behind; 0 stands for none.
+    Range finders measure along four lines through the robot, at -90, -45, 0 and 45 degrees from the heading; along the
+    first and the third line also backwards. A wall crosses a line if its ends are on different sides of it. The signed
+    distance of the crossing, negative behind the robot, is area / (offset of the second end - offset of the first end).
+    Offsets are signed distances of the ends from the line. The area is the cross product of the ends relative to the
+    robot and is the same for all lines. The largest inverse distance is the nearest crossing ahead, the smallest is the
+    nearest crossing behind, and 0 means no crossing.
     """
 
     def __init__(self, maze: Maze, count: int) -> None:
@@ -153,13 +154,21 @@ class _Eyes:
         self._points, self._walls = points[..., None], first.shape[1]
         half = math.sqrt(0.5)
         self._cosine, self._sine = np.array([[0.0, half, 1.0, half], [-1.0, -half, 0.0, half]])[..., None]
-        # Kept, because a look took a third longer with new arrays of these sizes every time.
+        # Allocated once: with new arrays in every call, `look` took a third longer.
         self._seen = np.empty((*points.shape, count))
         self._offset, self._other = (np.empty((points.shape[1], 4, count)) for _ in range(2))
         self._side = np.empty((points.shape[1], 4, count), bool)
 
     def look(self, place: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """Return the observation without its 1, `(10, n)`, at places `(2, n)` along unit vectors `(2, n)`."""
+        """Return the observation without the constant 1.
+
+        Args:
+            place: `(2, n)` positions.
+            direction: `(2, n)` unit vectors of the headings.
+
+        Returns:
+            `(10, n)`: six ranges, four flags.
+        """
         count = place.shape[1]
         seen, offset, other = self._seen[..., :count], self._offset[..., :count], self._other[..., :count]
         np.subtract(self._points, place[:, None], out=seen)
@@ -173,10 +182,10 @@ class _Eyes:
         return sensed
 
     def _find_walls(self, x: np.ndarray, y: np.ndarray, offset: np.ndarray, sensed: np.ndarray) -> None:
-        """Range finders `(6, n)` from points as the robot sees them `(p, n)` and their offsets `(p, 4, n)`."""
+        """Write ranges `(6, n)`, from points relative to the robot `(p, n)` and their offsets `(p, 4, n)`."""
         count, first, second = x.shape[1], slice(self._walls), slice(self._walls, 2 * self._walls)
         area = x[first] * y[second] - y[first] * x[second]
-        area += 1e-200  # a wall that points at the robot has none, and crosses no line
+        area += 1e-200  # avoids division by zero for a wall in line with the robot, which crosses no line
         side = np.greater(offset, 0.0, out=self._side[..., :count])
         inverse = np.subtract(offset[second], offset[first], out=self._other[first, :, :count])
         inverse *= side[first] != side[second]
@@ -189,7 +198,7 @@ class _Eyes:
 
     @staticmethod
     def _find_goal(low: np.ndarray, high: np.ndarray, sensed: np.ndarray) -> None:
-        """Quadrants `(4, n)` from the goal's offsets `(n,)` from the lines at -45 and 45 degrees."""
+        """Write flags `(4, n)`, from the goal's offsets `(n,)` from the lines at -45 and 45 degrees."""
         np.logical_and(low >= 0.0, high < 0.0, out=sensed[0])
         np.logical_and(high >= 0.0, low > 0.0, out=sensed[1])
         np.logical_and(low <= 0.0, high > 0.0, out=sensed[2])
@@ -197,13 +206,13 @@ class _Eyes:
 
 
 def _ends(maze: Maze) -> tuple[np.ndarray, np.ndarray]:
-    """First and second ends of the walls, `(2, walls)` each."""
+    """Return the first and second ends of the walls, `(2, walls)` each."""
     ends = np.array(maze.walls, np.float64).T
     return ends[:2], ends[2:]
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
-    """Return Euclidean lengths of vectors `(2, n)`, rounded correctly, which libm's hypot does not promise."""
+    """Return the correctly rounded Euclidean lengths of vectors `(2, n)`, which libm's hypot does not guarantee."""
     x, y = vectors
     return np.sqrt(x * x + y * y)
 
@@ -213,7 +222,12 @@ def _clip(values: np.ndarray, bound: float) -> np.ndarray:
 
 
 def make_maze_task(settings: MazeSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the task that settings describe."""
+    """Return the task that settings describe.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     maze, length = MAZES[settings.name], settings.episode_length
     spec = replace(maze_spec(settings.name, length), options=settings.model_dump(), arithmetic=setup.arithmetic)
 
@@ -224,7 +238,12 @@ def make_maze_task(settings: MazeSettings, setup: TaskSetup) -> EpisodicTask:
 
 
 def maze_spec(name: str, length: int) -> TaskSpec:
-    """Return the description of a maze task, apart from settings."""
+    """Return the description of a maze task, without options and arithmetic.
+
+    Args:
+        name: Name of the maze.
+        length: Control steps after which an episode ends.
+    """
     maze, unit = MAZES[name], "unit of the maze"
     corners = np.concatenate(_ends(maze), axis=1)
     (left, low), (right, high) = corners.min(axis=1).tolist(), corners.max(axis=1).tolist()

@@ -67,6 +67,9 @@ MAZES = {
 def walls(name: str) -> np.ndarray:
     """Return the walls of a maze, for drawing.
 
+    Args:
+        name: Name of the maze.
+
     Returns:
         `(walls, 4)` float64: x1, y1, x2, y2 of each, in units of the maze.
 

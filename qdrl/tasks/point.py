@@ -1,4 +1,7 @@
-"""point_omni: a point mass that drifts in the plane. A cheap toy with the omni property."""
+"""point_omni: a point mass in the plane, a cheap task for tests.
+
+As in the other omni tasks, fitness does not depend on where an episode ends.
+"""
 
 from collections.abc import Sequence
 
@@ -17,11 +20,16 @@ _DRAG = 0.5  # 1/s
 _THRUST = 2.0  # m/s^2 at full action
 _REACH = 10.0  # m
 _NOISE = 0.1  # m
-_SPEED = 4.0  # m/s, what a velocity of 1 stands for in the observation
+_SPEED = 4.0  # m/s, unit of velocities in the observation
 
 
 class PointWorlds(EpisodeWorlds):
-    """Point masses; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
+    """Point masses; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+
+    Args:
+        count: Number of worlds.
+        episode_length: Control steps after which an episode is truncated.
+    """
 
     def __init__(self, count: int, episode_length: int) -> None:
         self.count = count
@@ -59,7 +67,12 @@ class PointWorlds(EpisodeWorlds):
 
 
 def make_point_task(settings: PointSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the task that settings describe."""
+    """Return the task that settings describe.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     length = settings.episode_length
     spec = TaskSpec(
         name="point_omni",

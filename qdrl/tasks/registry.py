@@ -47,7 +47,7 @@ class TaskEntry:
     limits_episodes: bool = False
 
     def stands_for(self, name: str) -> bool:
-        """Return whether a name is the entry's own, or has its prefix."""
+        """Return whether this entry describes a name: an equal name, or one with the prefix of a family."""
         prefix, placeholder, _ = self.name.partition("<")
         return name.startswith(prefix) if placeholder else name == prefix
 
@@ -106,7 +106,7 @@ def task_entries() -> tuple[TaskEntry, ...]:
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names of the built-in tasks; families and references name more."""
+    """Return the names of the built-in tasks, without families and users' tasks."""
     return tuple(entry.name for entry in _TASKS if "<" not in entry.name)
 
 
@@ -173,8 +173,8 @@ def make_task(
         arithmetic: How policies are computed; "blas" as in files of formats 1.0 and 1.1.
         episode_seconds: Wall-clock limit of an episode behind `gym:`; None for no limit.
         isolate: Run environments and descriptor functions behind `gym:` in worker processes.
-        policy_as_given: Keep `policy.output` where actions are discrete, as archives before format 1.2 need it;
-            otherwise it becomes "linear" there.
+        policy_as_given: Keep `policy.output` even if actions are discrete, as archives before format 1.2 require;
+            otherwise discrete tasks use "linear".
         model: MuJoCo model of an archive, used instead of a robot's own file.
         options: The task's own settings, for example `episode_length=250`.
 
@@ -214,7 +214,7 @@ def _entry_of(name: str, *, missing_ok: bool = False) -> TaskEntry | None:
     """Return the entry of a name; None for a reference.
 
     Raises:
-        UserError: The name is neither, unless that is allowed.
+        UserError: The name is neither a task nor a reference, and `missing_ok` is false.
     """
     for entry in _TASKS:
         if entry.stands_for(name):
@@ -227,7 +227,7 @@ def _entry_of(name: str, *, missing_ok: bool = False) -> TaskEntry | None:
 
 
 def _load_users(reference: str) -> Any:
-    """Import what a reference to a user's task names."""
+    """Import the object that a reference to a user's task names."""
     try:
         return load_reference(reference)
     except UserError as error:
@@ -250,7 +250,7 @@ def _settings_of(reference: str, found: Any) -> type[BaseModel]:
 
 
 def _make_users(reference: str, settings: BaseModel, setup: "TaskSetup") -> "Task":
-    """Make a user's task, by its `make_task` if it has one (robots do), and check that it is one."""
+    """Make a user's task, with its `make_task` if it has one (as robots do), and check the result."""
     found = _load_users(reference)
     make: Callable[..., Any] = getattr(found, "make_task", found)
     try:
@@ -265,10 +265,10 @@ def _make_users(reference: str, settings: BaseModel, setup: "TaskSetup") -> "Tas
 
 
 def _check_task(reference: str, task: Any, settings: BaseModel) -> None:
-    """Check that what a user's class made is a task, and that its description makes it again.
+    """Check that an object is a task, and that the options in its description give the same settings.
 
     Raises:
-        UserError: It lacks something; the message names it.
+        UserError: The object lacks a member, or its description is wrong.
     """
     from qdrl.tasks.base import Task, TaskSpec
 

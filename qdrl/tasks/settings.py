@@ -8,7 +8,7 @@ from qdrl.settings.base import SettingsModel
 
 
 class TaskSettings(SettingsModel):
-    """Base class of a task's settings. Unknown keys are refused, and values cannot be changed afterwards."""
+    """Base class of a task's settings. Unknown keys are errors, and instances are immutable."""
 
     name: str
     """Name of the task, or reference `package.module:Class` of a user's task."""

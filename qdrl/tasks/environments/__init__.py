@@ -1,1 +1,1 @@
-"""Users' environments and descriptor functions: one episode, run in this thread, in a watched one, or in a process."""
+"""Users' environments and descriptor functions, run in the caller's thread, a second thread or a worker process."""

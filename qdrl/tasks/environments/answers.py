@@ -1,4 +1,4 @@
-"""Checks of what users' environments and descriptor functions return."""
+"""Checks of the values that users' environments and descriptor functions return."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,13 @@ from qdrl.tasks.environments.failures import UnusableError
 
 
 def reset_answer(returned: Any) -> Any:
-    """Return the observation of `reset`.
+    """Return the observation from the result of `reset`.
+
+    Args:
+        returned: Result of the environment's `reset`.
 
     Raises:
-        UnusableError: it is not a pair of observation and info.
+        UnusableError: The result is not a pair of observation and info.
     """
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise UnusableError(f"returned {_brief(returned)} from reset, expected (observation, info)")
@@ -22,10 +25,16 @@ def reset_answer(returned: Any) -> Any:
 
 
 def step_answer(returned: Any) -> tuple[Any, float, bool, bool, Mapping[Any, Any]]:
-    """Return the five values of `step`, the reward as a float and the two flags as booleans.
+    """Return the five values of `step`, with the reward as a float and the two flags as booleans.
+
+    Args:
+        returned: Result of the environment's `step`.
+
+    Returns:
+        Observation, reward, terminated, truncated and info; the observation is not checked.
 
     Raises:
-        UnusableError: there are not five, or one of them is of no use.
+        UnusableError: The result does not have five values, or one of them has the wrong type or magnitude.
     """
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         raise UnusableError(
@@ -38,13 +47,20 @@ def step_answer(returned: Any) -> tuple[Any, float, bool, bool, Mapping[Any, Any
 
 
 def observation_answer(observation: Any, space: Box) -> np.ndarray:
-    """Return an observation as a flat copy, `(size,)`: float64, or of the space's dtype where that is integer.
+    """Return a flat copy of an observation.
+
+    Args:
+        observation: Observation as the environment returned it.
+        space: Observation space of the environment.
+
+    Returns:
+        `(size,)`: float64 if the space is floating-point, otherwise the space's dtype.
 
     Raises:
-        UnusableError: it has another shape or kind of numbers than the space.
+        UnusableError: The observation's shape or dtype does not fit the space.
     """
     array = np.asarray(observation)
-    if array.dtype == space.dtype and array.shape == space.shape:  # the usual case, quickly
+    if array.dtype == space.dtype and array.shape == space.shape:  # fast path for the usual case
         return array.astype(np.float64 if space.dtype.kind == "f" else space.dtype).ravel()
     if array.dtype.kind not in "biuf":
         raise UnusableError(f"observed an array of dtype {array.dtype}, expected numbers")
@@ -59,10 +75,17 @@ def observation_answer(observation: Any, space: Box) -> np.ndarray:
 
 
 def descriptor_answer(described: Any, dimensions: int) -> np.ndarray:
-    """Return a descriptor `(dimensions,)` float64.
+    """Return a checked descriptor.
+
+    Args:
+        described: Result of the descriptor function.
+        dimensions: Expected number of descriptor values.
+
+    Returns:
+        `(dimensions,)` float64.
 
     Raises:
-        UnusableError: it is not that many finite real numbers of a magnitude up to 1e30.
+        UnusableError: The result is not `dimensions` finite real numbers of magnitude up to 1e30.
     """
     try:
         array = np.asarray(described)

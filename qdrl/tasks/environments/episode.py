@@ -1,4 +1,4 @@
-"""One environment of a user's, and the episode in it."""
+"""A user's environment and the episode that runs in it."""
 
 import contextlib
 import re
@@ -27,15 +27,15 @@ _VERSION = re.compile(r"-v\d+$")
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """Everything that makes an environment and describes its episodes; a worker process is given it.
+    """Specification of an environment and its descriptor function; it is sent to worker processes.
 
     Attributes:
-        environment: the id, `module:` in front where a module registers it.
-        kwargs: keyword arguments of `gymnasium.make`.
-        descriptor: `package.module:function`.
-        dimensions: numbers in a descriptor.
-        keep_all: keep every observation of an episode for the descriptor function, not only the last one.
-        registered: how the id was registered in the main process, where it was.
+        environment: Id of the environment, with the prefix `module:` if a module must be imported to register it.
+        kwargs: Keyword arguments of `gymnasium.make`.
+        descriptor: Reference `package.module:function` of the descriptor function.
+        dimensions: Length of a descriptor.
+        keep_all: Keep every observation of an episode for the descriptor function; otherwise only the last one.
+        registered: Gymnasium's `EnvSpec` of the id in the main process; None if it is not registered there.
     """
 
     environment: str
@@ -48,15 +48,15 @@ class EpisodePlan:
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """What an environment says about itself.
+    """Properties of an environment after it was made.
 
     Attributes:
-        id: with the version that was made, `module:` in front as in the plan.
-        max_episode_steps: the environment's own limit, if it has one.
-        observation_space: its space of observations.
-        action_space: its space of actions.
-        wrappers: class names from the outermost wrapper to the environment.
-        entry_point: `module:name` of what makes it, if that is text.
+        id: Id with the version in use, and the prefix `module:` if the plan has it.
+        max_episode_steps: The environment's own limit of control steps; None if it has none.
+        observation_space: Observation space.
+        action_space: Action space.
+        wrappers: Class names of the wrappers, outermost first.
+        entry_point: Entry point `module:name` of the environment; None if it is not given as text.
     """
 
     id: str
@@ -68,13 +68,13 @@ class EnvironmentFacts:
 
 
 class Step(NamedTuple):
-    """What a control step gave.
+    """Result of a control step.
 
     Attributes:
-        observation: `(observation_size,)`, see `Trajectory`.
-        reward: the reward.
-        terminated: whether the environment ended the episode.
-        truncated: whether a time limit of the environment's did.
+        observation: `(observation_size,)`; see `Trajectory` for the dtype.
+        reward: Reward.
+        terminated: Whether the environment ended the episode.
+        truncated: Whether a time limit of the environment ended the episode.
     """
 
     observation: np.ndarray
@@ -85,9 +85,12 @@ class Step(NamedTuple):
 
 @dataclass
 class Episode:
-    """The environment of a plan and the episode in it.
+    """An environment and its current episode.
 
-    Every method raises `EpisodeFailure` where user code raises or returns something unusable.
+    Methods other than `close` raise `EpisodeFailure` if user code raises or returns an unusable value.
+
+    Attributes:
+        plan: Specification of the environment and its descriptor function.
     """
 
     plan: EpisodePlan
@@ -98,27 +101,27 @@ class Episode:
     _bad_states: int = 0
 
     def open(self) -> EnvironmentFacts:
-        """Make the environment, unless there is one, and return what it says about itself."""
+        """Make the environment unless it exists already, and return its properties."""
         if self._environment is None:
             self._environment = attempt("the environment", _make, self.plan)
             self._describe = attempt("the descriptor function", load_reference, self.plan.descriptor)
         return attempt("the environment", _facts, self.plan, self._environment)
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start an episode; return its first observation, `(observation_size,)`."""
+        """Start an episode and return its first observation, `(observation_size,)`."""
         return attempt("the environment", self._reset, seed)
 
     def step(self, action: Any) -> Step:
-        """Apply an action."""
+        """Apply an action and return the result of the control step."""
         return attempt("the environment", self._step, action)
 
     def describe(self) -> np.ndarray:
-        """Return the descriptor `(d,)` float64, and forget the episode."""
+        """Return the descriptor `(d,)` float64 of the episode, and discard the episode's data."""
         trajectory, self._trajectory = self._trajectory, Trajectory()
         return attempt("the descriptor function", self._described, trajectory)
 
     def close(self) -> None:
-        """Close the environment; what that raises is of no interest any more."""
+        """Close the environment; exceptions are ignored."""
         environment, self._environment, self._simulator = self._environment, None, None
         self._trajectory = Trajectory()
         if environment is not None:
@@ -164,7 +167,7 @@ def _make(plan: EpisodePlan) -> gymnasium.Env:
         gymnasium.registry[name] = plan.registered
     if _VERSION.search(name):
         return gymnasium.make(name, **plan.kwargs)
-    with warnings.catch_warnings():  # the version is read from what was made
+    with warnings.catch_warnings():  # `EnvironmentFacts.id` has the version
         warnings.filterwarnings("ignore", ".*Using the latest versioned environment")
         return gymnasium.make(name, **plan.kwargs)
 
@@ -187,10 +190,10 @@ def _facts(plan: EpisodePlan, environment: Any) -> EnvironmentFacts:
 
 
 def _bad_states(simulator: Any) -> int:
-    """How often MuJoCo has warned of a bad state since the environment reset its data; 0 without MuJoCo."""
+    """Return the number of MuJoCo's bad-state warnings since the last reset; 0 without MuJoCo."""
     data: Any = getattr(simulator, "data", None)
     if type(data).__name__ != "MjData":
         return 0
-    kinds = sys.modules["mujoco"].mjtWarning  # imported by whoever made the data
-    # Positions, velocities, accelerations and controls, one after the other.
+    kinds = sys.modules["mujoco"].mjtWarning  # imported already: the data is MuJoCo's
+    # Consecutive kinds: positions, velocities, accelerations, controls.
     return sum(data.warning.number.tolist()[int(kinds.mjWARN_BADQPOS) : int(kinds.mjWARN_BADCTRL) + 1])

@@ -1,4 +1,4 @@
-"""Episodes that failed: what is known about one, and how a run reports them."""
+"""Failed episodes: their exception, and how a run logs them."""
 
 import logging
 import traceback
@@ -6,23 +6,24 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 _LOGGER = logging.getLogger("qdrl")
-_MOST_LINES = 20  # about episodes that hung or died
+_MOST_LINES = 20  # log lines about timeouts and dead worker processes
 _Result = TypeVar("_Result")
 
 Kind = Literal["raised", "timeout", "died"]
 
 
 class UnusableError(ValueError):
-    """User code returned something that an evaluation cannot use; the message says what was expected."""
+    """User code returned an unusable value; the message names the expected one."""
 
 
 class EpisodeFailure(Exception):  # noqa: N818 - an outcome of an evaluation, not an error of the program
     """An episode that ended without a result.
 
     Args:
-        kind: "raised" by user code or refused by a check, "timeout" or "died" with its process.
-        reason: one line.
-        details: a traceback, where there is one.
+        kind: "raised" if user code raised or returned an unusable value, "timeout" if the time limit was exceeded,
+            "died" if the worker process ended.
+        reason: One line.
+        details: Traceback; empty if there is none.
     """
 
     def __init__(self, kind: Kind, reason: str, details: str = "") -> None:
@@ -31,31 +32,34 @@ class EpisodeFailure(Exception):  # noqa: N818 - an outcome of an evaluation, no
 
 
 def attempt(what: str, call: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Call user code.
+    """Call user code and return its result.
 
     Args:
-        what: the name of that code in messages.
-        call: the code.
-        arguments: of the call.
+        what: Name of the code in messages.
+        call: Function to call.
+        arguments: Positional arguments of the call.
 
     Raises:
-        EpisodeFailure: the code raised anything, SystemExit, GeneratorExit and KeyboardInterrupt included.
+        EpisodeFailure: The code raised an exception, SystemExit, GeneratorExit and KeyboardInterrupt included.
     """
     try:
         return call(*arguments)
     except UnusableError as error:
         raise EpisodeFailure("raised", f"{what} {error}") from error
-    except BaseException as error:  # a user's code may raise whatever it likes
+    except BaseException as error:  # user code may raise any exception
         message = " ".join(str(error).split())
         reason = f"{what} raised {type(error).__name__}{': ' if message else ''}{message}"
         raise EpisodeFailure("raised", reason, traceback.format_exc()) from error
 
 
 class FailureLog:
-    """Logs failed episodes: of those that raise the first with its traceback, those that hang or die one by one.
+    """Log of failed episodes.
+
+    Of episodes of kind "raised" only the first is logged, with its traceback. Each timeout and each death of a worker
+    process gets a line, up to a maximum.
 
     Attributes:
-        first: the line of the first failure; None before there was one.
+        first: Log line of the first failure; None if no episode has failed.
     """
 
     def __init__(self) -> None:
@@ -63,13 +67,13 @@ class FailureLog:
         self._raised, self._lines = False, 0
 
     def add(self, failure: EpisodeFailure, *, environment: str, seed: int, steps: int) -> None:
-        """Report an episode that failed.
+        """Log a failed episode.
 
         Args:
-            failure: what happened.
-            environment: the environment's name.
-            seed: the evaluation's seed.
-            steps: control steps completed before it failed.
+            failure: The failure.
+            environment: Name of the environment.
+            seed: Seed of the evaluation.
+            steps: Number of control steps completed before the failure.
         """
         line = f"{environment}: the evaluation with seed {seed} failed after {steps} steps: {failure.reason}"
         details = f"\n{failure.details.rstrip()}" if failure.details else ""

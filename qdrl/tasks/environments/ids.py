@@ -1,4 +1,4 @@
-"""Ids of Gymnasium environments: packages that register them, and the one line for an id that there is not."""
+"""Ids of Gymnasium environments: registration, description, and error messages for unknown ids."""
 
 import os
 import re
@@ -13,19 +13,20 @@ from gymnasium.spaces import Box, Discrete
 from qdrl.errors import UserError
 from qdrl.naming import nearest
 
-# Packages whose environments are known only once they are registered: namespace -> module, how to install it.
+# Packages whose environments must be registered before use: namespace -> module, installation command.
 _PROVIDERS = {"ALE": ("ale_py", "pip install 'qdrl[atari]'")}
 _VERSION = re.compile(r"-v(\d+)$")
 
 
 def require_environment(environment_id: str) -> None:
-    """Register what an id needs, and refuse an id that there is not; call it before `gymnasium.make`.
+    """Register the environments of the package that an id names, and check the id; call it before `gymnasium.make`.
 
     Args:
-        environment_id: as `gymnasium.make` takes it. Whether `module:` in front of it can be imported is left to that.
+        environment_id: Id as `gymnasium.make` accepts it. Ids with the prefix `module:` are not checked, because
+            `gymnasium.make` imports the module.
 
     Raises:
-        UserError: there is no such environment, naming the nearest, or the package that provides it is missing.
+        UserError: There is no such environment (the message suggests similar ids), or its package is not installed.
     """
     if not environment_id:
         raise UserError("task.name: 'gym:' needs an id after it, as in gym:Pendulum-v1")
@@ -43,17 +44,23 @@ def require_environment(environment_id: str) -> None:
 
 
 def describe_environment(environment_id: str) -> dict[str, str]:
-    """Return what an environment says of itself, and what an experiment must state besides.
+    """Return a description of an environment, and the settings that an experiment with it needs.
+
+    Args:
+        environment_id: Id as `gymnasium.make` accepts it.
+
+    Returns:
+        Text by heading.
 
     Raises:
-        UserError: there is no such environment, or it cannot be made.
+        UserError: There is no such environment, or it cannot be made.
     """
     require_environment(environment_id)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of an id without a version, which the answer names
+            warnings.simplefilter("ignore")  # ids without a version cause a warning; the result has the version
             environment = gymnasium.make(environment_id)
-    except Exception as error:  # whatever a user's environment raises
+    except Exception as error:  # user code may raise any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"gymnasium cannot make '{environment_id}': {reason}") from error
     limit = environment.spec.max_episode_steps if environment.spec else None
@@ -84,7 +91,7 @@ def _register(environment_id: str) -> None:
 
 
 def _suggestion(environment_id: str) -> str:
-    """Return the known versions of an environment, or the nearest name."""
+    """Return the end of an error message: the known versions of an environment, or the most similar id."""
     name, known = _VERSION.sub("", environment_id), list(gymnasium.registry)
     versions = {each: found for each in known if (found := _VERSION.search(each)) and _VERSION.sub("", each) == name}
     if versions:

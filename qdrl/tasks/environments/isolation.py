@@ -1,7 +1,7 @@
-"""Environments in worker processes: whatever they do there, this process survives it.
+"""Environments in worker processes: a crash or hang there does not affect this process.
 
-A worker is forked from a nursery, a fresh Python that has imported numpy and gymnasium and nothing of this process: no
-MPI, no threads, no open files. Starting a worker takes some 10 ms, starting a nursery half a second, once.
+Workers are forked from a nursery: a new Python process that has imported numpy and gymnasium, and has no MPI, threads
+or open files of this process. Starting a worker takes about 10 ms; starting the nursery takes half a second, once.
 """
 
 import json
@@ -34,31 +34,31 @@ class Worker:
     """A worker process.
 
     Attributes:
-        pid: its process id, and that of its process group.
-        connection: takes calls, gives answers.
+        pid: Id of the process and of its process group.
+        connection: Connection that carries calls to the worker and results back.
     """
 
     pid: int
     connection: Connection
 
     def kill(self) -> None:
-        """End the worker and the processes that it started."""
-        for end in (os.killpg, os.kill):  # a worker that has just been forked leads no group yet
+        """Kill the worker and the processes that it started."""
+        for end in (os.killpg, os.kill):  # a newly forked worker has no process group yet
             with suppress(ProcessLookupError):
                 end(self.pid, signal.SIGKILL)
 
 
 class Nursery:
-    """The process that workers are forked from; started with the first one."""
+    """The process from which workers are forked; it is started together with the first worker."""
 
     def __init__(self) -> None:
         self._control: socket.socket | None = None
 
     def start(self) -> Worker:
-        """Start a worker.
+        """Start a worker and return it.
 
         Raises:
-            EpisodeFailure: the nursery cannot be started.
+            EpisodeFailure: The nursery cannot be started.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -74,7 +74,7 @@ class Nursery:
         return Worker(pid, Connection(ours.detach()))
 
     def fate(self, worker: Worker) -> str:
-        """Wait for a worker that ends, and return how it ended, in words."""
+        """Wait until a worker has ended, and return its exit code or signal in words."""
         try:
             status = os.waitstatus_to_exitcode(self._ask(MESSAGE.pack(END, worker.pid)))
         except OSError:
@@ -84,7 +84,7 @@ class Nursery:
         return f"its worker process was ended by signal {-status} ({signal.Signals(-status).name})"
 
     def close(self) -> None:
-        """End the nursery; workers that are left end with it."""
+        """End the nursery and the remaining workers."""
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -102,15 +102,15 @@ class Nursery:
 
 
 class ProcessRunner:
-    """Runs calls in a worker process; see `qdrl.tasks.environments.runners.Runner`.
+    """A runner of calls in a worker process; see `qdrl.tasks.environments.runners.Runner`.
 
     Args:
-        plan: of the episode.
-        seconds: wall-clock time that an episode's calls may take together; no limit when None.
-        nursery: starts the worker.
+        plan: Specification of the environment.
+        seconds: Wall-clock limit of all calls of an episode together, in seconds; None for no limit.
+        nursery: Nursery that starts the worker.
 
     Raises:
-        EpisodeFailure: no worker can be started.
+        EpisodeFailure: No worker can be started.
     """
 
     def __init__(self, plan: EpisodePlan, seconds: float | None, nursery: Nursery) -> None:
@@ -152,11 +152,11 @@ class ProcessRunner:
         self._end()
 
     def _send(self, message: Any) -> None:
-        with suppress(ConnectionError):  # a dead worker is found in `result`
+        with suppress(ConnectionError):  # `result` detects a dead worker
             self._worker.connection.send(message)
 
     def _end(self) -> str:
-        """Make sure that the worker has ended; return how it did."""
+        """Kill the worker and return its exit code or signal in words."""
         self._ended = True
         self._worker.kill()
         fate = self._nursery.fate(self._worker)
@@ -165,11 +165,11 @@ class ProcessRunner:
 
 
 def _launch(owner: Nursery) -> socket.socket:
-    """Start a nursery; it ends when the socket is closed, or with this process."""
+    """Start a nursery and return the socket to it; the nursery ends when the socket is closed or this process ends."""
     ours, theirs = socket.socketpair()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
     with theirs:
-        process = subprocess.Popen(  # noqa: S603 - this Python, with a program of ours
+        process = subprocess.Popen(  # noqa: S603 - this Python with a fixed program
             [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), json.dumps(sys.path)],
             pass_fds=[theirs.fileno()],
             env=environment,

@@ -1,4 +1,4 @@
-"""The program that forks worker processes, and that of a worker; see `qdrl.tasks.environments.isolation`."""
+"""The programs of the nursery and of its worker processes; see `qdrl.tasks.environments.isolation`."""
 
 import ctypes
 import os
@@ -13,17 +13,18 @@ import numpy as np
 
 from qdrl.tasks.environments.runners import serve
 
-MESSAGE = struct.Struct("<cq")  # what is wanted, and of which process
+MESSAGE = struct.Struct("<cq")  # kind of request, process id
 NUMBER = struct.Struct("<q")
 START, END = b"s", b"e"
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve requests on the socket whose number is the first argument, until its other end is closed.
+    """Serve requests on the socket whose file descriptor is the first argument, until its other end is closed.
 
-    START comes with a file descriptor: fork a worker that serves it, reply with its process id. END: wait for that
-    worker, reply with its status as `os.waitpid` gives it.
+    A START request carries a file descriptor. The nursery forks a worker that serves it, and replies with the worker's
+    process id. For an END request the nursery waits until the worker has ended, and replies with the status of
+    `os.waitpid`.
     """
     control = socket.socket(fileno=int(sys.argv[1]))
     while True:
@@ -43,20 +44,20 @@ def main() -> None:
 
 
 def _work(handle: int) -> None:
-    """Serve one episode; never returns."""
+    """Serve calls on a file descriptor as a worker, then exit the process."""
     os.setsid()
     os.set_inheritable(handle, False)
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when a run ends
     random.seed()
-    np.random.seed()  # noqa: NPY002 - the generator that users' code may draw from; forked, all would draw the same
+    np.random.seed()  # noqa: NPY002 - user code may use this generator; forked workers would share its state
     connection = Connection(handle)
     code = 1
     try:
         serve(connection.recv(), connection.recv, connection.send)
         code = 0
     except (EOFError, ConnectionError):
-        code = 0  # the main process has gone
+        code = 0  # the main process has ended
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:

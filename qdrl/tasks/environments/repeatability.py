@@ -1,4 +1,4 @@
-"""Whether an environment plays the same episode again: what an elite needs to be replayed."""
+"""Check whether an environment gives the same episode for the same seed, as replays of elites need."""
 
 from collections.abc import Callable
 
@@ -12,17 +12,20 @@ _STEPS = 10
 _SEED, _OTHER_SEED = 1, 2
 
 Record = list[bytes]
-"""The bits of an episode's observations, rewards and ends."""
+"""Observations and rewards of an episode as bytes."""
 
 
 def why_not_repeatable(start: Callable[[], Runner]) -> str | None:
-    """Run a few steps of four short episodes and return why elites will not replay; None when they do as far as seen.
+    """Return the reason why elites cannot be replayed exactly, or None if the check finds none.
 
-    The episode of one seed is run in an environment, once more there after an episode of another seed, and in a fresh
-    environment. Environments that fail are not checked.
+    The check runs four episodes of a few steps: one with seed A, one with seed B and again one with seed A in the same
+    environment, and one with seed A in a new environment. Environments that fail are not checked.
 
     Args:
-        start: makes runners of the environment in question.
+        start: Factory of runners of the environment.
+
+    Returns:
+        One line, or None.
     """
     first = second = None
     try:
@@ -57,6 +60,7 @@ def why_not_repeatable(start: Callable[[], Runner]) -> str | None:
 
 
 def _play(runner: Runner, space: Space, seed: int) -> Record:
+    """Run a short episode with random actions and return its record."""
     generator = np.random.default_rng(seed)
     runner.submit("reset", seed)
     record = [runner.result().tobytes()]

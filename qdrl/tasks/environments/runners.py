@@ -1,6 +1,6 @@
-"""Where an episode's calls run: in the caller's thread, or in a thread that is abandoned when it takes too long.
+"""Runners of an episode's calls: in the caller's thread, or in a second thread with a time limit.
 
-`qdrl.tasks.environments.isolation` adds a worker process.
+`qdrl.tasks.environments.isolation` has a runner that uses a worker process.
 """
 
 import time
@@ -12,35 +12,40 @@ from typing import Any, Protocol
 from qdrl.tasks.environments.episode import Episode, EpisodePlan
 from qdrl.tasks.environments.failures import EpisodeFailure
 
-_OPENING_SECONDS = 120.0  # an environment may load for longer than an episode takes
+_OPENING_SECONDS = 120.0  # limit for making an environment, which may take longer than an episode
 _CLOSING_SECONDS = 2.0
 
 
 class Runner(Protocol):
-    """Runs the calls of one `Episode`, named "open", "reset", "step" and "describe", one after the other."""
+    """A runner of the calls "open", "reset", "step" and "describe" of one `Episode`, one call at a time."""
 
     def submit(self, call: str, *arguments: Any) -> None:
-        """Begin a call; calls of several runners may then run at the same time."""
+        """Start a call; calls of several runners may run at the same time.
+
+        Args:
+            call: Name of the method of `Episode`.
+            arguments: Arguments of the method.
+        """
         ...
 
     def result(self) -> Any:
-        """Return what the call returned.
+        """Wait for the call and return its result.
 
         Raises:
-            EpisodeFailure: the call failed; of this runner only `close` may be called any more.
+            EpisodeFailure: The call failed; afterwards only `close` may be called.
         """
         ...
 
     def close(self) -> None:
-        """Close the environment and give back what it takes."""
+        """Close the environment and release its resources."""
         ...
 
 
 class Allowance:
-    """Wall-clock time that an episode's calls may take together.
+    """Remaining wall-clock time of an episode.
 
     Args:
-        seconds: of an episode; no limit when None.
+        seconds: Wall-clock limit of all calls of an episode together, in seconds; None for no limit.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -48,7 +53,7 @@ class Allowance:
         self._left: float | None = seconds
 
     def of(self, call: str) -> float | None:
-        """Return the seconds that a call may take."""
+        """Return the limit of a call in seconds; None for no limit."""
         if self._seconds is None:
             return None
         if call == "reset":
@@ -56,10 +61,14 @@ class Allowance:
         return _OPENING_SECONDS if call == "open" else self._left
 
     def spend(self, call: str, seconds: float) -> None:
-        """Account for a call.
+        """Subtract the duration of a call.
+
+        Args:
+            call: Name of the call.
+            seconds: Duration of the call in seconds.
 
         Raises:
-            EpisodeFailure: the allowance is used up.
+            EpisodeFailure: The episode exceeded its limit.
         """
         if self._left is not None and call != "open":
             self._left -= seconds
@@ -67,7 +76,7 @@ class Allowance:
                 raise self.exceeded(call)
 
     def exceeded(self, call: str) -> EpisodeFailure:
-        """Return the failure of an episode whose allowance a call has used up."""
+        """Return the failure of an episode that exceeded its limit in a call."""
         if call == "open":
             return EpisodeFailure("timeout", f"making the environment took more than {_OPENING_SECONDS:g} s")
         limit = f"compute.episode_seconds = {self._seconds:g}"
@@ -75,12 +84,12 @@ class Allowance:
 
 
 class DirectRunner:
-    """Runs calls in the caller's thread, without a limit of time; see `Runner`.
+    """A runner of calls in the caller's thread, without a time limit; see `Runner`.
 
-    A KeyboardInterrupt goes through: it is the user's Ctrl-C.
+    A KeyboardInterrupt is raised again, because it is the user's Ctrl-C.
 
     Args:
-        plan: of the episode.
+        plan: Specification of the environment.
     """
 
     def __init__(self, plan: EpisodePlan) -> None:
@@ -108,14 +117,14 @@ class DirectRunner:
 
 
 class ThreadRunner:
-    """Runs calls in a thread of its own, and abandons the thread when a call takes too long; see `Runner`.
+    """A runner of calls in a second thread, which is abandoned when the time limit is exceeded; see `Runner`.
 
-    Python cannot end a thread: an abandoned one ends when its call returns, or with the process. A call that holds
-    the interpreter's lock cannot be left either; worker processes have neither limit.
+    Python cannot end a thread. An abandoned thread ends when its call returns or when the process ends. A call that
+    holds the global interpreter lock blocks this process despite the limit. Worker processes have neither restriction.
 
     Args:
-        plan: of the episode.
-        seconds: wall-clock time that an episode's calls may take together.
+        plan: Specification of the environment.
+        seconds: Wall-clock limit of all calls of an episode together, in seconds; None for no limit.
     """
 
     def __init__(self, plan: EpisodePlan, seconds: float | None) -> None:
@@ -129,7 +138,7 @@ class ThreadRunner:
 
     def submit(self, call: str, *arguments: Any) -> None:
         """Start a call."""
-        # The call starts in `result`: users' code is seldom made for several threads at a time.
+        # The call starts in `result`: user code is rarely thread-safe.
         self._pending = call, arguments
 
     def result(self) -> Any:
@@ -156,12 +165,12 @@ class ThreadRunner:
 
 
 def serve(plan: EpisodePlan, receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
-    """Run the calls of one episode until None is received instead of one.
+    """Run calls of one `Episode` until None is received.
 
     Args:
-        plan: of the episode.
-        receive: returns the next call, `(name, arguments)`.
-        send: takes what it returned, or its `EpisodeFailure`, and the seconds that it took.
+        plan: Specification of the environment.
+        receive: Function that returns the next call `(name, arguments)`, or None.
+        send: Function that takes the pair of result (or `EpisodeFailure`) and duration in seconds.
     """
     episode = Episode(plan)
     while (request := receive()) is not None:
@@ -170,7 +179,7 @@ def serve(plan: EpisodePlan, receive: Callable[[], Any], send: Callable[[Any], N
         try:
             answer: Any = getattr(episode, call)(*arguments)
         except EpisodeFailure as failure:
-            failure.__cause__ = failure.__traceback__ = None  # they hold frames, and the environment with them
+            failure.__cause__ = failure.__traceback__ = None  # they reference frames, and so the environment
             answer = failure
         send((answer, time.monotonic() - started))
         del answer, request, arguments

@@ -1,4 +1,4 @@
-"""What an episode was, as a descriptor function receives it."""
+"""The record of an episode that a descriptor function receives."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,19 +8,19 @@ import numpy as np
 
 @dataclass
 class Trajectory:
-    """One episode.
+    """The record of one episode.
 
-    Everything in it is a copy: an environment may fill the same arrays and dictionaries at every step.
+    Observations, actions and infos are copies, because an environment may reuse its arrays and dictionaries.
 
     Attributes:
-        observations: `(steps + 1, observation_size)`, the first one included, flattened. Integers and booleans keep
-            the environment's dtype (images stay uint8); floating-point numbers are float64. With
-            `task.keep_observations = "last"`, `(1, observation_size)`: the last one.
-        actions: `(steps, ...)` as the environment got them.
+        observations: `(steps + 1, observation_size)`, flattened, from the first observation to the last. Integers and
+            booleans keep the environment's dtype (images stay uint8); floating-point numbers are float64. With
+            `task.keep_observations = "last"` only the last observation, `(1, observation_size)`.
+        actions: `(steps, ...)`, as the environment received them.
         rewards: `(steps,)` float64.
-        infos: the environment's info of each step.
-        terminated: whether the environment ended the episode, as opposed to a time limit.
-        env: the environment after its last step.
+        infos: The environment's info of each step.
+        terminated: Whether the environment, and not a time limit, ended the episode.
+        env: The environment after its last step.
     """
 
     observations: Any = field(default_factory=list)
@@ -31,7 +31,7 @@ class Trajectory:
     env: Any = None
 
     def as_arrays(self) -> "Trajectory":
-        """Return the same episode with observations, actions and rewards as arrays."""
+        """Return the episode with observations, actions and rewards as arrays."""
         return Trajectory(
             np.asarray(self.observations),
             np.asarray(self.actions),
@@ -43,7 +43,7 @@ class Trajectory:
 
 
 def copied(value: Any) -> Any:
-    """Return a copy of arrays and of plain containers at any depth; other objects are returned as they are."""
+    """Return a copy of arrays and of dicts, lists and tuples at any depth; other objects are returned unchanged."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if type(value) is dict:

@@ -1,4 +1,4 @@
-"""Users' environments as the worlds of a rollout."""
+"""Users' environments as worlds of a rollout."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +16,15 @@ _LARGEST_SEED = 2**31  # many environments take 32-bit seeds only
 
 
 class GymWorlds:
-    """Gymnasium environments, made when they are needed; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+    """Gymnasium environments, made on first use; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
 
     Args:
-        count: most environments at a time.
-        start: makes the runner of one more environment.
-        name: the environment's name in messages.
-        to_action: turns a policy's output `(action_size,)` into an action.
-        observations: dtype of observations.
-        sizes: numbers in an observation, numbers in a descriptor.
+        count: Maximum number of environments.
+        start: Factory of the runner of a new environment.
+        name: Name of the environment in messages.
+        to_action: Function from a policy's output `(action_size,)` to an action.
+        observations: dtype of the observation space.
+        sizes: Length of an observation and of a descriptor.
         failures: Log of failed episodes.
     """
 
@@ -43,7 +43,7 @@ class GymWorlds:
         self.count = count
         self._start, self._name, self._to_action, self._failures = start, name, to_action, failures
         self._runners: list[Runner | None] = [None] * count
-        kept = np.float64 if observations.kind == "f" else np.float32  # of what float32 cannot hold, nothing is lost
+        kept = np.float64 if observations.kind == "f" else np.float32  # float64 keeps values that do not fit float32
         self._observations = np.zeros((count, observation_size), kept)
         self._seeds, self._steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self._broken, self._terminated = np.zeros(count, bool), np.zeros(count, bool)
@@ -118,7 +118,7 @@ class GymWorlds:
         return not self._broken[slot]
 
     def _each(self, call: str, slots: Sequence[int], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Make a call in each of these slots; give the slots where it succeeded, with what it returned."""
+        """Run a call in each of these slots; yield the slots in which it succeeded, with the results."""
         runners = [self._runners[slot] for slot in slots]
         for runner, given in zip(runners, arguments, strict=True):
             if runner is not None:
@@ -131,7 +131,7 @@ class GymWorlds:
                 self._fail(slot, failure)
 
     def _fail_where_not_finite(self, slots: list[int]) -> None:
-        """Fail episodes whose latest observation float32 cannot hold: policies compute with float32."""
+        """Mark episodes as failed whose latest observation is not finite in float32, the dtype of policies."""
         finite = (np.abs(self._observations[slots]) <= _LARGEST_INPUT).all(axis=1)
         for slot in np.array(slots, np.int64)[~finite & ~self._broken[slots]].tolist():
             self._observations[slot] = 0
@@ -139,7 +139,7 @@ class GymWorlds:
             self._fail(slot, EpisodeFailure("raised", reason))
 
     def _fail(self, slot: int, failure: EpisodeFailure) -> None:
-        """Mark an episode as failed. What failed may be in any state: the next episode has a fresh environment."""
+        """Mark an episode as failed and close its environment, which may be in any state."""
         self._broken[slot] = True
         self._failures.add(failure, environment=self._name, seed=int(self._seeds[slot]), steps=int(self._steps[slot]))
         if (runner := self._runners[slot]) is not None:

@@ -1,7 +1,7 @@
 """Episodes on a device, one per world, all started together.
 
-A control step is three parts: policies decide, physics advances, rewards are counted. Each part is a CUDA graph on a
-GPU, so that all that is known of the episodes lies in tensors that stay where they are, and nothing waits for the host.
+A control step has three parts: policy, physics, and bookkeeping of rewards and ends. On a GPU each part is a CUDA
+graph. All state of the episodes is in tensors with fixed addresses, and no part waits for the host.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ class DeviceWorlds(Protocol):
     device: torch.device
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Start a new episode in each of these worlds, with randomness from its seed alone."""
+        """Start a new episode in each of these worlds; its random numbers depend only on its seed."""
         ...
 
     def observe(self, ages: Tensor) -> Tensor:
-        """Return observations `(count, observation)` float32 at ages `(count,)`; the caller may overwrite them."""
+        """Return observations `(count, observation_size)` float32 at ages `(count,)`; the caller may overwrite them."""
         ...
 
     def apply(self, actions: Tensor) -> None:
-        """Set the controls of the next `advance` from actions `(count, action)` float32."""
+        """Set the controls of the next `advance` from actions `(count, action_size)` float32."""
         ...
 
     def advance(self) -> None:
@@ -40,11 +40,11 @@ class DeviceWorlds(Protocol):
         ...
 
     def outcome(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return rewards and terminated, `(count,)`, of that step; call once after each `advance`."""
+        """Return rewards and terminated, `(count,)`, of the last step; call once after each `advance`."""
         ...
 
     def descriptors(self, steps: Tensor) -> Tensor:
-        """Return the descriptors `(count, d)` float64 of episodes that end now, after `steps` `(1,)`."""
+        """Return the descriptors `(count, d)` float64 that episodes have if they end now, after `steps` `(1,)`."""
         ...
 
     @property
@@ -94,7 +94,13 @@ class DeviceEpisodes:
         self._decides, self._counts = GraphedCall(self._decide, device), GraphedCall(self._count, device)
 
     def begin(self, genomes: Tensor, seeds: Sequence[int], normalization: tuple[np.ndarray, np.ndarray] | None) -> None:
-        """Start an episode of each genome `(rows, parameters)`; further worlds stay idle."""
+        """Start an episode of each genome; further worlds stay idle.
+
+        Args:
+            genomes: `(rows, parameters)` float32, at most as many rows as worlds.
+            seeds: Evaluation seed of each row.
+            normalization: Mean and variance `(observation_size,)`; needed when policies normalise observations.
+        """
         rows = range(len(genomes))
         self.worlds.reset(rows, seeds)
         self._population.load(rows, genomes)
@@ -131,7 +137,7 @@ class DeviceEpisodes:
             self._write(self.record.actions, actions)
 
     def _normalized(self, observations: Tensor) -> Tensor:
-        """Normalise observations in place, if policies do."""
+        """Normalise observations in place if the policies normalise them."""
         return normalize_(observations, *self._shift) if self._normalizes else observations
 
     def _update_moments(self, observations: Tensor) -> None:
@@ -164,10 +170,10 @@ class DeviceEpisodes:
 
 
 class AnyAlive:
-    """A query whether any episode is running; on a GPU its result is read at the next query, without waiting.
+    """A query whether any episode is running; on a GPU the result is one query old, so that no query waits.
 
     Args:
-        episodes: The episodes.
+        episodes: Episodes to query.
     """
 
     def __init__(self, episodes: DeviceEpisodes) -> None:

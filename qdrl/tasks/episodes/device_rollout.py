@@ -1,7 +1,7 @@
 """Rollouts on a device: all worlds start together and step together until the last episode has ended.
 
 A world whose episode has ended keeps stepping, but its results no longer change. Results stay on the device until the
-batch has ended; whether any episode is still running is queried every few steps, without waiting for the answer.
+batch has ended. Every few steps the rollout queries, without waiting, whether any episode is still running.
 """
 
 import gc
@@ -86,10 +86,10 @@ class DeviceRollout:
         *,
         keep_transitions: bool = False,
     ) -> Episodes:
-        """Run one episode a row; see `qdrl.tasks.episodes.rollout.Rollout.run`. Transitions stay on the device.
+        """Run one episode per row; see `qdrl.tasks.episodes.rollout.Rollout.run`. Transitions stay on the device.
 
         Raises:
-            UserError: The control steps of the worlds do not fit into device memory.
+            UserError: The recorded control steps do not fit into device memory.
         """
         worlds = min(len(genomes), self._limit)
         self._prepare(worlds, keeps=keep_transitions)
@@ -109,7 +109,7 @@ class DeviceRollout:
         return Episodes(joined("fitness"), joined("descriptor"), steps, joined("failed"), moments, log)
 
     def _prepare(self, worlds: int, *, keeps: bool) -> None:
-        """Allocate worlds, networks and, if requested, the record of control steps for this many rows."""
+        """Allocate worlds, networks and, if `keeps`, the record of control steps for this many rows."""
         episodes = self._episodes
         enough, notes = episodes.worlds.count >= worlds, episodes.record is not None
         if enough and (notes or not keeps):
@@ -119,7 +119,7 @@ class DeviceRollout:
             self._check_memory_of_steps(count)
         made = episodes.worlds if enough else None
         del episodes, self._episodes
-        gc.collect()  # free their memory before the next are allocated
+        gc.collect()  # free memory before the next allocation
         self._episodes = self._new_episodes(count, keeps=keeps or notes, worlds=made)
 
     def _new_episodes(self, count: int, *, keeps: bool, worlds: DeviceWorlds | None = None) -> DeviceEpisodes:
@@ -171,9 +171,10 @@ class DeviceRollout:
         )
 
     def _grow(self) -> None:
+        """Allocate the worlds again, with more contacts."""
         count, keeps = self._episodes.worlds.count, self._episodes.record is not None
         del self._episodes
-        gc.collect()  # free their memory before the next are allocated
+        gc.collect()  # free memory before the next allocation
         self._make_worlds.grow()
         self._check_memory(count)
         self._episodes = self._new_episodes(count, keeps=keeps)

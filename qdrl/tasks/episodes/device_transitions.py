@@ -1,4 +1,4 @@
-"""Control steps of episodes on a device, for critics; they stay there."""
+"""Transitions of episodes on a device, as training data of critics; they stay on the device."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -12,18 +12,18 @@ from qdrl.tasks.episodes.transitions import step_columns
 
 
 class Record:
-    """Buffers for every control step of a batch of worlds, beyond the ends of their episodes too.
+    """Buffers of every control step of a batch of worlds, steps after the ends of episodes included.
 
     Args:
-        length: largest number of control steps of an episode.
-        worlds: number of worlds.
-        observation: numbers in an observation.
-        action: numbers in an action.
-        device: where the buffers are.
+        length: Maximum number of control steps of an episode.
+        worlds: Number of worlds.
+        observation: Length of an observation.
+        action: Length of an action.
+        device: Device of the buffers.
 
     Attributes:
-        observations: `(length + 1, worlds, observation)`.
-        actions: `(length, worlds, action)`.
+        observations: `(length + 1, worlds, observation)` float32.
+        actions: `(length, worlds, action)` float32.
         rewards: `(length, worlds)` float32.
     """
 
@@ -34,19 +34,19 @@ class Record:
 
 
 class DeviceLog:
-    """Transitions of a batch of rows, copied from the records of several blocks of worlds."""
+    """Transitions of a batch of rows, copied from the record after each block of rows."""
 
     def __init__(self) -> None:
         self._parts: list[Transitions] = []
         self._rows = 0
 
     def add(self, record: Record, steps: Tensor, terminated: Tensor) -> None:
-        """Add the episodes of the next rows, which ran in the first worlds of a record.
+        """Append the episodes of the next rows, which ran in the first `rows` worlds.
 
         Args:
-            record: their control steps.
-            steps: `(rows,)` int64, control steps of each episode.
-            terminated: `(rows,)` bool, whether the task ended it.
+            record: Control steps of the worlds.
+            steps: `(rows,)` int64, number of control steps of each episode.
+            terminated: `(rows,)` bool, whether the task ended the episode.
         """
         rows = torch.nonzero(steps)[:, 0]
         row, index, last = step_columns(rows, steps[rows])

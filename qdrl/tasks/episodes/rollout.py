@@ -33,7 +33,7 @@ class EpisodeWorlds(Protocol):
     count: int
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Start a new episode in each of these worlds, with randomness from its seed alone."""
+        """Start a new episode in each of these worlds; its random numbers depend only on its seed."""
         ...
 
     def observe(self, ages: Tensor) -> Tensor:
@@ -56,11 +56,11 @@ class EpisodeWorlds(Protocol):
         ...
 
     def failed(self, slot: int) -> bool:  # noqa: ARG002
-        """Return whether the simulation broke since the world's reset; the evaluation then counts as failed."""
+        """Return whether the simulation broke since the world's reset; if so, the evaluation has failed."""
         return False
 
     def truncated(self, slot: int) -> bool:  # noqa: ARG002
-        """Return whether an episode that `step` called terminated was cut by a time limit of the world's own."""
+        """Return whether an episode that `step` reported as terminated was truncated by the world's own time limit."""
         return False
 
     def move(self, source: int, target: int) -> None:
@@ -87,7 +87,16 @@ class EpisodeLog(Protocol):
 
 @dataclass(frozen=True)
 class Episodes:
-    """Results by row, see `qdrl.evaluation.Evaluation`; `log` holds the control steps if they were requested."""
+    """Results of episodes by row; see `qdrl.evaluation.Evaluation`.
+
+    Attributes:
+        fitness: `(rows,)` float64, sum of rewards.
+        descriptor: `(rows, d)` float64.
+        steps: `(rows,)` int64, number of control steps.
+        failed: `(rows,)` bool.
+        observations: Moments of each row's observations; None unless policies normalise observations.
+        log: Recorded control steps; None if they were not requested.
+    """
 
     fitness: Tensor
     descriptor: Tensor
@@ -160,8 +169,11 @@ class Rollout:
         Args:
             genomes: `(rows, parameters)` float32.
             seeds: Evaluation seed of each row.
-            normalization: Mean and variance `(observation,)`; needed when policies normalise observations.
+            normalization: Mean and variance `(observation_size,)`; needed when policies normalise observations.
             keep_transitions: Record every control step in `log`.
+
+        Returns:
+            Results in the order of rows.
         """
         rows = len(genomes)
         length, sizes = self._episode_length, (self._observation_size, self._action_size)

@@ -1,4 +1,4 @@
-"""Logs of every control step of a batch of episodes, for critics."""
+"""Transitions of a batch of episodes, as training data of critics."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,15 @@ from qdrl.evaluation import Transitions
 
 
 class TransitionLog:
-    """Records the control steps of each row's episode; memory beyond the end of an episode is never touched.
+    """A log of the control steps of each row's episode.
+
+    Memory after the end of an episode is allocated but never written.
 
     Args:
-        rows: number of episodes.
-        episode_length: largest number of control steps of an episode.
-        observation_size: numbers in an observation.
-        action_size: numbers in an action.
+        rows: Number of episodes.
+        episode_length: Maximum number of control steps of an episode.
+        observation_size: Length of an observation.
+        action_size: Length of an action.
     """
 
     def __init__(self, rows: int, episode_length: int, observation_size: int, action_size: int) -> None:
@@ -29,7 +31,15 @@ class TransitionLog:
     def add(
         self, rows: np.ndarray, ages: np.ndarray, observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray
     ) -> None:
-        """Record one control step of these rows, each at its own age."""
+        """Record one control step of several rows.
+
+        Args:
+            rows: `(n,)` rows.
+            ages: `(n,)` number of control steps before this one, for each row.
+            observations: `(n, observation_size)`, before the step.
+            actions: `(n, action_size)`.
+            rewards: `(n,)`.
+        """
         self._observations[rows, ages] = observations
         self._actions[rows, ages] = actions
         self._rewards[rows, ages] = rewards
@@ -38,10 +48,10 @@ class TransitionLog:
         """Record the end of a row's episode.
 
         Args:
-            row: the row.
-            steps: control steps of the episode.
-            observation: the observation after the last step.
-            terminated: whether the task ended it, and not a limit of time.
+            row: Row of the episode.
+            steps: Number of control steps of the episode.
+            observation: `(observation_size,)`, observation after the last step.
+            terminated: Whether the task, and not a time limit, ended the episode.
         """
         self._observations[row, steps] = observation
         self._steps[row], self._terminated[row] = steps, terminated
@@ -50,7 +60,7 @@ class TransitionLog:
         """Return the recorded transitions of all rows that did not fail.
 
         Args:
-            first_row: row of the generation of row 0.
+            first_row: Position in the generation of the log's row 0.
             failed: `(rows,)` bool.
         """
         rows = np.flatnonzero(~failed & (self._steps > 0))
@@ -69,14 +79,15 @@ class TransitionLog:
 
 
 def step_columns(rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `Transitions` hold besides the numbers of the episodes: row, index, and whether a step is the last.
+    """Return the columns of `Transitions` that follow from the lengths of the episodes.
 
     Args:
         rows: `(episodes,)` int64, ascending.
-        steps: `(episodes,)` int64, control steps of each, at least 1.
+        steps: `(episodes,)` int64, number of control steps of each episode, at least 1.
 
     Returns:
-        `(n,)` int64, `(n,)` int64 and `(n,)` bool for n steps.
+        For n steps in total: row of each step, `(n,)` int64; position of its observation, `(n,)` int64; whether it is
+        the last step of its episode, `(n,)` bool.
     """
     episode = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), steps)
     index = torch.arange(len(episode), device=rows.device) + episode  # every earlier episode has one observation more
@@ -86,7 +97,7 @@ def step_columns(rows: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _beginnings(column: np.ndarray, rows: Sequence[int] | np.ndarray, counts: np.ndarray) -> Tensor:
-    """Return the first `counts` entries of these rows of `(rows, length, ...)`, one row after the other."""
+    """Return the first `counts` entries of each of these rows of `(rows, length, ...)`, concatenated."""
     length, rest = column.shape[1], column.shape[2:]
     if len(rows) == len(column) and (counts == length).all():
         return torch.from_numpy(column.reshape(-1, *rest))  # a view: all episodes have the full length

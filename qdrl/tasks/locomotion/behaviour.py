@@ -1,4 +1,4 @@
-"""What a robot observes, is rewarded for and is described by, as functions batched over worlds.
+"""Observation, reward, termination and descriptor of a robot, as functions batched over worlds.
 
 State arrays are `(n, ...)`: numpy arrays of float64 on the CPU, torch tensors of float32 on a device. Functions use
 operations of both (arithmetic, slices, `abs`, `.sum(1)`, `.clip`), and no Python loops over worlds.
@@ -98,7 +98,7 @@ class Behaviour:
         raise NotImplementedError
 
     def prepare(self, model: Any) -> None:
-        """Look up what the functions need in the compiled `mujoco.MjModel`; called once, before any other function."""
+        """Look up ids and ranges in the compiled `mujoco.MjModel`; called once, before any other function."""
 
     def initial_state(self, model: Any, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return positions `(nq,)` and velocities `(nv,)` of one episode, drawn from its own generator."""
@@ -109,7 +109,7 @@ class Behaviour:
         return [state["qpos"][:, self.hidden_positions :], state["qvel"]]
 
     def progress(self, state: State) -> Array | None:  # noqa: ARG002
-        """Return a quantity `(n,)` whose change during a step becomes `Step.advance`; None for none."""
+        """Return a quantity `(n,)` whose change during a step becomes `Step.advance`; None if there is none."""
         return None
 
     def healthy(self, state: State) -> Array | None:  # noqa: ARG002

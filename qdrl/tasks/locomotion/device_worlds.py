@@ -31,24 +31,24 @@ class DeviceLocomotionWorlds(LocomotionWorlds):
         self._warp.advance()
 
     def outcome(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return reward and termination of the first `count` worlds."""
+        """Return reward and termination of the first `count` worlds, `(count,)`."""
         self._warp.watch()
         return super().outcome(count)
 
     def descriptors(self, steps: Tensor) -> Tensor:
-        """Return the descriptors of all worlds."""
+        """Return the descriptors of all worlds after `steps`, `(worlds, d)` float64."""
         if self._averages:
             return torch.as_tensor(self._total) / steps
         return torch.as_tensor(self._robot.descriptor(self._slice(0, self.count))).double()
 
     @property
     def failures(self) -> Tensor:
-        """Worlds that broke since their reset."""
+        """Worlds whose simulation broke since their reset, `(worlds,)` bool."""
         return self._warp.unstable_worlds
 
     @property
     def overflows(self) -> Tensor:
-        """Nonzero for worlds in which contacts overflowed."""
+        """Nonzero for worlds in which contacts overflowed, `(worlds,)` int32."""
         return self._warp.overflows
 
 

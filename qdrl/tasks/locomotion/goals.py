@@ -1,9 +1,9 @@
 """The built-in tasks of Gymnasium's robots: `_uni` and `_omni`.
 
-`_uni`: fitness is the return of Gymnasium's v5 environment; the descriptor is the fraction of the episode's steps in
-which each foot is pressed by a contact (Cully et al. 2015, https://doi.org/10.1038/nature14422).
+`_uni`: fitness is the return of Gymnasium's v5 environment. The descriptor is the fraction of the episode's steps in
+which each foot is in contact (Cully et al. 2015, https://doi.org/10.1038/nature14422).
 
-`_omni`: the reward is that of staying alive minus the control cost, so standing still has the highest fitness; the
+`_omni`: the reward is the healthy reward minus the control cost, so standing still has the highest fitness. The
 descriptor is the final x and y.
 """
 
@@ -38,11 +38,11 @@ class BuiltInRobot(Behaviour):
         return gymnasium_model(self.body, touch=self.settings.reach is None, trap=self.defaults.trap)
 
     def initial_state(self, model: Any, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions and velocities of one episode."""
+        """Return positions `(nq,)` and velocities `(nv,)` of one episode."""
         return noisy_state(model, generator, float(self.settings.initial_noise), self.body.velocity_noise)
 
     def observe(self, state: State) -> Sequence[Array]:
-        """Return the observations of the first worlds."""
+        """Return positions `(n, nq - hidden)` and, possibly clipped, velocities `(n, nv)`."""
         velocities, bound = state["qvel"], self.body.velocity_clip
         return [
             state["qpos"][:, self.hidden_positions :],
@@ -50,11 +50,11 @@ class BuiltInRobot(Behaviour):
         ]
 
     def healthy(self, state: State) -> Array | None:
-        """Return whether each world's episode continues."""
+        """Return whether each robot is healthy, `(n,)` bool; None if episodes never end early."""
         return None if self.body.healthy is None else self.body.healthy(state)
 
     def reward(self, step: Step) -> Array:
-        """Return the reward of a control step."""
+        """Return the healthy reward minus the control cost, `(n,)`."""
         reward = -self.body.control_weight * (step.control * step.control).sum(1)
         if step.healthy is not None:
             reward += self.healthy_reward * step.healthy
@@ -73,7 +73,7 @@ class BuiltInRobot(Behaviour):
 
 
 class UniRobot(BuiltInRobot):
-    """Run forward; the descriptor is the contact of each foot."""
+    """A robot that runs forward; the descriptor is the contact of each foot."""
 
     summary = "Run forward; where the feet spend their time tells gaits apart."
     descriptor_reduction = "mean"
@@ -95,11 +95,11 @@ class UniRobot(BuiltInRobot):
         }
 
     def progress(self, state: State) -> Array:
-        """Return the positions along x."""
+        """Return the positions along x, `(n,)` m."""
         return self.body.progress(state)
 
     def reward(self, step: Step) -> Array:
-        """Return the reward of a control step."""
+        """Return the reward of Gymnasium's environment, `(n,)`."""
         reward = super().reward(step)
         assert step.advance is not None  # noqa: S101 - of `progress`
         reward += self.body.forward_weight * step.advance / step.seconds
@@ -108,12 +108,12 @@ class UniRobot(BuiltInRobot):
         return reward
 
     def descriptor(self, state: State) -> Array:
-        """Return the descriptor of an ended episode."""
+        """Return whether each foot is in contact, `(n, feet)` bool; its mean over an episode is the descriptor."""
         return state["sensordata"] > 0
 
 
 class OmniRobot(BuiltInRobot):
-    """End anywhere, alive and with little effort; the descriptor is the final position."""
+    """A robot that stays alive with little control cost; the descriptor is the final position."""
 
     summary = "End anywhere, alive and with little effort. Standing still is the fitness optimum."
     fitness_name = "sum of healthy reward - control cost over the episode"
@@ -126,15 +126,15 @@ class OmniRobot(BuiltInRobot):
     def prepare(self, model: Any) -> None:
         """Compute the reward offset from the actuators' range."""
         strongest = np.square(model.actuator_ctrlrange).max(axis=1).sum()
-        # The lowest possible reward: full effort in the step that ends the robot's health.
+        # Minus the lowest possible reward: full controls in a step after which the robot is not healthy.
         self.reward_offset = float(self.body.control_weight * strongest)
 
     def observe(self, state: State) -> Sequence[Array]:
-        """Return the observations of the first worlds."""
+        """Return the observation of `BuiltInRobot` and the scaled x and y, `(n, 2)`."""
         return [*super().observe(state), state["qpos"][:, :2] / self.reach]
 
     def descriptor(self, state: State) -> Array:
-        """Return the descriptor of an ended episode."""
+        """Return x and y, `(n, 2)` m."""
         return state["qpos"][:, :2]
 
     def observation_text(self, model: Any) -> str:

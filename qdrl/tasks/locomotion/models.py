@@ -21,10 +21,13 @@ _TRAP = {"near": 7.0, "far": 12.0, "half_width": 3.0, "half_thickness": 0.25, "h
 def compile_model(source: ModelSource) -> mujoco.MjModel:
     """Return the compiled model; the same source gives the same bits.
 
+    Args:
+        source: Model as text, with its files.
+
     Raises:
-        UserError: MuJoCo refuses the model.
+        UserError: MuJoCo cannot compile the model.
     """
-    keep_mujoco_from_logging()  # HalfCheetah's own file asks for `settotalmass`, which MuJoCo 4 calls deprecated
+    keep_mujoco_from_logging()  # Gymnasium's HalfCheetah uses `settotalmass`, which is deprecated in MuJoCo 4
     try:
         return mujoco.MjModel.from_xml_string(source.mjcf, dict(source.assets))
     except ValueError as error:
@@ -62,10 +65,10 @@ def read_model(path: str | Path, *, touch: Sequence[str] = ()) -> ModelSource:
 
 
 def gymnasium_model(robot: GymnasiumRobot, *, touch: bool, trap: bool = False) -> ModelSource:
-    """Return Gymnasium's model of a robot, with what descriptors need added.
+    """Return Gymnasium's model of a robot, with the sensors and walls that the task adds.
 
     Args:
-        robot: Whose model.
+        robot: Robot of the model.
         touch: Add a touch sensor to each foot. It leaves the physics unchanged, bit for bit.
         trap: Add the walls of AntTrap (Pierrot et al. 2022): a U around x in 7..12 m, y in +-3 m, open to the origin.
     """
@@ -81,12 +84,12 @@ def gymnasium_model(robot: GymnasiumRobot, *, touch: bool, trap: bool = False) -
 
 
 def build_model(robot: GymnasiumRobot, *, touch: bool, trap: bool = False) -> mujoco.MjModel:
-    """Return the compiled model of `gymnasium_model`."""
+    """Return the compiled model of `gymnasium_model`; see there for the arguments."""
     return compile_model(gymnasium_model(robot, touch=touch, trap=trap))
 
 
 def _add_touch_sensors(root: ElementTree.Element, feet: Sequence[tuple[ElementTree.Element, str]]) -> None:
-    """Add a touch sensor to each body, under a name of its own."""
+    """Add a touch sensor to each body; each body comes with the name of its sensor."""
     if not feet:
         return
     sensors = ElementTree.SubElement(root, "sensor")
@@ -121,7 +124,7 @@ def _add_trap(world: ElementTree.Element) -> None:
 
 
 def _differences(one: Any, other: Any) -> list[str]:
-    """Return the names of a model's arrays that differ between two models; those about file names are ignored."""
+    """Return the names of the arrays that differ between two models; arrays of file paths are ignored."""
     names = [name for name in dir(one) if not name.startswith("_") and not name.endswith("pathadr")]
     arrays = {name: value for name in names if isinstance(value := getattr(one, name), np.ndarray)}
     return [name for name, values in arrays.items() if not np.array_equal(values, getattr(other, name))]

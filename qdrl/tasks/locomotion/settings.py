@@ -11,7 +11,7 @@ from qdrl.tasks.locomotion.robots import ROBOTS, GymnasiumRobot
 
 @dataclass(frozen=True)
 class Defaults:
-    """The robot of a built-in task, and its published settings.
+    """Robot and published settings of a built-in task.
 
     Attributes:
         robot: The robot.

@@ -1,4 +1,4 @@
-"""Tasks of MuJoCo robots: of the built-in ones, and of a user's `Behaviour`.
+"""Tasks of MuJoCo robots: the built-in ones, and any user's `Behaviour`.
 
 Reward and state are float64 on the CPU, float32 on a device; policies observe float32.
 """
@@ -25,7 +25,12 @@ from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 
 
 def make_locomotion_task(settings: LocomotionSettings, setup: TaskSetup) -> EpisodicTask:
-    """Return the built-in task that settings name."""
+    """Return the built-in task that settings name.
+
+    Args:
+        settings: Settings of the task.
+        setup: How the task computes.
+    """
     return make_robot_task(built_in_robot(settings.resolved()), setup)
 
 
@@ -100,7 +105,7 @@ def _spec(robot: Behaviour, model: mujoco.MjModel, observation_size: int, arithm
 
 
 def _check_model(robot: Behaviour, model: mujoco.MjModel) -> None:
-    """Check what a class states against its model.
+    """Check the attributes of a robot's class against its model.
 
     Raises:
         UserError: Fields or axes are unusable, or actions cannot be mapped to controls.
@@ -123,7 +128,7 @@ def _check_model(robot: Behaviour, model: mujoco.MjModel) -> None:
 
 
 class _ProbeState(dict[str, np.ndarray]):
-    """State of two worlds that explains a missing field."""
+    """A state of two worlds; reading an unlisted field raises `UserError`."""
 
     def __missing__(self, field: str) -> np.ndarray:
         raise UserError(f"reads state['{field}'], which is not in fields = {tuple(self)[:-1]}")
@@ -133,7 +138,7 @@ def _check_functions(robot: Behaviour, model: mujoco.MjModel) -> int:
     """Call a robot's functions on the first state of two worlds; return the length of an observation.
 
     Raises:
-        UserError: A function reads a field that is not stated, or returns arrays of another shape.
+        UserError: A function reads a field that `fields` does not list, or returns an array of the wrong shape.
     """
     data = mujoco.MjData(model)
     first = robot.initial_state(model, generator_from_seed(0))
