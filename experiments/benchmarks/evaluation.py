@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def busy_task(name: str, size: Size, arithmetic: Arithmetic = PORTABLE) -> EpisodicTask:
-    """The task as a run would make it."""
+    """Return the task as a run would make it."""
     options: dict[str, Any] = {"worlds": WORLDS, "episode_length": size.episode_length, "arithmetic": arithmetic}
     task = make_task(name, policy={"hidden_sizes": HIDDEN_SIZES}, **options)
     if not isinstance(task, EpisodicTask):
@@ -133,7 +133,7 @@ def compare_task(name: str, task: EpisodicTask, candidates: Candidates, size: Si
 
 
 def random_candidates(task: EpisodicTask, count: int) -> Candidates:
-    """The first generation of a run with seed 0."""
+    """Return the first generation of a run with seed 0."""
     streams = Streams(0)
     rows = range(count)
     genomes = np.stack([task.initial(streams.generator(Purpose.INITIAL, 0, row)) for row in rows])
@@ -148,14 +148,14 @@ def random_candidates(task: EpisodicTask, count: int) -> Candidates:
 
 
 def evolved_candidates(task: str, size: Size) -> Candidates:
-    """What a run with seed 0 evaluates in the generation `size.evolved`: offspring of its elites."""
+    """Return the offspring that a run with seed 0 evaluates in the generation `size.evolved`."""
     parts = build(experiment(task, size.genomes, size.evolved, 0, size.episode_length))
     evolve(parts.algorithm, parts.task, Stopwatch(size.evolved - 1, [], []))
     return parts.algorithm.ask()
 
 
 def experiment(task: str, batch_size: int, generations: int, seed: int, episode_length: int) -> Experiment:
-    """A run of MAP-Elites on a grid."""
+    """Return a run of MAP-Elites on a grid."""
     return parse_experiment(
         {
             "name": "benchmark",
@@ -349,7 +349,7 @@ def mlp_of(task: EpisodicTask) -> Mlp:
 
 
 def torch_network(mlp: Mlp, genome: Tensor) -> torch.nn.Sequential:
-    """A genome as anybody would write its network in torch."""
+    """Return a genome's network as plain torch modules."""
     layers = []
     for kernel, bias in mlp.split(genome[None]):
         layer = torch.nn.Linear(*kernel.shape[1:])
@@ -388,7 +388,7 @@ class Stopwatch:
 
 
 def run_loop(loop: Loop) -> None:
-    """A process of `two_ranks`: warm up, say so, wait for a line, run, print the stopwatch."""
+    """Run one process of `two_ranks`: warm up, print a line, wait for one, run, print the time."""
     ranks = connect()
     parts = build(experiment(loop.task, loop.batch_size, loop.generations, loop.seed, 200))
     evolve(parts.algorithm, parts.task, Stopwatch(1, [0.0], [0]), ranks)

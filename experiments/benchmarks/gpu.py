@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure(name: str, worlds: int, arguments: argparse.Namespace, peer: float | None) -> None:
-    """The lines of one robot and one number of worlds."""
+    """Return the lines of one robot and one number of worlds."""
     wait = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
     before = memory_in_use(arguments.device)
     evaluate = evaluation(name, worlds, arguments.steps, arguments.device)

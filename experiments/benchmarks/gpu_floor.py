@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def physics_kernels(worlds: Any) -> float:
-    """Launches a control step."""
+    """Launch a control step."""
     draw, found = np.random.default_rng(0), []
     worlds.reset(range(WORLDS), list(range(WORLDS)))
     for _ in range(STEPS):

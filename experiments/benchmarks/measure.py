@@ -53,7 +53,7 @@ def line(name: str, value: float, unit: str) -> None:
 
 
 def take_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """What each side finds when it measures itself, one number a repeat.
+    """Return each side's own measurements, one number a repeat.
 
     Sides take turns inside every repeat, so that their numbers of one repeat stand beside each other in time and a
     machine that drifts changes their ratio little; every second repeat goes through them backwards.

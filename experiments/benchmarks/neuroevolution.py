@@ -132,7 +132,7 @@ def _ours(algorithm: dict[str, Any], steps: int, seed: int) -> tuple[float, floa
 
 
 def _evotorchs_own(steps: int, seed: int) -> tuple[float, float]:
-    """The same in EvoTorch alone: GymNE, observation normalisation, PGPE with ClipUp (its example's settings)."""
+    """Run the same in EvoTorch alone: GymNE, observation normalisation, PGPE with ClipUp (its example's settings)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from evotorch.algorithms import PGPE

@@ -46,7 +46,7 @@ def main() -> None:
 def measured(
     references: int, axes: int, way: Callable[[np.ndarray, np.ndarray], object]
 ) -> Callable[[int], Callable[[], object]]:
-    """A way of asking, prepared for each repeat with other points."""
+    """Return a query, prepared for each repeat with other points."""
 
     def prepare(repeat: int) -> Callable[[], object]:
         draw = np.random.default_rng(repeat)

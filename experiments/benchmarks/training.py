@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def filled_replay(count: int) -> ReplayBuffer:
-    """A replay of random transitions, nowhere near 1 in any number."""
+    """Return a replay buffer of random transitions."""
     draw = np.random.default_rng(0)
 
     def normal(*shape: int) -> Tensor:

@@ -64,7 +64,7 @@ class Study:
     seeds: int
 
     def experiment(self, algorithm: str) -> dict[str, Any]:
-        """The experiment of an algorithm, as a file may say it."""
+        """Return the experiment of an algorithm, as in an experiment file."""
         file = tomllib.loads((HERE / self.base.format(algorithm)).read_text(encoding="utf-8"))
         if table := self.algorithms[algorithm]:
             file["algorithm"] = {"name": algorithm, **table}
@@ -148,7 +148,7 @@ def run(study: str, algorithm: str, seed: int, runs: Path) -> None:
 
 
 def measure(archive: StoredArchive) -> dict[str, float]:
-    """What a finished run is worth."""
+    """Return the results of a finished run."""
     assert archive.path is not None
     statistics, again = archive.statistics(), reevaluate_elites(archive)
     found = {

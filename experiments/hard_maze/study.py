@@ -70,7 +70,7 @@ def report(seeds: int, runs: Path) -> None:
 
 
 def outcome(folder: Path) -> tuple[float, float]:
-    """Evaluations spent, and how near the champion came to the goal."""
+    """Return the evaluations spent and the champion's distance to the goal."""
     archive = open_archive(folder / "archive.h5")
     return float(archive.history["evaluations"][-1]), -float(archive.history["champion_fitness"][-1])
 
