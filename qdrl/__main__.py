@@ -12,7 +12,7 @@ from typing import NoReturn
 from click.exceptions import Abort, ClickException, NoArgsIsHelpError, UsageError
 
 from qdrl.errors import RunFailed, UserError
-from qdrl.parallel.ranks import abort, end_all_ranks, launched_rank, limit_threads
+from qdrl.parallel.launcher import abort, end_all_ranks, launched_rank, limit_threads
 
 _READERS = {"archive", "export", "render"}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)

@@ -1,4 +1,4 @@
-"""The loop that every algorithm, task and number of ranks runs through."""
+"""The loop over generations, the same for every algorithm, task and number of ranks."""
 
 from typing import Protocol
 
@@ -10,14 +10,20 @@ from qdrl.tasks.base import Task
 
 
 class Record(Protocol):
-    """Decides when a run ends, and stores its results."""
+    """The record of a run: it stores results and decides when the run ends."""
 
     def proceed(self, algorithm: Algorithm) -> bool:
-        """Collective. Return whether to run another generation."""
+        """Return whether to run another generation (collective)."""
         ...
 
     def add(self, algorithm: Algorithm, evaluation: Evaluation, counts: dict[str, float]) -> None:
-        """Record a generation after `tell`."""
+        """Record a generation after `tell`, on every rank.
+
+        Args:
+            algorithm: its state after `tell`.
+            evaluation: all rows of the generation.
+            counts: numbers to record by name, as `tell` returned them.
+        """
         ...
 
     def warn(self, message: str) -> None:
@@ -26,16 +32,19 @@ class Record(Protocol):
 
 
 def evolve(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks | None = None) -> None:
-    """Run generations until the record says stop.
+    """Run generations until the record ends the run (collective).
 
-    Collective: every rank runs it with the same algorithm state; the archives stay identical on all of them.
-    When a rank is lost and the MPI survives that, the others repeat the generation, whose `tell` was not called yet.
+    Every rank calls it with the same algorithm state; the archives stay identical on all ranks. When a rank is lost and
+    the MPI survives the loss, the remaining ranks repeat the generation; the algorithm is still in the state before it.
 
     Args:
-        algorithm: proposes genomes and learns from their evaluation.
+        algorithm: proposes genomes and is updated with their evaluation.
         task: evaluates genomes.
-        record: decides when to stop, writes files.
+        record: stores results and decides when the run ends.
         ranks: the processes that share the rows; this process alone when left out.
+
+    Raises:
+        RuntimeError: the algorithm or the task raised `SystemExit`.
     """
     ranks = ranks or OneProcess()
     while True:
@@ -43,14 +52,21 @@ def evolve(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks | None
             if not record.proceed(algorithm):
                 return
             generation(algorithm, task, record, ranks)
-        except SystemExit as error:  # of a user's code: the process would end as if it had finished
+        except SystemExit as error:  # raised by a user's code; it would end the process as if the run had finished
             raise RuntimeError(f"the algorithm or the task raised SystemExit({error.code!r})") from error
         except RankLost as loss:
             record.warn(f"{loss}; generation {algorithm.generation} is done again")
 
 
 def generation(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks) -> None:
-    """Collective. Run one generation: ask, evaluate, share, tell, record."""
+    """Run one generation: ask, evaluate, share, tell, record (collective).
+
+    Args:
+        algorithm: proposes genomes and is updated with their evaluation.
+        task: evaluates genomes.
+        record: stores results.
+        ranks: the processes that share the rows.
+    """
     rows = ranks.rows(algorithm.batch_size)
     candidates = algorithm.ask(rows)
     evaluation = task.evaluate(candidates)

@@ -1,8 +1,8 @@
 """The data of a generation: candidates from `ask`, an evaluation for `tell`.
 
-Both are batches of rows. Row r of generation g is the same genome, evaluated with the same random numbers, whichever
-process computes it. A process evaluates its own rows; `ranks.share` then gives every process the small columns of all
-rows. Genomes and transitions stay where they were made until `qdrl.parallel.exchange.Exchange` moves them.
+Both are batches of rows. Row r of generation g has the same genome and the same random numbers on whichever process
+evaluates it. A process evaluates its own rows; `ranks.share` then sends the small columns of all rows to every process.
+Genomes and transitions stay on the process that made them until `qdrl.parallel.exchange.Exchange` moves them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,15 @@ from torch import Tensor
 from qdrl.limits import MAGNITUDE
 
 _COLUMNS = ("fitness", "descriptor", "failed", "steps", "seeds", "emitter", "parent_cell")
-_MOMENTS = "observations."  # prefix of the columns of `ObservationMoments`
+_MOMENTS = "observations."  # prefix of the column names of `ObservationMoments`
 
 
 class Genomes(Protocol):
-    """Rows of genomes, made on access; a `(rows, parameters)` tensor is one too."""
+    """Rows of genomes that are made on access. A `(rows, parameters)` tensor satisfies this protocol too."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
 
     def __getitem__(self, rows: slice, /) -> Tensor:
         """Return these rows, `(rows, parameters)` float32."""
@@ -34,13 +36,13 @@ class Candidates:
     """Genomes to be evaluated.
 
     Attributes:
-        generation: the generation they belong to.
+        generation: number of their generation.
         rows: their rows of the generation.
-        genomes: `(rows, parameters)` float32, or an object that makes them row by row.
-        seeds: `(rows,)` int64, the seed of each evaluation's own random stream.
+        genomes: `(rows, parameters)` float32, or an object that makes the rows on access.
+        seeds: `(rows,)` int64, the seed of each evaluation's random stream.
         emitter: `(rows,)` int64, index into the algorithm's `emitters`.
-        parent_cell: `(rows,)` int64, cell of the first parent, -1 for none.
-        wants_transitions: whether the evaluation keeps every control step.
+        parent_cell: `(rows,)` int64, cell of the first parent; -1 for none.
+        wants_transitions: whether the evaluation stores every control step.
     """
 
     generation: int
@@ -58,13 +60,13 @@ class Transitions:
 
     Attributes:
         row: `(n,)` int64, the row of the generation that ran the episode.
-        observations: `(m, observation)` float32, as the policy saw them: for an episode of k steps k + 1 consecutive
-            rows, the last of which no action followed.
-        index: `(n,)` int64, the row of `observations` before each step; the row after it is the next observation.
+        observations: `(m, observation)` float32, as the policy received them. An episode of k steps has k + 1
+            consecutive rows, the last of which is the observation after the last step.
+        index: `(n,)` int64, the row of `observations` before each step. The next row is the next observation.
         action: `(n, action)` float32, output of the policy.
-        reward: `(n,)` float32, the task's own, no offset added.
+        reward: `(n,)` float32, the task's reward without an offset.
         terminated: `(n,)` bool, whether the task ended the episode with this step.
-        truncated: `(n,)` bool, whether the episode's length ended it with this step, and the task did not.
+        truncated: `(n,)` bool, whether the limit of the episode's length ended it with this step and the task did not.
     """
 
     row: Tensor
@@ -76,6 +78,7 @@ class Transitions:
     truncated: Tensor
 
     def __len__(self) -> int:
+        """Return the number of steps."""
         return len(self.row)
 
     @property
@@ -89,7 +92,7 @@ class Transitions:
         return self.observations[self.index + 1]
 
     def select(self, steps: Tensor | slice) -> "Transitions":
-        """Return some of the steps, by a mask, positions or a slice; observations are shared."""
+        """Return some of the steps, selected by a mask, positions or a slice; observations are shared."""
         columns = {name: column[steps] for name, column in vars(self).items() if name != "observations"}
         return Transitions(observations=self.observations, **columns)
 
@@ -102,12 +105,16 @@ class Transitions:
         return replace(part, observations=self.observations[first:stop], index=part.index - first)
 
     def to(self, device: torch.device) -> "Transitions":
-        """Return the transitions on a device; those that are there already are not copied."""
+        """Return the transitions on a device; columns that are on it already are not copied."""
         return Transitions(**{name: column.to(device) for name, column in vars(self).items()})
 
     @staticmethod
     def join(parts: "Sequence[Transitions]") -> "Transitions":
-        """Return the transitions of several ranges of rows, given in the order of rows; a single part is not copied."""
+        """Return the transitions of several ranges of rows.
+
+        Args:
+            parts: at least one, in the order of rows. A single part is not copied.
+        """
         if len(parts) == 1:
             return parts[0]
         starts = accumulate((len(part.observations) for part in parts), initial=0)
@@ -121,8 +128,8 @@ class ObservationMoments:
     """Count, mean and sum of squared deviations of each row's observations, for the running normaliser.
 
     Attributes:
-        count: `(rows,)` int64 observations seen in the row's episode.
-        mean: `(rows, observation)` float64.
+        count: `(rows,)` int64, number of observations of the row's episode.
+        mean: `(rows, observation)` float64, mean of the row's observations.
         deviation: `(rows, observation)` float64, sum of squared deviations from the row's mean.
     """
 
@@ -136,20 +143,20 @@ class Evaluation:
     """Results of the episodes of a batch of rows.
 
     Attributes:
-        generation: the generation evaluated.
-        rows: the rows of the columns below: a rank's own before `ranks.share`, all of them after.
+        generation: number of the generation.
+        rows: the rows of the columns below: a rank's own before `ranks.share`, all rows after it.
         fitness: `(rows,)` float64, to be maximised; NaN where failed.
         descriptor: `(rows, d)` float64; NaN where failed.
-        failed: `(rows,)` bool: the physics or a user's code failed, or a number is not `usable`;
-            such a row never enters an archive.
-        steps: `(rows,)` int64 environment steps.
-        seeds: `(rows,)` int64 evaluation seeds.
+        failed: `(rows,)` bool, whether the physics or a user's code failed, or a number is not `usable`.
+            Such a row never enters an archive.
+        steps: `(rows,)` int64, number of environment steps.
+        seeds: `(rows,)` int64, seed of each evaluation's random stream.
         emitter: `(rows,)` int64, index into the algorithm's `emitters`.
-        parent_cell: `(rows,)` int64, -1 for none.
+        parent_cell: `(rows,)` int64, cell of the first parent; -1 for none.
         own_rows: the rows that this process evaluated; `genomes` and `transitions` are those of these rows.
-        genomes: `(own rows, parameters)` float32, or an object that makes them row by row.
-        observations: moments of the observations, when the policy normalises them.
-        transitions: every control step of the own rows, when the candidates wanted them.
+        genomes: `(own rows, parameters)` float32, or an object that makes the rows on access.
+        observations: moments of the observations where the policy normalises them, otherwise None.
+        transitions: every control step of the own rows where the candidates want transitions, otherwise None.
     """
 
     generation: int
@@ -182,14 +189,19 @@ class Evaluation:
         return torch.cat(made or [self.genomes[:1][:0]])
 
     def columns(self) -> dict[str, Tensor]:
-        """Return the small per-row tensors by name: everything that `ranks.share` gives to all ranks."""
+        """Return the small per-row tensors by name: those that `ranks.share` sends to all ranks."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         if self.observations is not None:
             columns |= {_MOMENTS + name: value for name, value in vars(self.observations).items()}
         return columns
 
     def with_columns(self, rows: range, columns: Mapping[str, Tensor]) -> "Evaluation":
-        """Return this evaluation with the columns of other rows: the counterpart of `columns`."""
+        """Return this evaluation with the columns of other rows; the counterpart of `columns`.
+
+        Args:
+            rows: the rows of the columns.
+            columns: tensors by name, as `columns` returns them.
+        """
         moments = {name.removeprefix(_MOMENTS): v for name, v in columns.items() if name.startswith(_MOMENTS)}
         plain = {name: value for name, value in columns.items() if not name.startswith(_MOMENTS)}
         return replace(self, rows=rows, observations=ObservationMoments(**moments) if moments else None, **plain)
@@ -209,13 +221,16 @@ def check_rows(evaluation: Evaluation, expected: range) -> None:
 
 
 def usable(fitness: Tensor, descriptor: Tensor) -> Tensor:
-    """Return whether each row's fitness and descriptor are finite and of a magnitude up to 1e30, `(rows,)` bool.
+    """Return whether each row's fitness and descriptor are finite and at most 1e30 in magnitude.
 
-    Larger numbers are of no use: sums over an archive and the critics' float32 overflow.
+    With larger numbers sums over an archive and the critics' float32 would overflow.
 
     Args:
         fitness: `(rows,)`.
         descriptor: `(rows, d)`.
+
+    Returns:
+        `(rows,)` bool.
     """
     return (fitness.abs() <= MAGNITUDE) & (descriptor.abs() <= MAGNITUDE).all(dim=1)
 
@@ -229,17 +244,17 @@ def evaluated(
     failed: Tensor | None = None,
     observations: ObservationMoments | None = None,
 ) -> Evaluation:
-    """Combine a task's results with the candidates they belong to.
+    """Return the evaluation of candidates from a task's results.
 
-    Rows whose fitness or descriptor is not `usable` or whose genome is not finite count as failed, besides those that
-    `failed` names; a failed row's fitness and descriptor become NaN.
+    A row is failed where `failed` is set, its fitness or descriptor is not `usable`, or its genome is not finite. The
+    fitness and descriptor of a failed row become NaN.
 
     Args:
-        candidates: what was evaluated.
+        candidates: the candidates that were evaluated.
         fitness: `(rows,)`.
         descriptor: `(rows, d)`.
-        steps: `(rows,)` environment steps.
-        failed: `(rows,)` bool, rows known to have failed.
+        steps: `(rows,)` number of environment steps.
+        failed: `(rows,)` bool, rows that failed during the evaluation; none when left out.
         observations: moments of the observations of each row.
     """
     broken = ~usable(fitness, descriptor)

@@ -1,8 +1,8 @@
 """Random streams keyed by (run seed, purpose, generation, row), never by rank.
 
-Any process can draw any row's numbers, in any order, without having drawn those of other rows. A run's archive
-therefore does not depend on the number of ranks. Keys are numpy `SeedSequence` spawn keys (O'Neill's hash-based
-seeding; numpy documentation, "Parallel random number generation").
+Any process can draw any row's numbers, in any order, without drawing those of other rows. A run's archive therefore
+does not depend on the number of ranks. Keys are spawn keys of numpy's `SeedSequence`
+(https://numpy.org/doc/stable/reference/random/parallel.html).
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Purpose(Enum):
-    """Purposes of qdrl's own random streams. The values are part of every stream's key: they never change."""
+    """Purposes of qdrl's own random streams. The values are part of the streams' keys, so they never change."""
 
     ADMISSION = "admission"
     CENTROIDS = "centroids"
@@ -37,22 +37,27 @@ class Purpose(Enum):
 class UserPurpose:
     """The purpose of a random stream of a user's own algorithm.
 
-    Its key starts with "user:", so it never names one of qdrl's own streams. Make each one once, as a constant of the
-    module, so that a typing error in the name cannot open another stream.
+    Its key starts with "user:", so it differs from the keys of qdrl's own streams. Define each purpose once, as a
+    constant of a module: a misspelt name would be another stream.
 
     Attributes:
-        name: not empty; another name is another stream.
+        name: a text that is not empty; each name is a stream of its own.
     """
 
     name: str
 
     def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            ValueError: the name is empty.
+        """
         if not self.name:
             raise ValueError("the name of a purpose is empty: give each stream a name of its own")
 
     @property
     def value(self) -> str:
-        """The text of the stream's key."""
+        """Return the text in the stream's key."""
         return f"user:{self.name}"
 
 
@@ -61,6 +66,9 @@ class Streams:
 
     Args:
         run_seed: the run's seed, a non-negative integer.
+
+    Raises:
+        ValueError: the seed is negative.
     """
 
     def __init__(self, run_seed: int) -> None:
@@ -69,7 +77,12 @@ class Streams:
         self.run_seed = run_seed
 
     def generator(self, purpose: Purpose | UserPurpose, generation: int = 0, row: int = 0) -> np.random.Generator:
-        """Return the stream of one row of one generation for one purpose, always at its beginning.
+        """Return the stream of one row of one generation for one purpose, in its initial state.
+
+        Args:
+            purpose: what the numbers are drawn for.
+            generation: number of the generation.
+            row: row of the generation.
 
         Raises:
             TypeError: the purpose is neither a `Purpose` nor a `UserPurpose`.
@@ -77,7 +90,12 @@ class Streams:
         return np.random.Generator(np.random.PCG64(self._sequence(purpose, generation, row)))
 
     def seeds(self, purpose: Purpose | UserPurpose, generation: int, rows: Iterable[int]) -> np.ndarray:
-        """Return one seed per row, from which `generator_from_seed` makes a stream without the run seed.
+        """Return one seed per row; `generator_from_seed` makes a stream of it without the run seed.
+
+        Args:
+            purpose: what the numbers are drawn for.
+            generation: number of the generation.
+            rows: rows of the generation.
 
         Returns:
             `(rows,)` int64 in [0, 2**63).
@@ -93,7 +111,7 @@ class Streams:
 
 
 def generator_from_seed(seed: int) -> np.random.Generator:
-    """Return the stream that belongs to an evaluation's stored seed."""
+    """Return the stream of an evaluation's seed, in its initial state."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int(seed))))
 
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 
-from qdrl.parallel.ranks import limit_threads
+from qdrl.parallel.launcher import limit_threads
 
 limit_threads()
 settings.register_profile("qdrl", deadline=None, derandomize=True, database=None)

@@ -32,7 +32,7 @@ from qdrl.archives.hdf5 import open_archive
 from qdrl.config import parse_experiment
 from qdrl.evaluation import Candidates
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
-from qdrl.genomes.decoding import Decoder, Offspring
+from qdrl.genomes.lineage_weights import Decoder, Offspring
 from qdrl.genomes.noise import KeyedNoise, TableNoise
 from qdrl.parallel.ranks import OneProcess
 from qdrl.policies.conv import Conv, ConvSettings

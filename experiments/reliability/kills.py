@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from qdrl.parallel.ranks import limit_threads
+from qdrl.parallel.launcher import limit_threads
 
 limit_threads()
 

@@ -32,7 +32,7 @@ from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty import novelty
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
-from qdrl.genomes.decoding import Decoder, Offspring
+from qdrl.genomes.lineage_weights import Decoder, Offspring
 from qdrl.genomes.mutation import MutationPower
 from qdrl.genomes.noise import KeyedNoise, Noise, share_noise, source_for
 from qdrl.parallel.exchange import LOCAL, Exchange

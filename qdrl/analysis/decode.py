@@ -15,7 +15,7 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.compute.arithmetic import BLAS, Arithmetic
 from qdrl.errors import UserError
 from qdrl.genomes.ancestry import Ancestry, Lineage
-from qdrl.genomes.decoding import Decoder, Initial, Offspring
+from qdrl.genomes.lineage_weights import Decoder, Initial, Offspring
 from qdrl.genomes.noise import KeyedNoise, TableNoise, source_for
 from qdrl.physics.mjcf import ModelSource, stored_source
 from qdrl.policies.base import make_policy

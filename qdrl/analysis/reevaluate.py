@@ -24,7 +24,7 @@ from qdrl.analysis.decode import genomes_of, normalization_of, task_of
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import usable
-from qdrl.genomes.decoding import Offspring
+from qdrl.genomes.lineage_weights import Offspring
 from qdrl.streams import Purpose, Streams
 from qdrl.tasks.episodes.rollout import Episodes
 from qdrl.tasks.episodic import EpisodicTask

@@ -22,7 +22,8 @@ def command() -> None:
       qdrl doctor
       mpirun -n 2 qdrl doctor
     """
-    from qdrl.parallel.ranks import OneProcess, connect, launched_rank
+    from qdrl.parallel.launcher import launched_rank
+    from qdrl.parallel.ranks import OneProcess, connect
 
     first = not launched_rank()
     # MPI comes late: no process may be started after it, and an MPI that cannot start may end this one.
@@ -89,7 +90,7 @@ def _cores(cores: set[int]) -> str:
 
 def _threads(cores: set[int]) -> str:
     """Return thread limits, and whether this node's ranks have more threads than the job has cores here."""
-    from qdrl.parallel.ranks import THREAD_VARIABLES, local_size
+    from qdrl.parallel.launcher import THREAD_VARIABLES, local_size
 
     limits = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES)
     threads = os.environ.get("OMP_NUM_THREADS", "1")

@@ -4,7 +4,8 @@ import platform
 from contextlib import suppress
 from importlib import import_module
 
-from qdrl.parallel.ranks import Ranks, connect, launched_rank
+from qdrl.parallel.launcher import launched_rank
+from qdrl.parallel.ranks import Ranks, connect
 
 
 def join() -> Ranks:

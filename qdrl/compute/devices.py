@@ -5,7 +5,7 @@ import os
 import torch
 
 from qdrl.errors import UserError
-from qdrl.parallel.ranks import local_rank, local_size
+from qdrl.parallel.launcher import local_rank, local_size
 
 
 def device_of(name: str) -> torch.device:

@@ -1,1 +1,1 @@
-"""Genomes: dense rows and how they vary, lineages and how they become rows."""
+"""Genomes: dense rows with their variation operators, lineages with their mutations."""

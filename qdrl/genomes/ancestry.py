@@ -1,7 +1,9 @@
-"""Lineages: a genome as how it came to be (Such et al. 2017, section 3.1, "compact network encoding").
+"""Lineages: a genome as the seeds that produce it (Deep GA's compact encoding, https://arxiv.org/abs/1712.06567).
 
-A lineage is a number that stands for a first genome, and for each mutation since then a number and a power. All that a
-run still needs are nodes of one tree: relatives share what they have in common.
+A lineage is the seed of an initial genome and, for each mutation since then, a seed and a power. The lineages of a run
+are paths in one tree, so genomes with a common ancestor share its nodes.
+
+A keyframe is a stored dense genome. A lineage may start from a keyframe instead of an initial genome.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,55 +13,69 @@ from typing import Any
 import numpy as np
 
 NO_PARENT, KEYFRAME = -1, -2
+"""Values of `Ancestry.parent` for nodes without a parent: initial genomes, and keyframes."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """One genome.
+    """One genome, as an initial genome or a keyframe and its mutations.
 
     Attributes:
-        seeds: `(n,)` uint32: of the first genome, or the number of a keyframe, and then of each mutation.
-        sigmas: `(n,)` float32 power of each mutation; 0 for the first, NaN where it is a keyframe.
+        seeds: `(n,)` uint32. The first is the seed of the initial genome or the number of the keyframe; the others are
+            the seeds of the mutations.
+        sigmas: `(n,)` float32 power of each mutation. The first is 0 for an initial genome, NaN for a keyframe.
     """
 
     seeds: np.ndarray
     sigmas: np.ndarray
 
     def __len__(self) -> int:
+        """Return the number of mutations and one for the first genome."""
         return len(self.seeds)
 
     @property
     def nbytes(self) -> int:
-        """What it takes to keep."""
+        """Return the storage size in bytes."""
         return self.seeds.nbytes + self.sigmas.nbytes
 
     @property
     def keyframe(self) -> int | None:
-        """The keyframe it starts from, None where it starts from a seed."""
+        """Return the number of the keyframe that the lineage starts from; None where it starts from a seed."""
         return int(self.seeds[0]) if np.isnan(self.sigmas[0]) else None
 
 
 class Ancestry:
-    """The tree; nodes are numbered in the order they came, so that parents come before children.
+    """A tree of mutations. Nodes are numbered in the order of their addition, so parents come before children.
 
     Attributes:
-        parent: `(nodes,)` int64; `NO_PARENT` for a first genome, `KEYFRAME` for one that is kept as it is.
-        seed: `(nodes,)` uint32 of the node's own mutation; of a keyframe, its number.
-        sigma: `(nodes,)` float32.
-        keyframes: `(parameters,)` float32 by number.
+        parent: `(nodes,)` int64 number of the parent; `NO_PARENT` for an initial genome, `KEYFRAME` for a keyframe.
+        seed: `(nodes,)` uint32 seed of the node's mutation or initial genome; for a keyframe, its number.
+        sigma: `(nodes,)` float32 power of the node's mutation; 0 for nodes without a parent.
+        keyframes: dense genomes by number, `(parameters,)` float32 each.
     """
 
     def __init__(self) -> None:
+        """Create an empty tree."""
         self.parent = np.empty(0, np.int64)
         self.seed = np.empty(0, np.uint32)
         self.sigma = np.empty(0, np.float32)
         self.keyframes: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
+        """Return the number of nodes."""
         return len(self.parent)
 
     def add(self, parents: Sequence[int], seeds: Sequence[int], sigmas: Sequence[float]) -> np.ndarray:
-        """New nodes, one a row; their numbers, `(rows,)` int64. First genomes have `NO_PARENT` and power 0."""
+        """Add nodes and return their numbers.
+
+        Args:
+            parents: `(rows,)` number of each parent; `NO_PARENT` for initial genomes.
+            seeds: `(rows,)` uint32 seed of each mutation or initial genome.
+            sigmas: `(rows,)` power of each mutation; 0 for initial genomes.
+
+        Returns:
+            `(rows,)` int64.
+        """
         first = len(self)
         self.parent = np.concatenate([self.parent, np.asarray(parents, np.int64)])
         self.seed = np.concatenate([self.seed, np.asarray(seeds, np.uint32)])
@@ -67,24 +83,26 @@ class Ancestry:
         return np.arange(first, len(self))
 
     def path(self, node: int) -> list[int]:
-        """The nodes from the first one to this."""
+        """Return the nodes on the path from the first ancestor to this node, both included."""
         nodes = [int(node)]
         while (parent := int(self.parent[nodes[-1]])) >= 0:
             nodes.append(parent)
         return nodes[::-1]
 
     def lineage(self, node: int) -> Lineage:
-        """All of a node's mutations."""
+        """Return the lineage of a node."""
         path = self.path(node)
         sigmas = self.sigma[path].copy()
         sigmas[0] = np.nan if self.parent[path[0]] == KEYFRAME else 0.0
         return Lineage(self.seed[path], sigmas)
 
     def insert(self, lineage: Lineage) -> int:
-        """A lineage that came from elsewhere; the number of its last node. Its keyframe must be there already.
+        """Add the nodes of a lineage of another tree and return the number of its last node.
+
+        Its keyframe must be in `keyframes` already.
 
         Raises:
-            ValueError: it is empty, or starts from a keyframe that is not here.
+            ValueError: the lineage is empty, or its keyframe is missing.
         """
         if len(lineage) == 0:
             raise ValueError("a lineage has at least a first genome")
@@ -95,7 +113,16 @@ class Ancestry:
         return int(self.add(parents, lineage.seeds, np.nan_to_num(lineage.sigmas))[-1])  # pyright: ignore[reportArgumentType]
 
     def insert_all(self, offsets: np.ndarray, seeds: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-        """Many lineages, the i-th being `seeds[offsets[i]:offsets[i + 1]]`; the numbers of their last nodes."""
+        """Add the nodes of many lineages and return the numbers of their last nodes.
+
+        Args:
+            offsets: `(lineages + 1,)`; lineage i is `seeds[offsets[i]:offsets[i + 1]]`.
+            seeds: seeds of all lineages, one after the other; see `Lineage.seeds`.
+            sigmas: powers of all lineages, one after the other; see `Lineage.sigmas`.
+
+        Returns:
+            `(lineages,)` integer node numbers.
+        """
         first, starts = len(self), offsets[:-1]
         parents = np.arange(first - 1, first + len(seeds) - 1)
         parents[starts] = np.where(np.isnan(sigmas[starts]), KEYFRAME, NO_PARENT)
@@ -103,7 +130,7 @@ class Ancestry:
         return first + offsets[1:] - 1
 
     def common_ancestor(self, nodes: Iterable[int]) -> int | None:
-        """The last node that all of these descend from or are; None where there is none."""
+        """Return the last node that is on the paths of all given nodes; None where there is none."""
         shared: list[int] | None = None
         for node in nodes:
             path = self.path(node)
@@ -115,13 +142,25 @@ class Ancestry:
         return shared[-1] if shared else None
 
     def rebase(self, node: int, genome: np.ndarray) -> None:
-        """Keep a node's genome as it is: lineages through it start there from now on."""
+        """Turn a node into a keyframe, so that lineages through it start there.
+
+        Args:
+            node: number of the node.
+            genome: the node's genome, `(parameters,)` float32; it is copied.
+        """
         number = max(self.keyframes, default=-1) + 1
         self.keyframes[number] = genome.copy()
         self.parent[node], self.seed[node], self.sigma[node] = KEYFRAME, number, 0.0
 
     def prune(self, keep: Iterable[int]) -> np.ndarray:
-        """Forget every node that none of these need; returns new numbers by old ones, -1 for the forgotten."""
+        """Remove every node that is on no path of the given nodes, and renumber the others.
+
+        Args:
+            keep: nodes whose paths are kept; negative numbers are ignored.
+
+        Returns:
+            `(nodes before,)` integer new numbers by old number, -1 for removed nodes.
+        """
         needed = np.zeros(len(self), bool)
         for node in keep:
             while node >= 0 and not needed[node]:
@@ -136,7 +175,7 @@ class Ancestry:
         return renumbered
 
     def state_dict(self) -> dict[str, Any]:
-        """The tree as arrays."""
+        """Return copies of the tree's arrays by name."""
         keyframes = {str(number): genome for number, genome in self.keyframes.items()}
         copies = {name: getattr(self, name).copy() for name in ("parent", "seed", "sigma")}
         return copies | {"keyframes": keyframes}
@@ -145,7 +184,7 @@ class Ancestry:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: the arrays are not those of a tree; this one is then as it was.
+            ValueError: the arrays do not form a tree. This tree is then unchanged.
         """
         parent = np.array(state["parent"], np.int64)
         seed, sigma = np.array(state["seed"], np.uint32), np.array(state["sigma"], np.float32)

@@ -1,4 +1,4 @@
-"""How strongly genomes mutate over the generations of a run."""
+"""The schedule of the mutation power over the generations of a run."""
 
 from typing import Annotated, Literal
 
@@ -10,19 +10,19 @@ Power = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class MutationPower(SettingsModel):
-    """The power of mutations over generations: from `sigma` to `final_sigma` in `generations`, and then as it is."""
+    """The power of mutations: from `sigma` to `final_sigma` within `generations`, constant from then on."""
 
     sigma: Power = 0.002
-    """Deviation of the noise that a mutation adds."""
+    """Standard deviation of the noise that a mutation adds."""
     final_sigma: Power | None = None
-    """`sigma` itself where left out."""
+    """Standard deviation after the schedule; `sigma` where left out."""
     generations: Annotated[int, Field(ge=1)] = 1000
-    """Children's generations until then."""
+    """Length of the schedule, in generations of children."""
     schedule: Literal["linear", "exponential"] = "linear"
-    """Course between the two: "linear", or "exponential" with the same factor in every generation."""
+    """Course of the power: "linear", or "exponential" with the same factor in every generation."""
 
     def at(self, generation: int) -> float:
-        """In a generation of children, counted from 0."""
+        """Return the power in a generation of children, counted from 0."""
         if self.final_sigma is None:
             return self.sigma
         done = min(1.0, generation / self.generations)

@@ -1,4 +1,7 @@
-"""How dense genomes vary: one parent or two in, one child out, all randomness from the child's own stream."""
+"""Variation operators of dense genomes.
+
+An operator makes one child of one or two parents. All its random numbers come from the child's own stream.
+"""
 
 from typing import Annotated, Literal, Protocol
 
@@ -14,21 +17,32 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Variation(Protocol):
-    """A variation operator; `parents` says how many it takes."""
+    """A variation operator."""
 
     @property
-    def parents(self) -> int: ...
+    def parents(self) -> int:
+        """Return the number of parents of a child."""
+        ...
 
     def __call__(self, generator: np.random.Generator, *parents: Array) -> Array:
-        """Parents `(parameters,)` float32 each, numpy's or torch's -> one child of the same shape and kind."""
+        """Return one child.
+
+        Args:
+            generator: the child's random stream.
+            parents: `(parameters,)` float32 each, numpy arrays or torch tensors.
+
+        Returns:
+            `(parameters,)` float32, of the parents' type.
+        """
         ...
 
 
 class IsoLine(SettingsModel):
-    """Iso+LineDD (Vassiliades and Mouret 2018, equation 2): Gaussian noise and a step towards a second elite.
+    """Iso+LineDD: Gaussian noise and a step towards a second elite (https://arxiv.org/abs/1804.03906, equation 2).
 
-    child = x1 + iso_sigma * N(0, I) + line_sigma * N(0, 1) * (x2 - x1), one line scalar for the whole genome, no
-    clipping. Defaults are those published for neural policies (Nilsson and Cully 2021; Faldor et al. 2023).
+    child = x1 + iso_sigma * N(0, I) + line_sigma * N(0, 1) * (x2 - x1). The factor N(0, 1) of the line is one number
+    for the whole genome. Genomes are not clipped. Defaults are those published for neural policies (Nilsson and Cully
+    2021; Faldor et al. 2023).
     """
 
     name: Literal["iso_line"] = "iso_line"
@@ -40,9 +54,11 @@ class IsoLine(SettingsModel):
 
     @property
     def parents(self) -> int:
+        """Return 2."""
         return 2
 
     def __call__(self, generator: np.random.Generator, *parents: Array) -> Array:
+        """Return a child of two parents; see `Variation`."""
         first, second = parents
         line = self.line_sigma * generator.standard_normal()
         child = normal_like(generator, first)
@@ -62,9 +78,11 @@ class Gaussian(SettingsModel):
 
     @property
     def parents(self) -> int:
+        """Return 1."""
         return 1
 
     def __call__(self, generator: np.random.Generator, *parents: Array) -> Array:
+        """Return a mutated copy of one parent; see `Variation`."""
         child = normal_like(generator, parents[0])
         child *= self.sigma
         child += parents[0]

@@ -1,10 +1,10 @@
 """The learner group: the processes that train critics together.
 
-A replay is cut into shards, and each process of the group holds some of them. Shards belong to the algorithm, not to
-the machine: what k shards learn is the same bits whether one process holds all of them or k hold one each, for what
-is added over shards is added in their order.
+The replay buffer is divided into shards, and each process of the group has some of them. The number of shards is a
+setting of the algorithm, independent of the number of processes. Sums over shards are added in the order of shards, so
+k shards give bit-identical results on one process and on k processes.
 
-Rank discipline: every method is collective over the group.
+Every method is collective over the group.
 """
 
 from collections.abc import Sequence
@@ -19,73 +19,92 @@ from torch import Tensor
 from qdrl.errors import UserError
 
 State = dict[str, np.ndarray]
-"""Arrays by name."""
+"""Arrays of a shard by name."""
 
 
 def block(index: int, blocks: int, count: int) -> range:
-    """The index-th of some contiguous blocks of `count` things; sizes differ by one at most."""
+    """Return the items of one of several contiguous blocks, whose sizes differ by one at most.
+
+    Args:
+        index: number of the block, in [0, blocks).
+        blocks: number of blocks.
+        count: number of items.
+    """
     return range(index * count // blocks, (index + 1) * count // blocks)
 
 
 class Learners(Protocol):
-    """The group as one of its processes sees it.
+    """The learner group as one of its processes sees it.
 
     Attributes:
-        count: shards in all.
-        shards: those that this process holds.
+        count: number of shards of the group.
+        shards: the local shards, which are those of this process.
     """
 
     count: int
     shards: range
 
     def sum(self, parts: Tensor, out: Tensor) -> None:
-        """Add over all shards, in their order; every process gets the same bits.
+        """Sum over all shards in their order; every process gets the same bits.
 
         Args:
-            parts: `(shards held, ...)`, contiguous.
-            out: `(...)`, contiguous.
+            parts: `(local shards, ...)`, contiguous.
+            out: `(...)`, contiguous; receives the sum.
         """
         ...
 
     def join(self, parts: Tensor) -> Tensor:
-        """What all shards have, `(count, ...)`, from `(shards held, ...)`."""
+        """Return the parts of all shards on every process.
+
+        Args:
+            parts: `(local shards, ...)`.
+
+        Returns:
+            `(count, ...)`, in the order of shards.
+        """
         ...
 
     def collect(self, states: Sequence[State]) -> list[State] | None:
-        """Every shard's arrays on the group's first process, None on the others.
+        """Return the arrays of all shards on the group's first process, None on the others.
+
+        Args:
+            states: arrays of each local shard.
 
         Raises:
-            UserError: a process of the group is no longer there.
+            UserError: a process of the group was lost.
         """
         ...
 
 
 class OneLearner:
-    """A group of this process alone.
+    """A learner group of this process alone.
 
     Args:
-        count: shards.
+        count: number of shards.
     """
 
     def __init__(self, count: int = 1) -> None:
         self.count, self.shards = count, range(count)
 
     def sum(self, parts: Tensor, out: Tensor) -> None:
+        """Sum over the shards in their order."""
         _sum_in_order(parts, out)
 
     def join(self, parts: Tensor) -> Tensor:
+        """Return the parts themselves: all shards are local."""
         return parts
 
     def collect(self, states: Sequence[State]) -> list[State] | None:
+        """Return the states themselves: all shards are local."""
         return list(states)
 
 
 class MpiLearners:
-    """A group of MPI processes, each of which holds at least a shard.
+    """A learner group of MPI processes, each of which has at least one shard.
 
     Args:
         communicator: an mpi4py communicator of the group; its first process is the job's first rank.
-        count: shards, at least as many as processes.
+        count: number of shards, at least the number of processes.
     """
 
     def __init__(self, communicator: Any, count: int) -> None:
@@ -97,11 +116,11 @@ class MpiLearners:
         self.count, self.shards = count, self._held[self._rank]
 
     def sum(self, parts: Tensor, out: Tensor) -> None:
-        """Each process adds one slice of all shards' parts and gives the sum to the others."""
+        """Sum over all shards: each process adds one slice of the vector and sends the sum to the others."""
         if self._size == 1:
             _sum_in_order(parts, out)
             return
-        if out.device.type != "cpu":  # messages are the host's
+        if out.device.type != "cpu":  # messages are sent from host memory
             total = torch.empty_like(out, device="cpu")
             self.sum(parts.cpu(), total)
             out.copy_(total)
@@ -119,6 +138,7 @@ class MpiLearners:
         self._communicator.Allgatherv(plan.in_place, [vector, plan.whole])
 
     def join(self, parts: Tensor) -> Tensor:
+        """Gather the parts of all shards; see `Learners.join`."""
         given = np.ascontiguousarray(parts.numpy())
         joined = np.empty((self.count, *given.shape[1:]), given.dtype)
         layout = _layout([len(held) * given[0].size for held in self._held])
@@ -126,6 +146,7 @@ class MpiLearners:
         return torch.from_numpy(joined)
 
     def collect(self, states: Sequence[State]) -> list[State] | None:
+        """Gather the arrays of all shards on the first process; see `Learners.collect`."""
         from mpi4py import MPI
 
         try:
@@ -136,12 +157,12 @@ class MpiLearners:
             raise UserError(LOST) from error
 
     def revoke(self) -> None:
-        """Wake the processes of the group that still wait for one that is lost."""
+        """Revoke the communicator, so that no process of the group waits for a lost one."""
         self._communicator.Revoke()
 
     def _collect(self, states: Sequence[State]) -> list[State] | None:
         shapes = [{name: (a.shape, a.dtype.str) for name, a in state.items()} for state in states]
-        told = self._communicator.gather(shapes, root=0)
+        gathered = self._communicator.gather(shapes, root=0)
         if self._rank:
             for state in states:
                 for array in state.values():
@@ -149,7 +170,7 @@ class MpiLearners:
             return None
         collected = list(states)
         for source in range(1, self._size):
-            for shard in told[source]:
+            for shard in gathered[source]:
                 state = {name: np.empty(shape, dtype) for name, (shape, dtype) in shard.items()}
                 for array in state.values():
                     self._communicator.Recv(array, source=source)
@@ -157,7 +178,7 @@ class MpiLearners:
         return collected
 
     def _plan(self, total: np.ndarray) -> "_Plan":
-        """Who adds what of a vector: made once, for a sum comes thousands of times a generation."""
+        """Return how a vector is summed; it is cached, because a generation has thousands of sums."""
         from mpi4py import MPI
 
         slices = [block(rank, self._size, total.size) for rank in range(self._size)]
@@ -175,7 +196,7 @@ class MpiLearners:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a vector is added: slices by process, buffers, and (counts, displacements) of the messages."""
+    """How a vector is summed: its slices by process, buffers, and (counts, displacements) of the messages."""
 
     slices: list[slice]
     received: np.ndarray
@@ -185,8 +206,9 @@ class _Plan:
     in_place: Any
 
 
-_SMALL = 1024  # numbers up to which one message of everything beats two of slices
+_SMALL = 1024  # below this many numbers one message with all parts is faster than two with slices
 LOST = "a rank that learned was lost, and its replay with it: resume from the last checkpoint"
+"""Message of the `UserError` after the loss of a rank of the group."""
 
 
 def _sum_in_order(parts: Tensor, out: Tensor) -> None:

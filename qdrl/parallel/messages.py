@@ -1,4 +1,4 @@
-"""Transitions as bytes: one message from each rank to each learner."""
+"""Transitions as messages of bytes: one from each rank to each learner."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,23 +8,23 @@ import torch
 from qdrl.evaluation import Transitions
 
 BLOCK_BYTES = 4096
-"""Messages are whole blocks, so that their length in blocks is an int32 for any number of transitions."""
+"""Size of a block. Messages are whole blocks, so that MPI's int32 counts suffice for any number of transitions."""
 _ALIGNMENT_BYTES = 8
 
 
 class TransitionMessages:
-    """The messages that bring the transitions of all ranks to the learners, as one of the ranks sees them.
+    """The messages that send the transitions of all ranks to the learners, as one of the ranks sees them.
 
     A rank sends nothing to itself.
 
     Attributes:
-        sent: blocks that go to each rank.
-        received: blocks that come from each rank.
+        sent: `(ranks,)` number of blocks to each rank.
+        received: `(ranks,)` number of blocks from each rank.
 
     Args:
         like: transitions with the same sizes of observations and actions.
         lengths: numbers of steps and of observations of each shard, for each rank.
-        held: the shards that each rank holds as a learner.
+        held: the shards of each rank as a learner; an empty range for a rank that is none.
         rank: this rank.
     """
 
@@ -45,7 +45,14 @@ class TransitionMessages:
         )
 
     def pack(self, shards: Sequence[Transitions]) -> np.ndarray:
-        """Return the messages to all ranks, one after the other, `(blocks, BLOCK_BYTES)` uint8."""
+        """Return the messages to all ranks, one after the other.
+
+        Args:
+            shards: this rank's own transitions of each shard.
+
+        Returns:
+            `(blocks, BLOCK_BYTES)` uint8.
+        """
         messages, start = np.empty((self.sent.sum(), BLOCK_BYTES), np.uint8), 0
         for shard in (shard for to, held in enumerate(self._held) if to != self._rank for shard in held):
             stop = start + self._blocks(self._rank, shard)
@@ -54,11 +61,11 @@ class TransitionMessages:
         return messages
 
     def join(self, shards: Sequence[Transitions], messages: np.ndarray) -> list[Transitions]:
-        """Return all ranks' transitions of each shard that this rank holds.
+        """Return the transitions of all ranks for each shard of this rank.
 
         Args:
             shards: this rank's own transitions of each shard.
-            messages: the messages of all ranks, one after the other, `(blocks, BLOCK_BYTES)` uint8.
+            messages: the messages from all ranks, one after the other, `(blocks, BLOCK_BYTES)` uint8.
         """
         parts: dict[int, list[Transitions]] = {shard: [] for shard in self._held[self._rank]}
         start, device = 0, self._like.row.device

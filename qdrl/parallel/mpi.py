@@ -1,6 +1,7 @@
-"""The loop on every rank of an MPI communicator; `qdrl.parallel.ranks.Ranks` says what its methods mean.
+"""`MpiRanks`, the ranks of an MPI communicator; `qdrl.parallel.ranks.Ranks` documents the methods.
 
-With `qdrl.parallel.learners`, all that the project knows of MPI. mpi4py is imported only under a launcher.
+The communication between ranks is in this module and in `qdrl.parallel.learners`. mpi4py is imported only under a
+launcher.
 """
 
 import logging
@@ -26,7 +27,7 @@ _Result = TypeVar("_Result")
 
 
 class MpiRanks:
-    """The loop on every rank of an MPI communicator.
+    """The ranks of an MPI communicator.
 
     Args:
         communicator: an mpi4py communicator; the world when left out.
@@ -45,26 +46,33 @@ class MpiRanks:
 
     @property
     def first(self) -> bool:
+        """Return whether this is rank 0."""
         return self.rank == 0
 
     def rows(self, count: int) -> range:
+        """Return this rank's rows of a generation of `count` rows."""
         return self._rows_of(self.rank, count)
 
     def any(self, flag: bool) -> bool:
+        """Return whether any rank's flag is set (collective)."""
         return self.any_of(flag)[0]
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether any rank has it set, with one message for all of them (collective)."""
         own, result = np.array(flags, np.uint8), np.empty(len(flags), np.uint8)
         self._together(lambda: self._communicator.Allreduce(own, result, op=self._mpi.MAX))
         return tuple(bool(flag) for flag in result)
 
     def from_first(self, value: Any) -> Any:
+        """Return the first rank's value on every rank (collective)."""
         return self._together(lambda: self._communicator.bcast(value, root=0))
 
     def gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of ranks, on every rank (collective)."""
         return self._together(lambda: self._communicator.allgather(value))
 
     def shared(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+        """Return an array in the shared memory of this node, `(size,)` float32 (collective)."""
         return self._together(lambda: self._share_memory(size, fill))
 
     def _share_memory(self, size: int, fill: Callable[[np.ndarray], None]) -> np.ndarray:
@@ -79,19 +87,21 @@ class MpiRanks:
             node.Barrier()
         except self._mpi.Exception:
             if self._survives_losses:
-                node.Revoke()  # wakes the ranks of the node that wait for others than the lost one
+                node.Revoke()  # ends the waiting of ranks that wait for others than the lost one
             raise
-        self._windows.append(window)  # the memory goes with it
+        self._windows.append(window)  # the memory is freed with the window
         return numbers
 
     def wait_for_all(self) -> None:
+        """Return when all ranks have called it (collective)."""
         self._together(self._communicator.Barrier)
 
     def leave(self, code: int = 0) -> None:
+        """End this process where the MPI survives losses, otherwise return (collective)."""
         if not self._survives_losses:
             return
         # MPI_Finalize after a loss was measured to hang in 1 job of 8 when ranks reach it at different times
-        # (Open MPI 5.0.11); leaving together without it, in none of 33. A loss may also come during it.
+        # (Open MPI 5.0.11); agreeing and exiting without it, in none of 33. A rank may also be lost during it.
         with suppress(self._mpi.Exception):
             self._communicator.Agree(1)
         logging.shutdown()
@@ -101,9 +111,11 @@ class MpiRanks:
 
     @property
     def exchange(self) -> "MpiRanks":
+        """Return this object: it implements `qdrl.parallel.exchange.Exchange`."""
         return self
 
     def share(self, evaluation: "Evaluation", count: int) -> "Evaluation":
+        """Return the evaluation with the small columns of all rows, on every rank (collective)."""
         from qdrl.evaluation import check_rows
 
         check_rows(evaluation, self.rows(count))
@@ -111,7 +123,10 @@ class MpiRanks:
         return evaluation.with_columns(range(count), columns)
 
     def train(self, evaluation: "Evaluation", training: "Training", shards: int = 1) -> "TrainingResult":
-        """Collective. The first ranks are the learners; transitions reach them in row order."""
+        """Train on the transitions of all rows (collective); see `qdrl.parallel.exchange.Exchange.train`.
+
+        The first ranks are the learners. They receive transitions in the order of rows.
+        """
         own = shards_of(evaluation, shards)
         held = self._together(lambda: self._gather_shards(own))
         return self._together(
@@ -119,7 +134,7 @@ class MpiRanks:
         )
 
     def sum_blocks(self, block: "Callable[[int], Tensor]", blocks: int) -> "Tensor":
-        """Collective. Return the sum of all terms, in order, each computed by one rank."""
+        """Return the sum of all terms, added in order, each computed by one rank (collective)."""
         import torch
 
         def sum_of(group: MpiLearners) -> "Tensor":
@@ -130,7 +145,7 @@ class MpiRanks:
 
         def add_up() -> "Tensor":
             total = self._within(blocks, sum_of) if self.rank < blocks else None
-            if self.size > blocks:  # the ranks that have no part
+            if self.size > blocks:  # some ranks compute no term
                 known = None if total is None else {"total": total.numpy()}
                 total = torch.from_numpy(self._broadcast(known)["total"])
             return cast("Tensor", total)
@@ -138,7 +153,10 @@ class MpiRanks:
         return self._together(add_up)
 
     def _within(self, parts: int, work: Callable[[MpiLearners], _Result]) -> _Result:
-        """Collective over the group that shares so many parts. Do its work; its other members learn of a loss."""
+        """Run work in the learner group of this many shards (collective over the group).
+
+        On a loss the group's communicator is revoked, so that its other members notice the loss too.
+        """
         if parts not in self._groups:
             members = self._communicator.Get_group().Incl(range(min(self.size, parts)))
             self._groups[parts] = MpiLearners(self._communicator.Create_group(members), parts)
@@ -150,9 +168,9 @@ class MpiRanks:
             raise
 
     def _gather_shards(self, shards: "Sequence[Transitions]") -> "Sequence[Transitions]":
-        """Return all ranks' transitions of the shards that this rank holds.
+        """Return the transitions of all ranks for the shards of this rank (collective).
 
-        Two collectives: the lengths of all parts, and one message from each rank to each learner.
+        It takes two collective calls: one for the lengths of all parts, one for the messages to the learners.
         """
         from qdrl.parallel.messages import BLOCK_BYTES, TransitionMessages
 
@@ -169,11 +187,14 @@ class MpiRanks:
         return messages.join(shards, incoming)
 
     def _broadcast(self, arrays: "TrainingResult | None") -> "TrainingResult":
-        """Return the first rank's arrays. One message: pickling a few megabytes costs less than a message an array."""
+        """Return the first rank's arrays on every rank (collective).
+
+        They are pickled into one message: for a few megabytes this is faster than a message for each array.
+        """
         return self._communicator.bcast(arrays if self.first else None, root=0)
 
     def _together(self, operation: Callable[[], _Result]) -> _Result:
-        """Run a collective operation so that either all living ranks have its result or all see `RankLost`."""
+        """Run a collective operation so that either all living ranks have its result or all raise `RankLost`."""
         if not self._survives_losses:
             return operation()
         result, done = None, False
@@ -182,7 +203,7 @@ class MpiRanks:
         except self._mpi.Exception as error:
             if error.Get_error_class() not in (self._mpi.ERR_PROC_FAILED, self._mpi.ERR_REVOKED):
                 raise
-            self._communicator.Revoke()  # wakes the ranks that still wait in it
+            self._communicator.Revoke()  # ends the waiting of the other ranks
         try:
             done = bool(self._communicator.Agree(int(done)))
         except self._mpi.Exception:
@@ -198,7 +219,10 @@ class MpiRanks:
         return block(rank, self.size, count)
 
     def _gather_columns(self, columns: Mapping[str, "Tensor"], count: int) -> dict[str, "Tensor"]:
-        """All ranks' rows of every column, in row order, with one message: rows are packed as bytes."""
+        """Return all ranks' rows of every column, in row order (collective).
+
+        The columns are packed into one array of bytes, so that one collective call sends all of them.
+        """
         import torch
 
         arrays = {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in columns.items()}
@@ -215,7 +239,7 @@ class MpiRanks:
         return shared
 
     def genomes(self, evaluation: "Evaluation", rows: "Tensor") -> "Tensor":
-        """Collective. Every rank gets the requested rows' genomes from the ranks that evaluated them."""
+        """Return the requested rows' genomes from the ranks that evaluated them, on every rank (collective)."""
         import torch
 
         requested, count = rows.cpu().numpy(), len(evaluation.rows)
@@ -236,7 +260,7 @@ class MpiRanks:
 
     @contextmanager
     def _row_type(self, array: np.ndarray) -> Iterator[Any]:
-        """One MPI element a row keeps counts small however long a row is."""
+        """Create an MPI type of one row: counts are then numbers of rows, which fit into MPI's int32."""
         width = int(np.prod(array.shape[1:])) * array.dtype.itemsize
         row = self._mpi.BYTE.Create_contiguous(width).Commit()
         try:

@@ -1,12 +1,13 @@
-"""End a job one of whose ranks dies while it starts.
+"""A watch process that ends the job when a rank dies while the job starts.
 
-Under `mpirun --with-ft ulfm` collective calls notice a dead rank, but `MPI_Init` does not: a rank that dies before it
-returns leaves all others waiting in it without end (Open MPI 5.0.11, 10 jobs of 10). `MPI_Init` also keeps Python's
-interpreter lock, so no thread of a rank can watch. Each rank therefore starts a process that watches until all ranks
-have met. It ends the launcher, and with it the job on all nodes, when its own rank dies or when another rank of its
-node is missing from the process table.
+Under `mpirun --with-ft ulfm` collective calls notice a dead rank, but `MPI_Init` does not: when a rank dies before its
+`MPI_Init` returns, all others wait in theirs for ever (Open MPI 5.0.11, 10 jobs of 10). `MPI_Init` also keeps Python's
+interpreter lock, so no thread of a rank can watch. Each rank therefore starts a watch process, which runs until all
+ranks have started. It ends the launcher, and with it the job on all nodes, when its own rank dies or when another rank
+of its node is missing from the process table.
 
-This file is also that process's program: it runs by path, outside the package, and imports the standard library only.
+This file is also the program of the watch process. It runs by path, outside the package, and imports the standard
+library only.
 """
 
 import os
@@ -26,8 +27,8 @@ _LAUNCHERS = ("prterun", "prted")  # under mpirun, on its own node and on others
 _STARTERS = ("ssh", "rsh", "srun")  # children of a launcher that are no ranks
 _POLL_SECONDS = 0.25
 _MISSING_SECONDS = 1.0  # how long a rank is missing before it counts as dead
-_TURN_SECONDS = 1.0  # how much longer each next rank's watch waits; the first to act ends the others
-_GRACE_SECONDS = 5.0  # between asking the launcher to end and killing it
+_TURN_SECONDS = 1.0  # how much longer the watch of each next rank waits; the first to act ends the others
+_GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL to the launcher
 _READY = b"ready"
 
 
@@ -35,7 +36,8 @@ _READY = b"ready"
 def watched_start() -> Iterator[None]:
     """End the whole job when a rank of this node dies inside the block; do nothing without `mpirun --with-ft ulfm`.
 
-    Otherwise the launcher itself ends the job, or it is a server of several jobs that must not be ended.
+    Without ULFM the launcher itself ends the job. A launcher other than `prterun` may serve several jobs and must not
+    be ended.
     """
     survives = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112 - its name
     if not survives or _RANK not in os.environ or not os.environ.get(_JOB, "").startswith("prterun"):
@@ -53,7 +55,7 @@ def watched_start() -> Iterator[None]:
 
 
 def _main() -> None:
-    """Watch until the rank says that it is ready."""
+    """Watch until the rank reports that all ranks have started."""
     rank, process = int(sys.argv[1]), os.getppid()
     launcher = _launcher_above(process)
     size, turn = int(os.environ.get(_LOCAL_SIZE, "1")), int(os.environ.get(_LOCAL_RANK, "0"))
@@ -66,7 +68,7 @@ def _main() -> None:
             complete_at = time.monotonic()
         elif time.monotonic() - complete_at > _MISSING_SECONDS + turn * _TURN_SECONDS:
             _end_job("a rank", launcher)
-    if os.read(0, len(_READY)) != _READY:  # the pipe was closed by the end of the rank
+    if os.read(0, len(_READY)) != _READY:  # the pipe closes when the rank ends
         _end_job(f"rank {rank}", launcher)
 
 
@@ -81,14 +83,14 @@ def _launcher_above(process: int) -> int | None:
 
 
 def _ranks_below(launcher: int) -> list[int]:
-    """Return the launcher's living children without those that start ranks on other nodes."""
+    """Return the launcher's living children, except those that start ranks on other nodes."""
     processes = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     found = {process: _look_up(process) for process in processes}
     return [process for process, of in found.items() if of and of[1] == launcher and of[0] not in _STARTERS]
 
 
 def _look_up(process: int) -> tuple[str, int] | None:
-    """Return the name and the parent of a process, None where it is dead."""
+    """Return the name and the parent of a process; None where it is dead."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -99,8 +101,8 @@ def _look_up(process: int) -> tuple[str, int] | None:
 
 
 def _end_job(lost: str, launcher: int | None) -> None:
-    """Say why, and end the launcher with all ranks of the job, and this process."""
-    with suppress(OSError):  # nobody may read it any more
+    """Write the reason to stderr, then end the launcher with all ranks of the job, and this process."""
+    with suppress(OSError):  # the reader of stderr may be gone
         sys.stderr.write(f"qdrl: {lost} died while the job started, so the job is ended; start it again\n")
         sys.stderr.flush()
     with suppress(OSError):
@@ -112,10 +114,10 @@ def _end_job(lost: str, launcher: int | None) -> None:
 
 
 def _wait_for_end_of(process: int) -> None:
-    """Return when a process has not ended in time.
+    """Wait for the end of a process; return where it still runs after the grace period.
 
     Raises:
-        ProcessLookupError: it has ended.
+        ProcessLookupError: the process has ended.
     """
     deadline = time.monotonic() + _GRACE_SECONDS
     while time.monotonic() < deadline:

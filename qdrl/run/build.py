@@ -16,7 +16,7 @@ from qdrl.compute.devices import device_of
 from qdrl.config import Experiment
 from qdrl.errors import UserError
 from qdrl.naming import is_reference
-from qdrl.parallel.ranks import launched_size
+from qdrl.parallel.launcher import launched_size
 from qdrl.provenance.source_code import Sources, sources_of
 from qdrl.run.estimate import estimate, refuse_what_cannot_fit
 from qdrl.streams import Streams

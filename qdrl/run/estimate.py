@@ -21,7 +21,7 @@ from qdrl.config import Experiment
 from qdrl.critics.settings import LearningSettings
 from qdrl.errors import UserError
 from qdrl.genomes.noise import TableNoise
-from qdrl.parallel.ranks import local_size
+from qdrl.parallel.launcher import local_size
 from qdrl.tasks.base import Task
 from qdrl.tasks.episodic import EpisodicTask
 

@@ -13,7 +13,8 @@ from qdrl.archives.files import clear_leftovers, reason_of
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
-from qdrl.parallel.ranks import THREAD_VARIABLES, Ranks, repeat_after_losses
+from qdrl.parallel.launcher import THREAD_VARIABLES
+from qdrl.parallel.ranks import Ranks, repeat_after_losses
 from qdrl.run.budgets import spent_budgets
 from qdrl.run.build import Parts
 from qdrl.run.checkpoint import Checkpoints

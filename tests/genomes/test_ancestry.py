@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry, Lineage
-from qdrl.genomes.decoding import Decoder, Offspring
+from qdrl.genomes.lineage_weights import Decoder, Offspring
 from qdrl.genomes.noise import KeyedNoise
 
 PARAMETERS = 50

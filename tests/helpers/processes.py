@@ -23,7 +23,7 @@ from typing import IO
 
 import pytest
 
-from qdrl.parallel.ranks import THREAD_VARIABLES
+from qdrl.parallel.launcher import THREAD_VARIABLES
 from tests.programs import fork_server
 
 ROOT = Path(__file__).parents[2]

@@ -13,16 +13,8 @@ import pytest
 import torch
 
 from qdrl.errors import UserError
-from qdrl.parallel.ranks import (
-    THREAD_VARIABLES,
-    OneProcess,
-    abort,
-    connect,
-    launched_rank,
-    launched_size,
-    limit_threads,
-    local_size,
-)
+from qdrl.parallel.launcher import THREAD_VARIABLES, abort, launched_rank, launched_size, limit_threads, local_size
+from qdrl.parallel.ranks import OneProcess, connect
 from tests.helpers.processes import mpirun
 from tests.programs.ranks import COUNTS, PARAMETERS, asked_rows, evaluation_of
 
@@ -160,7 +152,8 @@ def test_a_thread_count_that_the_user_set_stays():
 
 def test_one_process_loads_no_mpi_and_no_numeric_library_before_threads_are_limited(no_launcher: None):
     program = (
-        "import sys, qdrl.parallel.ranks as ranks; ranks.limit_threads(); ranks.connect();"
+        "import sys; from qdrl.parallel.launcher import limit_threads; limit_threads();"
+        "from qdrl.parallel.ranks import connect; connect();"
         "print([name for name in ('mpi4py', 'torch', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from qdrl.config import Experiment, parse_experiment
-from qdrl.parallel.ranks import OneProcess, Ranks, abort, connect, launched_rank
+from qdrl.parallel.launcher import abort, launched_rank
+from qdrl.parallel.ranks import OneProcess, Ranks, connect
 from qdrl.run.build import build
 from qdrl.run.resume import resume
 from qdrl.run.start import start

@@ -33,7 +33,8 @@ from qdrl.archives.seals import write_seal
 from qdrl.cli import qdrl
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
-from qdrl.parallel.ranks import OneProcess, limit_threads
+from qdrl.parallel.launcher import limit_threads
+from qdrl.parallel.ranks import OneProcess
 from qdrl.run.start import start
 from tests.helpers.forked import Say, in_child, run_forked
 from tests.helpers.mutants import change_bytes, change_structure

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qdrl.config import load_experiment
-from qdrl.parallel.ranks import Ranks, abort, connect, launched_rank
+from qdrl.parallel.launcher import abort, launched_rank
+from qdrl.parallel.ranks import Ranks, connect
 from qdrl.run.resume import resume
 from qdrl.run.start import start
 

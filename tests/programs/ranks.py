@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from qdrl.evaluation import Candidates, Evaluation, ObservationMoments, evaluated
-from qdrl.parallel.ranks import Ranks, abort, connect, launched_rank, repeat_after_losses
+from qdrl.parallel.launcher import abort, launched_rank
+from qdrl.parallel.ranks import Ranks, connect, repeat_after_losses
 
 PARAMETERS = 5
 COUNTS = (0, 1, 2, 3, 7, 64)

@@ -178,11 +178,11 @@ def test_temporary_files_of_a_killed_writer_are_removed_and_nothing_else(tmp_pat
 def test_a_process_ends_although_mpi_abort_hangs() -> None:
     program = """
 import sys, time, types
-import qdrl.parallel.ranks as ranks
-ranks._ABORT_SECONDS = 0.2
+import qdrl.parallel.launcher as launcher
+launcher._ABORT_SECONDS = 0.2
 world = types.SimpleNamespace(Get_size=lambda: 3, Abort=lambda code: time.sleep(60))
 sys.modules["mpi4py.MPI"] = types.SimpleNamespace(Is_initialized=lambda: True, COMM_WORLD=world)
-ranks.end_all_ranks(2)
+launcher.end_all_ranks(2)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (1, "")

@@ -1,7 +1,8 @@
-"""From lineages to weights: bit for bit the same on any CPU, along whatever path.
+"""Weights of lineages, bit-identical on every CPU (Deep GA's compact encoding, https://arxiv.org/abs/1712.06567).
 
-A genome is its first genome and then its mutations, added one after the other in float32. A child of a genome that is
-held costs one mutation.
+The weights are those of the initial genome or keyframe, to which the mutations are added in order, in float32. The
+decoder caches the genomes of selected nodes; decoding a child of a cached genome adds a single mutation. The bits do
+not depend on which genomes are cached.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,15 +16,16 @@ from qdrl.genomes.noise import NoiseSource
 from qdrl.streams import generator_from_seed
 
 Initial = Callable[[np.random.Generator], np.ndarray]
+"""Draws an initial genome, `(parameters,)` float32, as `qdrl.tasks.base.Task.initial` does."""
 
 
 class Decoder:
-    """Decodes nodes of a tree.
+    """Computes the genomes of nodes of a tree.
 
     Args:
-        ancestry: the tree, which may grow.
-        initial: draws a first genome, `(parameters,)` float32, as `qdrl.tasks.base.Task.initial` does.
-        noise: what mutations add.
+        ancestry: the tree; it may grow.
+        initial: draws an initial genome.
+        noise: the source of the mutations' noise.
     """
 
     def __init__(self, ancestry: Ancestry, initial: Initial, noise: NoiseSource) -> None:
@@ -31,7 +33,7 @@ class Decoder:
         self._held: dict[int, np.ndarray] = {}
 
     def genome(self, node: int) -> np.ndarray:
-        """The genome of a node, `(parameters,)` float32, a copy."""
+        """Return a copy of the genome of a node, `(parameters,)` float32."""
         tree, mutations = self._ancestry, []
         while node not in self._held and tree.parent[node] >= 0:
             mutations.append(node)
@@ -42,16 +44,20 @@ class Decoder:
         return genome
 
     def first(self, seed: int) -> np.ndarray:
-        """A first genome."""
+        """Return the initial genome of a seed, `(parameters,)` float32."""
         return self._initial(generator_from_seed(seed))
 
     def hold(self, nodes: Iterable[int]) -> None:
-        """Hold the genomes of these nodes, and of no others."""
+        """Cache the genomes of these nodes, and of no others."""
         before = self._held
         self._held = {int(n): before[int(n)] if int(n) in before else self.genome(int(n)) for n in nodes}
 
     def renumber(self, numbers: np.ndarray) -> None:
-        """The tree was pruned: new numbers by old ones."""
+        """Renumber the cached genomes after the tree was pruned.
+
+        Args:
+            numbers: `(nodes before,)` new numbers by old number, as `Ancestry.prune` returns them.
+        """
         self._held = {int(numbers[node]): genome for node, genome in self._held.items() if numbers[node] >= 0}
 
     def _start(self, node: int) -> np.ndarray:
@@ -63,26 +69,28 @@ class Decoder:
 
 
 class Offspring:
-    """Rows of genomes that are decoded when they are asked for; see `qdrl.evaluation.Genomes`.
+    """Rows of genomes that are decoded on access; see `qdrl.evaluation.Genomes`.
 
     Args:
-        decoder: of the tree that parents are in.
-        parents: `(rows,)` nodes, -1 for first genomes.
-        seeds: `(rows,)` of each row's mutation or first genome.
-        sigmas: `(rows,)`; 0 leaves the parent as it is.
+        decoder: decoder of the tree that contains the parents.
+        parents: `(rows,)` nodes, -1 for initial genomes.
+        seeds: `(rows,)` seed of each row's mutation or initial genome.
+        sigmas: `(rows,)` power of each row's mutation; 0 for an unchanged copy of the parent.
     """
 
     def __init__(self, decoder: Decoder, parents: Sequence[int], seeds: Sequence[int], sigmas: Sequence[float]) -> None:
         self._decoder, self._rows = decoder, list(zip(parents, seeds, sigmas, strict=True))
 
     def take(self, rows: Iterable[int]) -> "Offspring":
-        """Some of the rows."""
+        """Return the offspring of some of the rows, in the given order."""
         return Offspring(self._decoder, *zip(*(self._rows[row] for row in rows), strict=True))
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self._rows)
 
     def __getitem__(self, rows: slice) -> Tensor:
+        """Return the genomes of these rows, `(rows, parameters)` float32."""
         some = self._rows[rows]
         if not some:
             return torch.empty(0, len(self._decoder.first(0)))
