@@ -123,7 +123,7 @@ def test_a_mean_moves_with_a_chance_proportional_to_its_novelty() -> None:
     drawn = []
     for generation in range(600):
         algorithm.generation = generation
-        drawn.append(algorithm._next())
+        drawn.append(algorithm._next_mean())
     assert np.mean(drawn) == pytest.approx(chances[1] / chances.sum(), abs=0.06)
 
 
