@@ -12,6 +12,7 @@ from qdrl.optional import missing_package as _missing_package
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the types of the public names; keep equal to _PUBLIC
+    from qdrl.algorithms.base import Algorithm as Algorithm
     from qdrl.algorithms.map_elites import MapElites as MapElites
     from qdrl.analysis.conditioned import ConditionedPolicy as ConditionedPolicy
     from qdrl.analysis.reevaluate import reevaluate_actor as reevaluate_actor

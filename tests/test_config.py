@@ -91,7 +91,7 @@ def test_what_is_resolved_parses_to_the_same_experiment(archive: dict) -> None:
         (_with(license=""), ["license"]),
         (_with(task={"name": "Pendulum-v1"}), ["did you mean 'gym:Pendulum-v1'"]),
         (_with(task={"name": "hopper"}), ["did you mean 'hopper_uni'"]),
-        (_with(algorithm={"name": "qdrl.streams:Streams"}), ["needs a pydantic model as its attribute Settings"]),
+        (_with(algorithm={"name": "qdrl.streams:Streams"}), ["must be a subclass of qdrl.Algorithm", "ask, tell"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key_and_what_is_right(data: dict, words: list[str]) -> None:

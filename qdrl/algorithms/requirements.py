@@ -20,7 +20,7 @@ def problem_of(found: Any) -> str | None:
     """
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         lacking = [member for member in _MEMBERS if member not in dir(found)]
-        missing = f", which has the {', '.join(lacking)} that it lacks" if lacking else ""
+        missing = f"; it lacks {', '.join(lacking)}" if lacking else ""
         return f"must be a subclass of qdrl.Algorithm{missing}"
     if found.__abstractmethods__:
         return f"does not define {', '.join(sorted(found.__abstractmethods__))}"

@@ -85,8 +85,13 @@ def stored_source(mjcf: str, assets: Mapping[str, bytes]) -> ModelSource:
             if name in ("meshdir", "texturedir", "assetdir"):
                 raise UserError(f"/meta/mjcf: the attribute {name} is not allowed")
             if name.startswith("file") and value not in assets:
-                raise UserError(f"/meta/mjcf: names the file '{value[:80]}', which the archive does not hold")
+                raise UserError(f"/meta/mjcf: names the file '{_end_of(value)}', which the archive does not hold")
     return ModelSource(mjcf, assets)
+
+
+def _end_of(name: str) -> str:
+    """Return a file name of any length in at most 80 characters; the end says most."""
+    return name if len(name) <= 80 else f"...{name[-77:]}"
 
 
 def _parsed(path: Path) -> ElementTree.Element:

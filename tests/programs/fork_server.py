@@ -30,10 +30,10 @@ _LIBRARIES = (
     "imageio.v3",
     "mujoco",
     "mujoco.batch",
-    "evotorch",
 )
 _LENGTH = struct.Struct("<I")
 _STATUS = struct.Struct("<i")
+_LEFT_TO_CHILDREN = ("qdrl.__main__", "qdrl.algorithms.searchers")  # the latter loads EvoTorch, which logs to stdout
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 Request = dict[str, Any]
 
@@ -176,7 +176,7 @@ def _main() -> None:
     for library in _LIBRARIES:
         importlib.import_module(library)
     for module in pkgutil.walk_packages(qdrl.__path__, "qdrl."):
-        if module.name != "qdrl.__main__":  # what a child runs
+        if module.name not in _LEFT_TO_CHILDREN:
             importlib.import_module(module.name)
     from numba.core.registry import cpu_target
 

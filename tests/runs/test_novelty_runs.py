@@ -134,7 +134,7 @@ def test_critics_learn_beside_a_novelty_archive_too(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "actor, asked for descriptors" in result.output
     assert "centroids" not in result.output
-    with pytest.raises(UserError, match="a novelty archive has no centroids; ask for descriptors"):
+    with pytest.raises(UserError, match="a novelty archive has no centroids; use targets 'descriptors'"):
         reevaluate_actor(archive, targets="centroids")
 
 
