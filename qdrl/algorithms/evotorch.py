@@ -227,8 +227,10 @@ def _isolated_import() -> Iterator[None]:
     """Keep an import of EvoTorch and Ray in this context from changing the whole process.
 
     They set an exception hook, put a folder in front of `sys.path`, filter warnings, and add a handler that logs to
-    stdout.
+    stdout. They also import numba, whose colours would print escape codes when the process ends.
     """
+    import qdrl.compute.arithmetic.compiling  # noqa: F401 - imports numba without colours
+
     hook, path, verbosity = sys.excepthook, sys.path.copy(), os.environ.get(_VERBOSITY)
     os.environ.setdefault(_VERBOSITY, "-1")
     with warnings.catch_warnings():

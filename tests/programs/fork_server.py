@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 _LIBRARIES = (
     "torch",
     "h5py",
-    "numba",
     "scipy.spatial",
     "matplotlib.pyplot",
     "gymnasium",
