@@ -31,7 +31,7 @@ class Exchange(Protocol):
 
         Args:
             evaluation: all rows of a generation.
-            rows: `(k,)` int64, ascending rows of the generation, the same on every rank.
+            rows: `(k,)` int64, rows of the generation in any order, the same on every rank.
 
         Returns:
             `(k, parameters)` float32, the same on every rank.

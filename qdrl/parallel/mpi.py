@@ -242,14 +242,17 @@ class MpiRanks:
         """Return the requested rows' genomes from the ranks that evaluated them, on every rank (collective)."""
         import torch
 
-        requested, count = rows.cpu().numpy(), len(evaluation.rows)
+        order = rows.argsort(stable=True)
+        ascending = rows[order]
+        requested, count = ascending.cpu().numpy(), len(evaluation.rows)
         bounds = [self._rows_of(rank, count) for rank in range(self.size)]
         edges = np.searchsorted(requested, [b.start for b in bounds] + [count])
-        own = evaluation.own_genomes(rows[edges[self.rank] : edges[self.rank + 1]])
+        own = evaluation.own_genomes(ascending[edges[self.rank] : edges[self.rank + 1]])
         send = np.ascontiguousarray(own.cpu().numpy())
         receive = np.empty((len(requested), send.shape[1]), send.dtype)
         self._together(lambda: self._allgather_rows(send, receive, np.diff(edges)))
-        return torch.from_numpy(receive).to(own.device)
+        genomes = torch.from_numpy(receive).to(own.device)
+        return genomes[order.argsort().to(own.device)]
 
     def _row_counts(self, count: int) -> np.ndarray:
         return np.array([len(self._rows_of(rank, count)) for rank in range(self.size)])

@@ -74,6 +74,8 @@ def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmet
     device = _HOST if on_host or kind.holds_lineages else _device(experiment)
     archive = _archive(experiment, task, device, lineages=kind.holds_lineages)
     algorithm = kind(task, archive, Streams(experiment.seed), experiment.algorithm)
+    if not hasattr(algorithm, "batch_size"):  # known only once the constructor has run
+        raise UserError(f"algorithm.name: '{name}' must set the attribute batch_size, the rows of a generation")
     return Parts(experiment, task, archive, algorithm, code=_code_of(task, [name, experiment.archive.kind]))
 
 

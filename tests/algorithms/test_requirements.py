@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from qdrl.algorithms.base import Algorithm
 from qdrl.algorithms.map_elites import MapElites
 from qdrl.algorithms.registry import algorithm_class, algorithm_names
+from qdrl.config import parse_experiment
 from qdrl.errors import UserError
+from qdrl.run.build import build
 
 
 class NotASubclass:
@@ -36,6 +38,12 @@ class WithoutLineages(MapElites):
     holds_lineages = True
 
 
+class WithoutBatchSize(MapElites):
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        del self.batch_size
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -50,6 +58,18 @@ def test_a_class_that_does_not_meet_the_protocol_is_one_line(name: str, message:
     with pytest.raises(UserError, match=message) as caught:
         algorithm_class(f"{__name__}:{name}")
     assert "\n" not in str(caught.value)
+
+
+def test_an_algorithm_without_a_batch_size_is_one_line() -> None:
+    run = {"generations": 1}
+    experiment = {
+        "name": "without",
+        "task": {"name": "arm"},
+        "algorithm": {"name": f"{__name__}:WithoutBatchSize"},
+        "run": run,
+    }
+    with pytest.raises(UserError, match="must set the attribute batch_size"):
+        build(parse_experiment(experiment))
 
 
 def test_all_built_in_algorithms_meet_the_protocol() -> None:

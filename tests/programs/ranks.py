@@ -49,7 +49,13 @@ def evaluation_of(rows: range, *, moments: bool) -> Evaluation:
 def asked_rows(count: int) -> dict[str, torch.Tensor]:
     """Rows to ask genomes of."""
     everything = torch.arange(count)
-    return {"all": everything, "none": everything[:0], "odd": everything[1::2], "last": everything[-1:]}
+    return {
+        "all": everything,
+        "none": everything[:0],
+        "odd": everything[1::2],
+        "last": everything[-1:],
+        "back": everything.flip(0),
+    }
 
 
 def exchange(ranks: Ranks, folder: Path) -> None:

@@ -5,6 +5,7 @@ worlds cost nothing and batches stay full. When no genome waits, the last active
 active slots are always 0..n-1. A row's result depends only on its genome and seed, never on its slot or other rows.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -32,10 +33,12 @@ class EpisodeWorlds(Protocol):
 
     count: int
 
+    @abstractmethod
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         """Start a new episode in each of these worlds; its random numbers depend only on its seed."""
         ...
 
+    @abstractmethod
     def observe(self, ages: Tensor) -> Tensor:
         """Return the observations of the first `len(ages)` worlds, `(n, observation_size)` float32.
 
@@ -47,10 +50,12 @@ class EpisodeWorlds(Protocol):
         """
         ...
 
+    @abstractmethod
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Apply actions `(n, action_size)` float32; return rewards `(n,)` float64 and terminated `(n,)` bool."""
         ...
 
+    @abstractmethod
     def descriptor(self, slot: int, steps: int) -> Tensor:
         """Return the descriptor `(d,)` float64 of the episode in a world that ended after `steps`; NaN if it failed."""
         ...
@@ -63,6 +68,7 @@ class EpisodeWorlds(Protocol):
         """Return whether an episode that `step` reported as terminated was truncated by the world's own time limit."""
         return False
 
+    @abstractmethod
     def move(self, source: int, target: int) -> None:
         """Copy the state of world `source` into world `target`."""
         ...
@@ -237,7 +243,13 @@ class Rollout:
     def _finish(self, slot: int, results: Episodes) -> None:
         row, steps = self._rows[slot], int(self._ages[slot])
         results.fitness.numpy()[row] = self._returns[slot]
-        results.descriptor.numpy()[row] = self._worlds.descriptor(slot, steps).numpy()
+        descriptor = self._worlds.descriptor(slot, steps).numpy()
+        if descriptor.shape != (self._dimensions,):  # NumPy would broadcast a single value to all axes
+            raise ValueError(
+                f"the descriptor of a world has shape {descriptor.shape}, expected ({self._dimensions},):"
+                " one value per axis"
+            )
+        results.descriptor.numpy()[row] = descriptor
         results.steps.numpy()[row] = steps
         results.failed.numpy()[row] = self._worlds.failed(slot)
         if results.observations is not None:

@@ -220,6 +220,22 @@ def test_every_row_gets_the_episode_of_its_own_seed(seeds: list[int], worlds: in
         assert scripted.stepped == sum(steps)
 
 
+def test_a_descriptor_of_another_shape_is_an_error() -> None:
+    mlp = Mlp(1, 1, MlpSettings(hidden_sizes=(), output="linear"))
+    rollout = Rollout(ScriptedWorlds(2), mlp, dimensions=3, episode_length=4)
+    with pytest.raises(ValueError, match=r"has shape \(2,\), expected \(3,\): one value per axis"):
+        rollout.run(torch.tensor([[2.0, 0.0]]), [5])
+
+
+def test_worlds_without_one_of_their_methods_cannot_be_made() -> None:
+    class Immovable(EpisodeWorlds):
+        count = 1
+        reset = observe = step = descriptor = lambda *_: None  # pyright: ignore[reportAssignmentType]
+
+    with pytest.raises(TypeError, match="abstract method move"):
+        Immovable()  # pyright: ignore[reportAbstractUsage]
+
+
 class Passing:
     """Worlds that pass everything on to others and know which seed each slot runs, for tests that listen in."""
 
