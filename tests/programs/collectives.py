@@ -15,6 +15,7 @@ from qdrl.config import load_experiment
 from qdrl.parallel.mpi import MpiRanks
 from qdrl.run.start import start
 
+_BUDGETS = ("run.minutes=60", "run.job_minutes=60", "run.checkpoint_seconds=60")  # all flags, no save before the end
 _LOCAL = {"Get_rank", "Get_size", "Get_group", "Get_name"}
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     for generations in (2, 6):
         calls: Counter[str] = Counter()
         ranks = MpiRanks(CountingCommunicator(MPI.COMM_WORLD, calls))
-        experiment = load_experiment(folder / "config.toml", [f"run.generations={generations}"])
+        experiment = load_experiment(folder / "config.toml", [f"run.generations={generations}", *_BUDGETS])
         start(experiment, ranks, folder=folder / f"{generations}", progress=False)
         counts.append(calls)
     difference = counts[1] - counts[0]

@@ -8,40 +8,14 @@ from pathlib import Path
 import pytest
 
 from qdrl.archives.hdf5 import content_digest
+from tests.helpers.experiments import DCRL_HOPPER
 from tests.helpers.processes import mpirun, run_qdrl, run_until_killed, start_mpirun
-
-CONFIG = """
-name = "critics"
-seed = 4
-[task]
-name = "hopper_uni"
-episode_length = 30
-[policy]
-hidden_sizes = [8, 8]
-normalize_observations = true
-[archive]
-cells = 32
-samples = 2000
-[algorithm]
-name = "dcrl_map_elites"
-batch_size = 12
-gradient_rows = 3
-actor_rows = 3
-replay_capacity = 700
-critic = { steps = 20, batch_size = 16, hidden_sizes = [16, 16] }
-gradient = { steps = 5, batch_size = 16 }
-[run]
-generations = 6
-checkpoint_seconds = 0
-[compute]
-worlds = 8
-"""
 
 
 @pytest.mark.mpi
 def test_a_run_that_is_killed_twice_and_stopped_once_resumes_on_other_ranks_to_the_same_archive(tmp_path: Path) -> None:
     config, folder = tmp_path / "config.toml", tmp_path / "run"
-    config.write_text(CONFIG)
+    config.write_text(DCRL_HOPPER)
     run_qdrl("evolve", config, "--output", tmp_path / "alone", check=True)
     arguments = ["-m", "qdrl", "evolve", config, "--output", folder]
     for rows in (2, 4):
@@ -100,7 +74,7 @@ def test_without_a_learner_a_job_ends_and_resumes_to_the_same_archive(
 def _alone(folder: Path, learners: int) -> str:
     """A run of one process, and its archive's digest."""
     config = folder / "config.toml"
-    config.write_text(CONFIG.replace("batch_size = 16", "batch_size = 18"))  # shared equally by 1, 2 and 3
+    config.write_text(DCRL_HOPPER.replace("batch_size = 16", "batch_size = 18"))  # shared equally by 1, 2 and 3
     run_qdrl("evolve", config, "--output", folder / "alone", *_set(learners), check=True)
     return content_digest(folder / "alone" / "archive.h5")
 
