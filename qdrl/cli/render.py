@@ -41,13 +41,16 @@ def command(
     stored = open_archive(archive)
     chosen = stored.best_cell if cell is None else cell
     stored.row_of(chosen)  # a wrong cell is refused before anything slow begins
+    without_model = UserError(f"task '{stored.meta['task']['name']}' has no MuJoCo model to film")
+    if not stored.meta.get("mjcf"):
+        raise without_model
     require_rendering()
 
     from qdrl.analysis.rerun import replay
 
     result = replay(stored, chosen, allow_code=allow_code, code_from=code_from)
     if result.track is None:
-        raise UserError(f"task '{stored.meta['task']['name']}' has no MuJoCo model to film")
+        raise without_model
     frames = film(result.track, output, width=width, height=height, fps=fps)
     click.echo(f"{output}: cell {chosen}, fitness {result.fitness:.6g}, {frames} frames, {result.steps} steps")
     for note in result.notes:

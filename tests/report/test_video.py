@@ -8,6 +8,13 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import pytest
+from click.testing import CliRunner
+
+from qdrl.cli import qdrl
+from qdrl.config import parse_experiment
+from qdrl.errors import UserError
+from qdrl.parallel.ranks import OneProcess
+from qdrl.run.start import start
 
 HOPPER = """
 name = "hopper"
@@ -76,6 +83,17 @@ def test_without_opengl_the_refusal_is_one_line_that_names_mujoco_gl(archive: Pa
     assert done.stderr.count("\n") == 1
     assert "MUJOCO_GL=egl" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_without_a_model_is_refused_before_opengl_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = {"name": "arm", "task": {"name": "arm"}, "archive": {"shape": [2, 2]}, "run": {"evaluations": 8}}
+    experiment = parse_experiment(arm | {"algorithm": {"batch_size": 8}})
+    stored = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False).archive
+    monkeypatch.setattr("qdrl.report.video.check_rendering", lambda: "MUJOCO_GL is wrong")
+    with pytest.raises(UserError, match="task 'arm' has no MuJoCo model to film"):
+        CliRunner().invoke(qdrl, ["render", str(stored), str(tmp_path / "arm.gif")], catch_exceptions=False)
 
 
 def test_wrong_cells_and_suffixes_are_refused(archive: Path, tmp_path: Path) -> None:
