@@ -115,6 +115,18 @@ class Experiment(SettingsModel):
             raise ValueError("a run's name has only letters, digits, '.', '_' and '-'; other text may stand in title")
         return name
 
+    @property
+    def task_name(self) -> str:
+        """Name of the task, or reference of a user's."""
+        task: Any = self.task  # every settings class of a task has the field
+        return task.name
+
+    @property
+    def algorithm_name(self) -> str:
+        """Name of the algorithm, or reference of a user's."""
+        algorithm: Any = self.algorithm  # every settings class of an algorithm has the field
+        return algorithm.name
+
     def resolved(self) -> dict[str, Any]:
         """Return all settings, defaults included, as TOML holds them; `qdrl.archives.strict_json` writes them as JSON.
 

@@ -4,7 +4,7 @@ import re
 import sys
 import sysconfig
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from qdrl.errors import UserError
 
 _LISTED = 30  # known names that a message lists at most
+_MISSPELT = 0.85  # least similarity at which a member of a class counts as misspelt; "colect_state" has 0.96
 _LEAST = 3  # letters from which the beginning of a name counts as near
 
 
@@ -48,6 +49,26 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return f"; did you mean '{near}'?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"; known: {', '.join(names[:_LISTED])}{more}"
+
+
+def misspelt_member(kind: type, base: type, members: Sequence[str]) -> str | None:
+    """Return a message on the first name in a user's class that looks like a misspelt member of its base class.
+
+    Args:
+        kind: the user's class; classes of qdrl that it inherits from are not searched.
+        base: the base class.
+        members: names of the base class that a user may define.
+
+    Returns:
+        One line without the name of the class; None if no name is misspelt.
+    """
+    for each in kind.__mro__[: kind.__mro__.index(base)]:
+        for name in vars(each):
+            if name.startswith("_") or hasattr(base, name) or name in members or each.__module__.startswith("qdrl."):
+                continue
+            if near := get_close_matches(name, members, 1, cutoff=_MISSPELT):
+                return f"defines {name}, which is never called: did you mean {near[0]}? Otherwise rename it"
+    return None
 
 
 def run_name(display: str) -> str:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,23 @@ from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 _NEW = 2  # `status` of a row that filled an empty cell, in the result of `archive.add`
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The work of a run as far as settings state it.
+
+    Attributes:
+        rows: most rows of a generation; 0 if settings do not state it.
+        gradient_rows: rows by policy-gradient variation.
+        probe_rows: rows that do not count in `run.evaluations`.
+        noise_table: numbers in a table of noise.
+    """
+
+    rows: int = 0
+    gradient_rows: int = 0
+    probe_rows: int = 0
+    noise_table: int = 0
 
 
 class Algorithm(ABC):
@@ -55,6 +73,15 @@ class Algorithm(ABC):
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: Any) -> None:
         self.task, self.archive, self.streams, self.settings = task, archive, streams, settings
         self.generation = 0
+
+    @classmethod
+    def workload(cls, settings: Any) -> Workload:  # noqa: ARG003
+        """Return the work that settings state, for estimates of memory and time before the algorithm is made.
+
+        Args:
+            settings: an instance of `Settings`.
+        """
+        return Workload()
 
     @abstractmethod
     def ask(self, rows: range | None = None) -> Candidates:

@@ -27,6 +27,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from qdrl.algorithms.base import Workload
 from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites, MapElitesSettings
 from qdrl.archives.base import AnyArchive
@@ -131,6 +132,12 @@ class CriticGuided(MapElites):
         self.learner = Learner(self._policy, self.dimensions, settings, streams, device)
         self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient, device)
         self._learned: TrainingResult = {}
+
+    @classmethod
+    def workload(cls, settings: CriticGuidedSettings) -> Workload:
+        """Return the work that settings state."""
+        rows, probes = settings.batch_size + settings.probe_rows, settings.probe_rows
+        return Workload(rows=rows, gradient_rows=settings.gradient_rows, probe_rows=probes)
 
     def ask(self, rows: range | None = None) -> Candidates:
         """Return candidates by all emitters; the evaluation returns their transitions."""

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from qdrl.algorithms.base import Algorithm, make_champion, require_novelty_archive
+from qdrl.algorithms.base import Algorithm, Workload, make_champion, require_novelty_archive
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty import novelty
@@ -117,6 +117,11 @@ class DeepGa(Algorithm):
         if len(self._candidates):
             return len(self._candidates) * self.settings.candidate_episodes
         return self.settings.batch_size
+
+    @classmethod
+    def workload(cls, settings: DeepGaSettings) -> Workload:
+        """Return the work that settings state."""
+        return Workload(rows=settings.batch_size, noise_table=settings.noise.table_size)
 
     def share_memory(self, ranks: Ranks) -> None:
         """Create the noise table once per node. Collective."""

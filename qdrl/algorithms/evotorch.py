@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from qdrl.algorithms.base import Algorithm, make_champion, restored_champion
+from qdrl.algorithms.base import Algorithm, Workload, make_champion, restored_champion
 from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings, Xnes
 from qdrl.archives.base import AnyArchive
 from qdrl.errors import UserError
@@ -96,6 +96,11 @@ class EvoTorch(Algorithm):
     def mean(self) -> np.ndarray:
         """Return the mean of the search distribution, `(parameters,)` float32."""
         return self._searcher.mean.float().numpy().copy()
+
+    @classmethod
+    def workload(cls, settings: EvoTorchSettings) -> Workload:
+        """Return the work that settings state."""
+        return Workload(rows=settings.batch_size + settings.mean_rows)
 
     def ask(self, rows: range | None = None) -> Candidates:
         """Return samples of the search distribution, followed by `mean_rows` copies of its mean."""

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from qdrl.algorithms.base import Algorithm, make_champion, require_novelty_archive, restored_champion
+from qdrl.algorithms.base import Algorithm, Workload, make_champion, require_novelty_archive, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.admission import All
 from qdrl.archives.base import AnyArchive
@@ -105,6 +105,11 @@ class NoveltyEs(Algorithm):
     def batch_size(self) -> int:
         """Return the number of rows in the next generation: episodes of updated means, or perturbations."""
         return len(self._due) * self.settings.mean_rows if self._due else self.settings.batch_size
+
+    @classmethod
+    def workload(cls, settings: NoveltyEsSettings) -> Workload:
+        """Return the work that settings state."""
+        return Workload(rows=settings.batch_size + settings.mean_rows, noise_table=settings.noise.table_size)
 
     def share_memory(self, ranks: Ranks) -> None:
         """Create the noise table once per node. Collective."""

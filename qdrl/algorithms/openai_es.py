@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.algorithms.base import Algorithm, make_champion, restored_champion
+from qdrl.algorithms.base import Algorithm, Workload, make_champion, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation
@@ -57,6 +57,11 @@ class OpenAiEs(Algorithm):
         self._noise = source_for(settings.noise, task.parameters)
         first = task.initial(streams.generator(Purpose.INITIAL)) * (settings.initial == "random")
         self.mean = Mean(first, settings, streams, self._noise)
+
+    @classmethod
+    def workload(cls, settings: OpenAiEsSettings) -> Workload:
+        """Return the work that settings state."""
+        return Workload(rows=settings.batch_size + settings.mean_rows, noise_table=settings.noise.table_size)
 
     def share_memory(self, ranks: Ranks) -> None:
         """Create the noise table once per node. Collective."""

@@ -1,15 +1,14 @@
 """Checks of a class that an experiment names as its algorithm; they run once, before the class is used."""
 
 import inspect
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
 
 from qdrl.algorithms.base import Algorithm
+from qdrl.naming import misspelt_member
 
 _MEMBERS = tuple(name for name in {**vars(Algorithm), **Algorithm.__annotations__} if not name.startswith("_"))
-_SIMILARITY = 0.85  # least ratio at which a name counts as misspelt; "colect_state" has 0.96
 
 
 def problem_of(found: Any) -> str | None:
@@ -28,6 +27,8 @@ def problem_of(found: Any) -> str | None:
     settings = found.Settings if "Settings" in attributes else None
     if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
         return "needs a pydantic model as its attribute Settings"
+    if "name" not in settings.model_fields:
+        return "needs the field name: str in its Settings"
     if "emitters" not in attributes:
         return 'needs the names of its emitters, such as emitters = ("random",)'
     if found.holds_lineages and found.lineages is Algorithm.lineages:
@@ -36,15 +37,4 @@ def problem_of(found: Any) -> str | None:
         inspect.signature(found.tell).bind(None, None, None)
     except TypeError:
         return "defines tell without its parameter exchange: tell(self, evaluation, exchange=LOCAL)"
-    return _mistyped_hook(found)
-
-
-def _mistyped_hook(found: type[Algorithm]) -> str | None:
-    """Return a message on the first public name that looks like a misspelt member of `Algorithm`; None if none does."""
-    for kind in found.__mro__[: found.__mro__.index(Algorithm)]:
-        for member in vars(kind):
-            if member.startswith("_") or member in _MEMBERS or kind.__module__.startswith("qdrl."):
-                continue
-            if near := get_close_matches(member, _MEMBERS, 1, cutoff=_SIMILARITY):
-                return f"defines {member}, which is never called: did you mean {near[0]}? Otherwise rename it"
-    return None
+    return misspelt_member(found, Algorithm, _MEMBERS)

@@ -64,6 +64,11 @@ class KeyedNoise(SettingsModel):
     name: Literal["keyed"] = "keyed"
     """Kind of noise: "keyed"."""
 
+    @property
+    def table_size(self) -> int:
+        """Return 0: there is no table."""
+        return 0
+
     def source(self) -> "KeyedNoise":
         """Return the source, which is this object."""
         return self
@@ -96,6 +101,11 @@ class TableNoise(SettingsModel):
     """Numbers in the table, 4 bytes each; Such et al. 2017 use 250 million."""
     seed: Annotated[int, Field(ge=0)] = 123
     """Seed of the table."""
+
+    @property
+    def table_size(self) -> int:
+        """Return the number of numbers in the table."""
+        return self.size
 
     def source(self) -> "NoiseTable":
         """Return the source. Its table is filled when it is first read, unless `share` was called before."""

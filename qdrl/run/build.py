@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -47,7 +46,7 @@ class Parts:
     @property
     def algorithm_name(self) -> str:
         """The algorithm's name in the settings."""
-        return _name_of(self.experiment)
+        return self.experiment.algorithm_name
 
 
 def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmetic = PORTABLE) -> Parts:
@@ -67,9 +66,10 @@ def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmet
     experiment = _with_version(experiment, task)
     if run.frames is not None and task.spec.frames_per_step == 1:
         raise UserError(f"run.frames: task '{task.spec.name}' has no frames; set run.env_steps")
-    name = _name_of(experiment)
+    name = experiment.algorithm_name
     kind = algorithm_class(name)
-    needs = estimate(experiment, task, rows=_most_rows(experiment.algorithm), ranks=launched_size() or 1).needs
+    rows = max(1, kind.workload(experiment.algorithm).rows)
+    needs = estimate(experiment, task, rows=rows, ranks=launched_size() or 1).needs
     refuse_what_cannot_fit(needs)
     device = _HOST if on_host or kind.holds_lineages else _device(experiment)
     archive = _archive(experiment, task, device, lineages=kind.holds_lineages)
@@ -79,20 +79,10 @@ def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmet
     return Parts(experiment, task, archive, algorithm, code=_code_of(task, [name, experiment.archive.kind]))
 
 
-def _name_of(experiment: Experiment) -> str:
-    return str(getattr(experiment.algorithm, "name", ""))
-
-
-def _most_rows(settings: Any) -> int:
-    """Return the most rows of a generation that settings state; those of a user's algorithm may state none."""
-    rows = [getattr(settings, name, 0) for name in ("batch_size", "probe_rows", "mean_rows")]
-    return max(1, sum(number for number in rows if isinstance(number, int)))
-
-
 def _with_version(experiment: Experiment, task: Task) -> Experiment:
     """Return the experiment with the task's full name: an environment id without a version may change its meaning."""
     name = task.spec.name
-    if getattr(experiment.task, "name", name) == name:
+    if experiment.task_name == name:
         return experiment
     return experiment.model_copy(update={"task": experiment.task.model_copy(update={"name": name})})
 

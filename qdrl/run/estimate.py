@@ -20,10 +20,8 @@ from qdrl.compute.resource_limits import allowed_cores, core_quota, memory_limit
 from qdrl.config import Experiment
 from qdrl.critics.settings import LearningSettings
 from qdrl.errors import UserError
-from qdrl.genomes.noise import TableNoise
 from qdrl.parallel.launcher import local_size
 from qdrl.tasks.base import Task
-from qdrl.tasks.episodic import EpisodicTask
 
 _FLOAT = 4  # bytes
 _FLAGS = 8 + 4 + 1 + 1  # of a transition besides observations and action: row, reward, terminated, truncated
@@ -133,9 +131,8 @@ def estimate(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Es
     if isinstance(settings := experiment.algorithm, LearningSettings) and on_host:
         needs += [_replay(settings, task, ranks), _critics(settings, task)]
         needs += _transitions(settings, task, rows, ranks)
-    noise = getattr(settings, "noise", None)
-    if isinstance(noise, TableNoise):
-        needs.append(Need("noise table", "algorithm.noise.size", _FLOAT * noise.size, "node", 1))
+    if numbers := _algorithm(experiment).workload(settings).noise_table:
+        needs.append(Need("noise table", "algorithm.noise.size", _FLOAT * numbers, "node", 1))
     archive_bytes = _file_bytes(experiment, task, rows)
     learned = _replay_bytes(settings, task) + _td3_bytes(settings, task) if _learns(settings) else 0
     threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -194,11 +191,15 @@ def _learns(settings: Any) -> bool:
 
 
 def _algorithm(experiment: Experiment) -> type[Algorithm]:
-    return algorithm_class(str(getattr(experiment.algorithm, "name", "")))
+    return algorithm_class(experiment.algorithm_name)
+
+
+def _has_policies(task: Task) -> bool:
+    return task.describe_policy() is not None
 
 
 def _of_genomes(task: Task) -> str:
-    return "policy" if isinstance(task, EpisodicTask) else "task.parameters"
+    return "policy" if _has_policies(task) else "task.parameters"
 
 
 def _archive(experiment: Experiment, task: Task) -> Need:
@@ -213,7 +214,7 @@ def _archive(experiment: Experiment, task: Task) -> Need:
 def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
     """Return memory of a rank's genomes and of the networks of its worlds; lineages are decoded one at a time."""
     held = 0 if _algorithm(experiment).holds_lineages else rows
-    worlds = min(experiment.compute.worlds, rows) if isinstance(task, EpisodicTask) else 0
+    worlds = min(experiment.compute.worlds, rows) if _has_policies(task) else 0
     keys = f"algorithm.batch_size, compute.worlds and {_of_genomes(task)} ({task.parameters:,} parameters)"
     return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * task.parameters)
 
@@ -274,7 +275,7 @@ def _file_bytes(experiment: Experiment, task: Task, rows: int) -> int:
     count = cells(experiment)
     genome = 512 if _algorithm(experiment).holds_lineages else _FLOAT * task.parameters
     elite = genome + _ELITE + 3 * 8 * len(task.spec.axes)
-    if getattr(task, "normalizer", None) is not None:  # mean and variance of each generation that has an elite
+    if task.state_dict(()) is not None:  # mean and variance of each generation that has an elite
         elite += 2 * 8 * task.spec.observation_size
     model = len(task.mjcf or "") + 2 * sum(map(len, task.assets.values()))
     return count and _FILE + model + count * elite + _history_bytes(experiment, rows)

@@ -16,6 +16,7 @@ from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import LearningSettings
 from qdrl.critics.td3 import Td3
 from qdrl.critics.variation import PolicyGradient
+from qdrl.policies.conv import Conv
 from qdrl.policies.mlp import Mlp
 from qdrl.run.build import Parts
 from qdrl.tasks.episodic import EpisodicTask
@@ -81,7 +82,7 @@ def measure(parts: Parts, rows: int) -> Pace:
     learning = gradient = 0.0
     settings = parts.experiment.algorithm
     if isinstance(settings, LearningSettings) and isinstance(parts.task, EpisodicTask):
-        learning, gradient = _learn(settings, parts)
+        learning, gradient = _learn(settings, parts, parts.task.policy)
     return Pace(seconds, seconds * max(1.0, length / max(steps, 1.0)), steps, learning, gradient, count)
 
 
@@ -94,14 +95,16 @@ def forecast(paces: list[Pace], parts: Parts, ranks: int) -> Forecast:
         ranks: number of ranks.
     """
     rows = parts.algorithm.batch_size
-    share, gradient = ceil(rows / ranks), ceil(getattr(parts.experiment.algorithm, "gradient_rows", 0) / ranks)
+    work = parts.algorithm.workload(parts.experiment.algorithm)
+    share, gradient = ceil(rows / ranks), ceil(work.gradient_rows / ranks)
     critics = max(pace.learning_seconds for pace in paces)
     climbing = gradient * max(pace.gradient_row_seconds for pace in paces)
-    now, full = (max(share * getattr(pace, name) for pace in paces) for name in ("row_seconds", "full_row_seconds"))
+    now = share * max(pace.row_seconds for pace in paces)
+    full = share * max(pace.full_row_seconds for pace in paces)
     length = parts.task.spec.episode_length
     steps = max(pace.row_steps for pace in paces), length
     frames = parts.task.spec.frames_per_step
-    counted = rows - getattr(parts.experiment.algorithm, "probe_rows", 0)
+    counted = rows - work.probe_rows
     first, last = (_generations(parts.experiment.run, rows, counted, each, frames) for each in steps)
     return Forecast((now + critics + climbing, full + critics + climbing), (critics, climbing), (first, last))
 
@@ -132,9 +135,9 @@ def _evaluate(parts: Parts, rows: int) -> tuple[float, float, int]:
         count = min(rows, 2 * count)
 
 
-def _learn(settings: LearningSettings, parts: Parts) -> tuple[float, float]:
+def _learn(settings: LearningSettings, parts: Parts, policy: Mlp | Conv) -> tuple[float, float]:
     """Return seconds of a generation's critic steps and of a row's gradient variation, from a few steps of each."""
-    policy, device = getattr(parts.task, "policy", None), parts.archive.device
+    device = parts.archive.device
     if not isinstance(policy, Mlp):
         return 0.0, 0.0
     dimensions = parts.algorithm.dimensions if isinstance(parts.algorithm, CriticGuided) else 0

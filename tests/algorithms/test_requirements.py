@@ -26,6 +26,11 @@ class Unfinished(Algorithm):
     def ask(self, rows: range | None = None) -> Any: ...
 
 
+class Nameless(MapElites):
+    class Settings(BaseModel):
+        batch_size: int = 4
+
+
 class Mistyped(MapElites):
     def colect_state(self) -> None: ...
 
@@ -49,6 +54,7 @@ class WithoutBatchSize(MapElites):
     [
         ("NotASubclass", r"must be a subclass of qdrl\.Algorithm; it lacks .*collect_state"),
         ("Unfinished", "does not define load_state_dict, state_dict, tell"),
+        ("Nameless", "needs the field name: str in its Settings"),
         ("Mistyped", "defines colect_state, which is never called: did you mean collect_state"),
         ("WithoutExchange", "defines tell without its parameter exchange"),
         ("WithoutLineages", "has holds_lineages = True but does not define lineages"),
