@@ -8,6 +8,7 @@ Genomes and transitions stay on the process that made them until `qdrl.parallel.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
+from math import inf, isfinite
 from typing import Protocol
 
 import torch
@@ -157,6 +158,7 @@ class Evaluation:
         genomes: `(own rows, parameters)` float32, or an object that makes the rows on access.
         observations: moments of the observations where the policy normalises them, otherwise None.
         transitions: every control step of the own rows where the candidates want transitions, otherwise None.
+        first_failure: why the first failed row of the own rows failed, in one line; None if none failed.
     """
 
     generation: int
@@ -172,6 +174,7 @@ class Evaluation:
     genomes: Tensor | Genomes
     observations: ObservationMoments | None = None
     transitions: Transitions | None = None
+    first_failure: str | None = None
 
     def own_genomes(self, rows: Tensor) -> Tensor:
         """Return the genomes of some of this process's own rows.
@@ -235,6 +238,23 @@ def usable(fitness: Tensor, descriptor: Tensor) -> Tensor:
     return (fitness.abs() <= MAGNITUDE) & (descriptor.abs() <= MAGNITUDE).all(dim=1)
 
 
+def unusable_number(name: str, values: Tensor) -> str | None:
+    """Return the first number that makes a row fail, as in "descriptor[1] is inf"; None if all are usable.
+
+    Args:
+        name: "genome", "fitness" or "descriptor". Numbers of a genome must be finite, the others also `usable`.
+        values: the row's number, or `(n,)` numbers.
+    """
+    limit = inf if name == "genome" else MAGNITUDE
+    bad = ~(torch.isfinite(values) & (values.abs() <= limit))
+    if not bad.any():
+        return None
+    place = f"[{int(bad.int().argmax())}]" if values.dim() else ""
+    value = float(values[bad][0])
+    too_large = f", more than {limit:g} in magnitude" if isfinite(value) else ""
+    return f"{name}{place} is {value:g}{too_large}"
+
+
 def evaluated(
     candidates: Candidates,
     *,
@@ -276,4 +296,21 @@ def evaluated(
         own_rows=candidates.rows,
         genomes=genomes,
         observations=observations,
+        first_failure=_first_failure(candidates, broken, failed, fitness, descriptor, steps),
     )
+
+
+def _first_failure(
+    candidates: Candidates, broken: Tensor, failed: Tensor | None, fitness: Tensor, descriptor: Tensor, steps: Tensor
+) -> str | None:
+    """Return why the first of the broken rows failed, with its seed; None if no row is broken."""
+    if not broken.any():
+        return None
+    row = int(broken.int().argmax())
+    numbers = {"fitness": fitness[row], "descriptor": descriptor[row]}
+    if isinstance(candidates.genomes, Tensor):
+        numbers = {"genome": candidates.genomes[row]} | numbers
+    reasons = ["the task reported a failure"] if failed is not None and failed[row] else []
+    reasons += [text for name, values in numbers.items() if (text := unusable_number(name, values)) is not None]
+    seed, count = int(candidates.seeds[row]), int(steps[row])
+    return f"the evaluation with seed {seed} failed after {count} steps: {'; '.join(reasons)}"

@@ -28,6 +28,24 @@ def test_rows_whose_fitness_descriptor_or_genome_is_not_finite_or_beyond_1e30_co
     assert result.fitness[-2] == -1e30
 
 
+def test_the_first_failure_is_given_with_its_seed_and_the_first_unusable_number() -> None:
+    def reason(row: int, **changed: float) -> str | None:
+        numbers = {"genome": torch.zeros(3, 3), "fitness": torch.zeros(3), "descriptor": torch.zeros(3, 2)}
+        for name, value in changed.items():
+            numbers[name].view(3, -1)[row, -1] = value
+        fitness, descriptor = numbers["fitness"].double(), numbers["descriptor"].double()
+        rows, steps = candidates(numbers["genome"], [7, 8, 9]), torch.tensor([4, 5, 6])
+        failed = torch.arange(3) == row if not changed else None
+        return evaluated(rows, fitness=fitness, descriptor=descriptor, steps=steps, failed=failed).first_failure
+
+    assert reason(1, fitness=math.nan) == "the evaluation with seed 8 failed after 5 steps: fitness is nan"
+    assert reason(2, descriptor=-math.inf) == "the evaluation with seed 9 failed after 6 steps: descriptor[1] is -inf"
+    assert str(reason(0, fitness=1e31)).endswith("fitness is 1e+31, more than 1e+30 in magnitude")
+    assert str(reason(0, genome=math.nan)).endswith("genome[2] is nan")
+    assert str(reason(0)).endswith("the task reported a failure")
+    assert reason(3) is None
+
+
 @pytest.mark.parametrize("useless", USELESS)
 def test_an_archive_refuses_what_an_evaluation_counts_as_failed(useless: float) -> None:
     archive = Archive(Grid([0.0], [1.0], (2,)), 3)

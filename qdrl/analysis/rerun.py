@@ -15,7 +15,7 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.evaluation import Candidates
 from qdrl.provenance.source_code import changed_sources, sources_of
 from qdrl.tasks.base import Task
-from qdrl.tasks.episodes.rollout import EpisodeWorlds
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 
@@ -107,8 +107,8 @@ def _notes_on_code(archive: StoredArchive, task: Task) -> list[str]:
     return [f"the module of {name} differs from the source in the file: episodes may differ" for name in names]
 
 
-class _Recording:
-    """One world that records its states and controls; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`."""
+class _Recording(EpisodeWorlds):
+    """One world that records its states and controls; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`."""
 
     def __init__(self, worlds: EpisodeWorlds) -> None:
         self.count = 1
@@ -141,6 +141,9 @@ class _Recording:
 
     def move(self, source: int, target: int) -> None:
         self._worlds.move(source, target)
+
+    def close(self) -> None:
+        self._worlds.close()
 
     def track(self) -> Track | None:
         if not isinstance(self._worlds, LocomotionWorlds):

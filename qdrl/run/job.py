@@ -14,8 +14,6 @@ from qdrl.run.build import Parts
 from qdrl.run.folder import prepare_folder
 from qdrl.run.recorder import Recorder
 from qdrl.run.restore import Restored
-from qdrl.tasks.base import Task
-from qdrl.tasks.episodic import EpisodicTask
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,6 @@ class Outcome:
     def archive(self) -> Path:
         """The archive file."""
         return self.folder / "archive.h5"
-
-
-def make_worlds(task: Task) -> None:
-    """Make a task's worlds, so that what they lack is reported before anything is written.
-
-    Raises:
-        UserError: a model, an environment or a device that the task needs is missing.
-    """
-    if isinstance(task, EpisodicTask):
-        task.rollout()
 
 
 def run_job(
@@ -92,8 +80,7 @@ def run_job(
             try:
                 evolve(parts.algorithm, parts.task, recorder, ranks)
             finally:
-                if isinstance(parts.task, EpisodicTask):
-                    parts.task.close()
+                parts.task.close()
     if recorder.failure is not None:
         raise RunFailed(
             f"{recorder.failure}; once that is fixed, `qdrl resume {folder}` continues"
@@ -109,7 +96,7 @@ def _warn_before_generations(parts: Parts, ranks: Ranks, recorder: Recorder, res
             recorder.warn(line)
     share = parts.algorithm.share_memory
     repeat_after_losses(lambda: share(ranks), lambda loss: recorder.warn(f"{loss}; tables are made again"))
-    if ranks.first and isinstance(parts.task, EpisodicTask) and (warning := parts.task.find_warning()):
+    if ranks.first and (warning := parts.task.find_warning()):
         recorder.warn(warning)
 
 

@@ -1,13 +1,12 @@
 """Measurements of a generation: its row of history, and whether too many evaluations failed."""
 
-from typing import Any
-
 import numpy as np
 
 from qdrl.algorithms.base import Algorithm
 from qdrl.evaluation import Evaluation
 from qdrl.run.build import Parts
 from qdrl.run.history import History, checked_counts
+from qdrl.tasks.base import Task
 
 
 def history_row(
@@ -34,21 +33,24 @@ def history_row(
     return row
 
 
-def failure_of(evaluation: Evaluation, limit: float, task: Any) -> str | None:
+def failure_of(evaluation: Evaluation, limit: float, task: Task) -> str | None:
     """Return why the failed evaluations of a generation end the run, None where they do not; equal on every rank.
 
     Args:
         evaluation: all rows of the generation.
         limit: largest share of failed rows that a run survives, see `run.max_failed_share`.
-        task: its `first_failure`, if it has one, is the cause.
+        task: its `first_failure` is the cause; the evaluation's, if it is None.
     """
     failed, rows = int(evaluation.failed.sum()), len(evaluation.rows)
     if rows == 0 or (failed < rows and failed <= limit * rows):
         return None
     what = f"all {rows} evaluations failed" if failed == rows else f"{failed} of {rows} evaluations failed"
     limit_said = "" if failed == rows else f", more than run.max_failed_share = {limit:g}"
-    reason = getattr(task, "first_failure", None)
-    cause = f"; the first one: {reason} (traceback in log.txt)" if reason else ""
+    cause = ""
+    if task.first_failure is not None:
+        cause = f"; the first one: {task.first_failure} (traceback in log.txt)"
+    elif evaluation.first_failure is not None:
+        cause = f"; the first one: {evaluation.first_failure}"
     return f"generation {evaluation.generation}: {what}{limit_said}{cause}"
 
 

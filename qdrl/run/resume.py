@@ -7,7 +7,7 @@ from qdrl.errors import UserError
 from qdrl.parallel.ranks import Ranks
 from qdrl.run.build import Parts, build
 from qdrl.run.folder import experiment_of
-from qdrl.run.job import Outcome, make_worlds, run_job
+from qdrl.run.job import Outcome, run_job
 from qdrl.run.recorder import Recorder
 from qdrl.run.restore import read_checkpoint_of, restore_checkpoint, restore_run, stored_arithmetic
 
@@ -71,7 +71,7 @@ def resume(
             if change.partition(".")[0].strip() not in ("run", "compute"):
                 raise UserError(f"{option} {change}: only run.* and compute.* may change when resuming")
     parts = build(experiment_of(folder, overrides, unset), arithmetic=stored_arithmetic(folder))
-    make_worlds(parts.task)
+    parts.task.prepare()
     restored = restore_run(parts, folder, from_archive=from_archive, accept_changed_code=accept_changed_code)
     recorder = Recorder(parts, ranks, folder, restored.past, progress=progress, handle_signals=handle_signals)
     rewrites_config = bool(overrides or unset) or not (folder / "config.toml").is_file()

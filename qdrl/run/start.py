@@ -10,7 +10,7 @@ from qdrl.errors import UserError
 from qdrl.parallel.ranks import Ranks
 from qdrl.run.build import Parts, build
 from qdrl.run.folder import make_folder
-from qdrl.run.job import Outcome, make_worlds, run_job
+from qdrl.run.job import Outcome, run_job
 from qdrl.run.recorder import Recorder
 
 
@@ -43,7 +43,7 @@ def start(
         RunFailed: too many evaluations failed, or the last files cannot be written.
     """
     parts = build(experiment)
-    make_worlds(parts.task)
+    parts.task.prepare()
     _refuse_unstorable(parts)
     made = make_folder(folder, parts.experiment, ranks, modules if parts.code else None)
     recorder = Recorder(parts, ranks, made, progress=progress, handle_signals=handle_signals)

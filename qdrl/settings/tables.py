@@ -63,6 +63,25 @@ def check_whole(model: type[BaseModel], data: Mapping[str, Any], elsewhere: Iter
     return _validated(lambda: adapter.validate_python(plain, strict=True), model, plain, "", elsewhere)
 
 
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    data: Mapping[str, Any],
+    table: str = "",
+    elsewhere: Iterable[str] = (),
+) -> str:
+    """Return the first mistake that pydantic found, in one line with the nearest known name.
+
+    Args:
+        error: of the validation.
+        model: that validated.
+        data: what it validated.
+        table: dotted name of the data in the message; empty for none.
+        elsewhere: names outside of the data, to suggest.
+    """
+    return _explain(error.errors(include_url=False)[0], model, data, table, elsewhere)
+
+
 def dotted_keys(model: type[BaseModel], table: str) -> list[str]:
     """Return all keys that a table may have, those of tables inside it included: `table.key`, `table.inner.key`."""
     keys = []

@@ -19,7 +19,7 @@ from qdrl.errors import UserError
 from qdrl.naming import suggest
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSetup, TaskSpec
-from qdrl.tasks.episodes.rollout import EpisodeWorlds
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.settings import AtariSettings
 
@@ -30,7 +30,7 @@ _NO_FRAME_LIMIT = 2**31 - 1
 
 
 class AtariWorlds(EpisodeWorlds):
-    """Games; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+    """Games; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`.
 
     Args:
         settings: Settings of the game.

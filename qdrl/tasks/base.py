@@ -159,7 +159,8 @@ class TaskSpec:
 class Task(Protocol):
     """A task; a row's result depends only on the row's genome and seed.
 
-    A subclass sets `spec` and `parameters` and defines `initial` and `evaluate`; the rest has defaults.
+    A subclass sets `spec` and `parameters` and defines `initial` and `evaluate`; the rest has defaults. A run uses only
+    the members of this class, apart from policies, which critics and analyses need.
 
     Attributes:
         spec: Description of the task.
@@ -167,6 +168,9 @@ class Task(Protocol):
         mjcf: MuJoCo model in use, as XML; None for none.
         assets: Files that the XML names, by name.
         code: References `package.module:name` of users' code that evaluations run. Archives store its source.
+        devices: Values of `compute.device` that a user's task accepts.
+        first_failure: Reason of this process's first failed evaluation, in one line, which a run reports if too many
+            evaluations fail. If it is None, the run reports the first number that is not finite.
     """
 
     spec: TaskSpec
@@ -174,6 +178,8 @@ class Task(Protocol):
     mjcf: str | None = None
     assets: Mapping[str, bytes] = MappingProxyType({})
     code: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
+    first_failure: str | None = None
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         """Return a random first genome, `(parameters,)` float32."""
@@ -182,6 +188,20 @@ class Task(Protocol):
     def evaluate(self, candidates: Candidates) -> Evaluation:
         """Evaluate every row once; build the result with `qdrl.evaluation.evaluated`."""
         raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Make what evaluations need, such as worlds; called before a run writes anything.
+
+        Raises:
+            UserError: A model, an environment or a device that the task needs is missing.
+        """
+
+    def close(self) -> None:
+        """Release what evaluations have made, such as worlds; called when a run ends. The task can be used again."""
+
+    def find_warning(self) -> str | None:
+        """Return a warning that a run logs at its start, in one line, such as why elites cannot be rerun; or None."""
+        return None
 
     def update(self, evaluation: Evaluation) -> None:
         """Update the observation statistics, which all rows share, from the evaluation of a whole generation."""

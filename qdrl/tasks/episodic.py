@@ -15,7 +15,9 @@ from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.policies.settings import PolicySettings
 from qdrl.tasks.base import Task, TaskSpec
 from qdrl.tasks.environments.failures import FailureLog
-from qdrl.tasks.episodes.rollout import EpisodeWorlds, Rollout, RunsEpisodes
+from qdrl.tasks.episodes.contract import CheckedWorlds
+from qdrl.tasks.episodes.rollout import Rollout, RunsEpisodes
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 
 _REFERENCE_INTERVAL = 8  # steps between the reference observations of virtual batch normalisation
 
@@ -47,7 +49,7 @@ class EpisodicTask(Task):
         assets: Mapping[str, bytes] | None = None,
         make_rollout: Callable[[Any], RunsEpisodes] | None = None,
         failures: FailureLog | None = None,
-        find_warning: Callable[[], str | None] = lambda: None,
+        find_warning: Callable[[], str | None] | None = None,
         code: Sequence[str] = (),
     ) -> None:
         self.spec = spec
@@ -60,7 +62,7 @@ class EpisodicTask(Task):
         self._make_rollout = make_rollout or (lambda _: self.rollout_in(self.make_worlds(worlds)))
         self._rollout: RunsEpisodes | None = None
         self._failures = failures
-        self.find_warning = find_warning
+        self._find_warning = find_warning
         self.code = tuple(code)
 
     @property
@@ -98,6 +100,10 @@ class EpisodicTask(Task):
         if self.normalizer is not None and evaluation.observations is not None:
             self.normalizer.update(evaluation.observations, ~evaluation.failed)
 
+    def prepare(self) -> None:
+        """Make the worlds."""
+        self.rollout()
+
     def rollout(self) -> RunsEpisodes:
         """Return the rollout of evaluations; the first call makes it and its worlds."""
         if self._rollout is None:
@@ -107,8 +113,12 @@ class EpisodicTask(Task):
     def close(self) -> None:
         """Close the worlds; the next evaluation makes new ones."""
         rollout, self._rollout = self._rollout, None
-        if isinstance(rollout, Rollout):
+        if rollout is not None:
             rollout.close()
+
+    def find_warning(self) -> str | None:
+        """Return one line if elites cannot be rerun exactly, otherwise None."""
+        return None if self._find_warning is None else self._find_warning()
 
     def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
         """Return a rollout of this task's policies in the given worlds."""
@@ -123,7 +133,10 @@ class EpisodicTask(Task):
         They are every eighth observation of consecutive episodes of random actions.
         """
         count = self.policy.settings.virtual_batch_norm if isinstance(self.policy, Conv) else 0
-        worlds, generator, seen, age = self.make_worlds(1), np.random.default_rng(0), [], 0
+        if not count:
+            return torch.empty(0, self.spec.observation_size)
+        worlds, generator = CheckedWorlds(self.make_worlds(1), self.spec.observation_size), np.random.default_rng(0)
+        seen, age = [], 0
         while len(seen) < count:
             if age % self.spec.episode_length == 0:
                 worlds.reset([0], [int(generator.integers(2**62))])
@@ -132,7 +145,8 @@ class EpisodicTask(Task):
             age = 0 if over[0] else age + 1
             if age % _REFERENCE_INTERVAL == 0:
                 seen.append(worlds.observe(torch.tensor([age]))[0].clone())
-        return torch.stack(seen) if seen else torch.empty(0, self.spec.observation_size)
+        worlds.close()
+        return torch.stack(seen)
 
     def describe_policy(self) -> dict[str, Any] | None:
         """Return the description of the policies."""

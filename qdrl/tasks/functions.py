@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.compute.arithmetic.trigonometry import portable_sines
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.tasks.base import Task, TaskSetup, TaskSpec
+from qdrl.tasks.episodes.contract import check_pair, check_tensor
 from qdrl.tasks.settings import FunctionSettings
 
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -42,10 +44,25 @@ class FunctionTask(Task):
         return generator.uniform(-self._spread, self._spread, self.parameters).astype(np.float32)
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
-        """Evaluate every row once."""
-        fitness, descriptor = self._function(candidates.genomes[:].double())
+        """Evaluate every row once.
+
+        Raises:
+            UserError: The function returned values of another type, shape or dtype than it must.
+        """
+        fitness, descriptor = self._call(candidates.genomes[:].double())
         steps = torch.ones(len(candidates.genomes), dtype=torch.int64, device=fitness.device)
         return evaluated(candidates, fitness=fitness, descriptor=descriptor, steps=steps)
+
+    def _call(self, genomes: Tensor) -> tuple[Tensor, Tensor]:
+        """Call the function and check what it returns."""
+        returned: Any = self._function(genomes)
+        name = f"the function of {type(self).__name__} ('{self.spec.name}') returned"
+        fitness, descriptor = check_pair(name, returned, "(fitness, descriptor)")
+        order = "; it returns (fitness, descriptor)"
+        check_tensor(f"{name} as fitness", fitness, (len(genomes),), torch.float64, order)
+        shape = len(genomes), len(self.spec.axes)
+        check_tensor(f"{name} as descriptor", descriptor, shape, torch.float64, order)
+        return fitness, descriptor
 
 
 def make_function_task(settings: FunctionSettings, setup: TaskSetup) -> FunctionTask:

@@ -25,7 +25,7 @@ _WALL, _GOAL, _FRONT, _REAR = 1.0, 0.75, 1.0, 0.5
 
 
 class ImageMazeWorlds(MazeWorlds):
-    """Robots in a maze, observed as images; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+    """Robots in a maze, observed as images; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`.
 
     Args:
         maze: Maze of all worlds.

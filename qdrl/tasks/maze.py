@@ -30,6 +30,7 @@ from qdrl.archives.axes import Axis
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.compute.arithmetic.trigonometry import sines_in
 from qdrl.tasks.base import TaskSetup, TaskSpec
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.mazes import MAZES, Maze
 from qdrl.tasks.settings import MazeSettings
@@ -44,8 +45,8 @@ _FASTEST = 3.0  # units (speed) and degrees (turn) per step
 _CHANGE = 0.2  # largest change of speed and turn per step
 
 
-class MazeWorlds:
-    """Robots in a maze, one per world; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+class MazeWorlds(EpisodeWorlds):
+    """Robots in a maze, one per world; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`.
 
     The last axis of arrays is the world. Only element-wise operations and minima are used, so that a world's state and
     observation are the same bits for any number of worlds.
@@ -109,10 +110,6 @@ class MazeWorlds:
     def failed(self, slot: int) -> bool:
         """Return whether the simulation broke since the reset."""
         return bool(np.isnan(self._state[:, slot]).any())
-
-    def truncated(self, slot: int) -> bool:  # noqa: ARG002
-        """Return whether a time limit of the world ended its episode."""
-        return False
 
     def move(self, source: int, target: int) -> None:
         """Copy the state of world `source` into world `target`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from qdrl.archives.axes import Axis
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.base import TaskSetup, TaskSpec
-from qdrl.tasks.episodes.rollout import EpisodeWorlds
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.settings import PointSettings
 
@@ -24,7 +24,7 @@ _SPEED = 4.0  # m/s, unit of velocities in the observation
 
 
 class PointWorlds(EpisodeWorlds):
-    """Point masses; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+    """Point masses; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`.
 
     Args:
         count: Number of worlds.

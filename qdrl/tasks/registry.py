@@ -7,16 +7,17 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
-from qdrl.naming import is_reference, load_reference, nearest, suggest
+from qdrl.naming import is_reference, load_reference, misspelt_member, nearest, suggest
 from qdrl.physics.mjcf import ModelSource
 from qdrl.policies.settings import PolicySettings, policy_settings
 from qdrl.provenance.source_code import definition_of
+from qdrl.settings.tables import explain
 
 if TYPE_CHECKING:
     from qdrl.tasks.base import Task, TaskSetup
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CPU = ("cpu",)
 ALL_DEVICES = ("cpu", "cuda", "warp-cpu")
 _LOCOMOTION = "qdrl.tasks.locomotion"
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -183,16 +185,11 @@ def make_task(
     """
     from qdrl.tasks.base import TaskSetup
 
-    kind = settings_class(name)
-    try:
-        shape = policy if isinstance(policy, PolicySettings) else policy_settings(policy)(**(policy or {}))
-        settings = kind(name=name, **options)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        place = ".".join(str(part) for part in detail["loc"])
-        raise UserError(f"task '{name}': {place}: {detail['msg']}") from error
+    settings = _validated(name, settings_class(name), {"name": name, **options})
+    if not isinstance(policy, PolicySettings):
+        policy = _validated(name, policy_settings(policy), policy or {}, "policy")
     setup = TaskSetup(
-        policy=shape,
+        policy=policy,
         worlds=worlds,
         threads=threads,
         device=device,
@@ -203,6 +200,19 @@ def make_task(
         model=model,
     )
     return build_task(settings, setup)
+
+
+def _validated(name: str, model: type[_Model], values: dict[str, Any], table: str = "") -> _Model:
+    """Return a model's instance for keyword arguments of `make_task`.
+
+    Raises:
+        UserError: An argument is unknown, missing or out of range.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        others = () if table else inspect.signature(make_task).parameters
+        raise UserError(f"task '{name}': {explain(error, model, values, table, others)}") from error
 
 
 def is_users_task(name: str) -> bool:
@@ -280,6 +290,8 @@ def _check_task(reference: str, task: Any, settings: BaseModel) -> None:
         raise UserError(
             f"task.name: '{reference}' lacks {', '.join(missing)}; subclass qdrl.tasks.base.Task and define them"
         )
+    if Task in type(task).__mro__ and (problem := misspelt_member(type(task), Task, members)) is not None:
+        raise UserError(f"task.name: '{reference}' {problem}")
     if not isinstance(task.spec, TaskSpec):
         raise UserError(f"task.name: spec of '{reference}' must be a qdrl.tasks.base.TaskSpec")
     if task.spec.name != reference:

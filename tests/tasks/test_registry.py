@@ -57,6 +57,20 @@ def test_options_that_cannot_be_are_refused_in_one_line_that_names_them(name: st
     assert all(option in str(caught.value) for option in asked)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"parameter": 8}, "unknown key 'parameter'; did you mean 'parameters'?"),
+        ({"world": 3}, "unknown key 'world'; did you mean 'worlds'?"),
+        ({"policy": {"hidden_size": (8,)}}, "unknown key 'policy.hidden_size'; did you mean 'hidden_sizes'?"),
+    ],
+)
+def test_a_misspelt_option_names_the_nearest(options: dict, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_task("arm", **options)
+    assert str(caught.value) == f"task 'arm': {words}"
+
+
 def test_an_options_model_knows_its_own_keys() -> None:
     assert "episode_length" in settings_class("walker2d_uni").model_fields
     assert "descriptor" in settings_class("gym:Anything-v0").model_fields

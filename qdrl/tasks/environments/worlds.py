@@ -10,13 +10,14 @@ from torch import Tensor
 
 from qdrl.tasks.environments.failures import EpisodeFailure, FailureLog
 from qdrl.tasks.environments.runners import Runner
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 
 _LARGEST_INPUT = float(np.finfo(np.float32).max)
 _LARGEST_SEED = 2**31  # many environments take 32-bit seeds only
 
 
-class GymWorlds:
-    """Gymnasium environments, made on first use; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+class GymWorlds(EpisodeWorlds):
+    """Gymnasium environments, made on first use; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`.
 
     Args:
         count: Maximum number of environments.

@@ -108,6 +108,9 @@ class DeviceRollout:
             moments = ObservationMoments(steps, joined("mean"), joined("deviation"))
         return Episodes(joined("fitness"), joined("descriptor"), steps, joined("failed"), moments, log)
 
+    def close(self) -> None:
+        """Return at once: the worlds own nothing but memory."""
+
     def _prepare(self, worlds: int, *, keeps: bool) -> None:
         """Allocate worlds, networks and, if `keeps`, the record of control steps for this many rows."""
         episodes = self._episodes

@@ -5,10 +5,9 @@ worlds cost nothing and batches stay full. When no genome waits, the last active
 active slots are always 0..n-1. A row's result depends only on its genome and seed, never on its slot or other rows.
 """
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,69 +17,9 @@ from qdrl.evaluation import Genomes, ObservationMoments, Transitions
 from qdrl.policies.base import Policy
 from qdrl.policies.conv_populations import ConvSlots
 from qdrl.policies.normalizer import deviation_of, normalize_
+from qdrl.tasks.episodes.contract import CheckedWorlds, check_descriptor
 from qdrl.tasks.episodes.transitions import TransitionLog
-
-
-class EpisodeWorlds(Protocol):
-    """Worlds of a task in a rollout; world i belongs to slot i.
-
-    Tensors are batched over the first n slots, where n may be smaller than `count`: worlds of finished episodes are
-    moved to the end and left out. A world's results must not depend on the other worlds.
-
-    Attributes:
-        count: Number of worlds.
-    """
-
-    count: int
-
-    @abstractmethod
-    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Start a new episode in each of these worlds; its random numbers depend only on its seed."""
-        ...
-
-    @abstractmethod
-    def observe(self, ages: Tensor) -> Tensor:
-        """Return the observations of the first `len(ages)` worlds, `(n, observation_size)` float32.
-
-        Args:
-            ages: `(n,)` int64 control steps since each world's reset.
-
-        Returns:
-            A tensor that the caller may overwrite.
-        """
-        ...
-
-    @abstractmethod
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply actions `(n, action_size)` float32; return rewards `(n,)` float64 and terminated `(n,)` bool."""
-        ...
-
-    @abstractmethod
-    def descriptor(self, slot: int, steps: int) -> Tensor:
-        """Return the descriptor `(d,)` float64 of the episode in a world that ended after `steps`; NaN if it failed."""
-        ...
-
-    def failed(self, slot: int) -> bool:  # noqa: ARG002
-        """Return whether the simulation broke since the world's reset; if so, the evaluation has failed."""
-        return False
-
-    def truncated(self, slot: int) -> bool:  # noqa: ARG002
-        """Return whether an episode that `step` reported as terminated was truncated by the world's own time limit."""
-        return False
-
-    @abstractmethod
-    def move(self, source: int, target: int) -> None:
-        """Copy the state of world `source` into world `target`."""
-        ...
-
-
-@runtime_checkable
-class Closable(Protocol):
-    """Worlds that own resources besides memory."""
-
-    def close(self) -> None:
-        """Release the resources."""
-        ...
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 
 
 class EpisodeLog(Protocol):
@@ -126,9 +65,15 @@ class RunsEpisodes(Protocol):
         """Run one episode per row; see `Rollout.run`."""
         ...
 
+    def close(self) -> None:
+        """Release the resources of the worlds."""
+        ...
+
 
 class Rollout:
     """A rollout of one task with one shape of policy; buffers are allocated once.
+
+    The first `run` checks what `observe` and `step` return. Later ones do not, so that it costs nothing per step.
 
     Args:
         worlds: Worlds of the task.
@@ -138,7 +83,8 @@ class Rollout:
     """
 
     def __init__(self, worlds: EpisodeWorlds, policy: Policy, dimensions: int, episode_length: int) -> None:
-        self._worlds = worlds
+        self._given_worlds = worlds
+        self._worlds: EpisodeWorlds = CheckedWorlds(worlds, policy.observation_size)  # replaced after the first `run`
         self._population = policy.population(worlds.count)
         self._dimensions = dimensions
         self._episode_length = episode_length
@@ -153,9 +99,8 @@ class Rollout:
             self._slot_arrays += [self._mean, self._deviation]
 
     def close(self) -> None:
-        """Close the worlds if they can be closed, as users' environments can."""
-        if isinstance(self._worlds, Closable):
-            self._worlds.close()
+        """Close the worlds."""
+        self._given_worlds.close()
 
     def set_reference(self, observations: Tensor) -> None:
         """Set the observations `(n, observation_size)` of virtual batch normalisation in convolutional policies."""
@@ -180,6 +125,9 @@ class Rollout:
 
         Returns:
             Results in the order of rows.
+
+        Raises:
+            UserError: A method of the worlds returned a value of another type, shape or dtype than it must.
         """
         rows = len(genomes)
         length, sizes = self._episode_length, (self._observation_size, self._action_size)
@@ -202,6 +150,8 @@ class Rollout:
                 active -= 1
                 if slot != active:
                     self._move(active, slot)
+        if rows:
+            self._worlds = self._given_worlds
         return results
 
     def _step(self, active: int, shift: tuple[Tensor, Tensor] | None, log: TransitionLog | None) -> list[int]:
@@ -243,13 +193,10 @@ class Rollout:
     def _finish(self, slot: int, results: Episodes) -> None:
         row, steps = self._rows[slot], int(self._ages[slot])
         results.fitness.numpy()[row] = self._returns[slot]
-        descriptor = self._worlds.descriptor(slot, steps).numpy()
-        if descriptor.shape != (self._dimensions,):  # NumPy would broadcast a single value to all axes
-            raise ValueError(
-                f"the descriptor of a world has shape {descriptor.shape}, expected ({self._dimensions},):"
-                " one value per axis"
-            )
-        results.descriptor.numpy()[row] = descriptor
+        descriptor = self._worlds.descriptor(slot, steps)
+        # In every run, at no cost per step: NumPy would broadcast a single value to all axes.
+        check_descriptor(self._given_worlds, descriptor, self._dimensions)
+        results.descriptor.numpy()[row] = descriptor.numpy()
         results.steps.numpy()[row] = steps
         results.failed.numpy()[row] = self._worlds.failed(slot)
         if results.observations is not None:

@@ -10,11 +10,12 @@ from qdrl.compute.arrays import Array, native
 from qdrl.physics import Worlds
 from qdrl.physics.library import mujoco
 from qdrl.streams import generator_from_seed
+from qdrl.tasks.episodes.worlds import EpisodeWorlds
 from qdrl.tasks.locomotion.behaviour import Behaviour, Step
 
 
-class LocomotionWorlds:
-    """Worlds of one robot; see `qdrl.tasks.episodes.rollout.EpisodeWorlds`.
+class LocomotionWorlds(EpisodeWorlds):
+    """Worlds of one robot; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`.
 
     Args:
         robot: Functions of the robot.
@@ -73,7 +74,8 @@ class LocomotionWorlds:
         """Apply actions; return rewards and terminated."""
         self.apply(actions)
         self.physics.step(len(actions))
-        return self.outcome(len(actions))
+        reward, terminated = self.outcome(len(actions))
+        return reward.double(), terminated  # a robot's own reward may be float32
 
     def apply(self, actions: Tensor) -> None:
         """Set the controls of the next physics step from actions `(n, actuators)`: the first part of `step`."""
@@ -104,10 +106,6 @@ class LocomotionWorlds:
     def failed(self, slot: int) -> bool:
         """Return whether the simulation broke since the reset."""
         return self.physics.unstable(slot)
-
-    def truncated(self, slot: int) -> bool:  # noqa: ARG002
-        """Return whether a time limit of the world ended its episode."""
-        return False
 
     def move(self, source: int, target: int) -> None:
         """Copy the state of world `source` into world `target`."""
