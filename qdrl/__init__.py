@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the types of the public names; keep equal to _PUBLIC
     from qdrl.genomes.variation import IsoLine as IsoLine
     from qdrl.report.heatmap import plot_heatmap as plot_heatmap
     from qdrl.streams import Streams as Streams
+    from qdrl.tasks.check import check_task as check_task
     from qdrl.tasks.registry import make_task as make_task
     from qdrl.tasks.registry import task_names as task_names
 
@@ -53,6 +54,7 @@ _PUBLIC = {
     "StoredArchive": "qdrl.archives.stored",
     "Streams": "qdrl.streams",
     "UserError": "qdrl.errors",
+    "check_task": "qdrl.tasks.check",
     "evolve": "qdrl.engine",
     "make_task": "qdrl.tasks.registry",
     "novelty": "qdrl.archives.novelty",

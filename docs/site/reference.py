@@ -13,7 +13,7 @@ from qdrl.config import TABLES, describe_table, models_of
 from qdrl.settings.describe import Setting, as_markdown
 
 API_SECTIONS = {
-    "Tasks": ("make_task", "task_names"),
+    "Tasks": ("make_task", "check_task", "task_names"),
     "Archives": ("Archive", "NoveltyArchive", "Grid", "CentroidalVoronoi", "open_archive", "StoredArchive", "novelty"),
     "Algorithms": ("Algorithm", "MapElites", "IsoLine", "Gaussian", "Candidates", "Evaluation", "Streams"),
     "Runs": ("Experiment", "evolve", "UserError"),

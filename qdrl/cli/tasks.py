@@ -9,21 +9,47 @@ import click
 @click.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(name: str | None, as_json: bool) -> None:
+@click.option("--check", is_flag=True, help="Check that the task keeps its contract.")
+def command(name: str | None, as_json: bool, check: bool) -> None:
     """List the built-in tasks, or describe the task NAME and its settings.
+
+    With --check, NAME may also be an experiment file, whose settings of the task and the policy are used.
 
     \b
     Example:
       qdrl tasks
       qdrl tasks walker2d_uni
       qdrl tasks gym:Ant-v5
+      qdrl tasks cart:Cart --check
     """
-    if name is None:
+    if check:
+        _check(name)
+    elif name is None:
         _list(as_json=as_json)
     elif name.startswith("gym:"):
         _describe_environment(name, as_json=as_json)
     else:
         _describe(name, as_json=as_json)
+
+
+def _check(name: str | None) -> None:
+    """Check a task, by its name or as an experiment file sets it."""
+    from qdrl.errors import UserError
+
+    if name is None:
+        raise UserError("--check needs the name of a task or an experiment file: qdrl tasks NAME --check")
+    from qdrl.config import load_experiment
+    from qdrl.tasks.base import TaskSetup
+    from qdrl.tasks.check import check_task
+    from qdrl.tasks.registry import build_task, make_task
+
+    if name.endswith(".toml"):
+        experiment = load_experiment(name)
+        setup = TaskSetup(policy=experiment.policy, **experiment.compute.model_dump())
+        task = build_task(experiment.task, setup)
+    else:
+        task = make_task(name)
+    click.echo(f"ok: {task.spec.name}: {check_task(task)}")
 
 
 def _list(*, as_json: bool) -> None:

@@ -1,6 +1,8 @@
 """`qdrl tasks`, `algorithms` and `settings`."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -33,6 +35,36 @@ def test_a_task_is_described_with_its_settings() -> None:
     assert "  parameters: integer, at least 2, at most 100,000; default none\n      " in shown
     assert json.loads(_output("tasks", "sphere", "--json"))["name"] == "sphere"
     assert "  descriptor: string; required" in _output("tasks", "gym:Hopper-v5")
+
+
+def last_angle(trajectory: Any) -> list[float]:
+    return [float(trajectory.observations[-1, 1])]
+
+
+PENDULUM = """
+[task]
+name = "gym:Pendulum-v1"
+descriptor = "tests.cli.test_lists:last_angle"
+episode_length = 5
+axes = [{ name = "sine", lower = -1.0, upper = 1.0 }]
+[run]
+generations = 1
+"""
+
+
+def test_a_task_is_checked_by_name_or_as_an_experiment_sets_it(tmp_path: Path) -> None:
+    assert _output("tasks", "arm", "--check").startswith("ok: arm: 64 random genomes gave the same bits")
+    (tmp_path / "pendulum.toml").write_text(PENDULUM)
+    assert _output("tasks", str(tmp_path / "pendulum.toml"), "--check").startswith("ok: gym:Pendulum-v1: 6 random")
+
+
+def test_a_task_that_fails_its_check_is_an_error_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.last_angle", lambda _: [float("nan")])
+    (tmp_path / "pendulum.toml").write_text(PENDULUM)
+    with pytest.raises(UserError, match=r"task 'gym:Pendulum-v1': all 6 evaluations failed; the first one: .* gave"):
+        _output("tasks", str(tmp_path / "pendulum.toml"), "--check")
+    with pytest.raises(UserError, match="--check needs the name of a task"):
+        _output("tasks", "--check")
 
 
 def test_an_algorithm_is_described_with_its_settings() -> None:

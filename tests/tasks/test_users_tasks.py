@@ -3,24 +3,35 @@
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from qdrl.archives.hdf5 import content_digest, open_archive
 from qdrl.cli import qdrl
-from qdrl.config import load_experiment
-from qdrl.errors import UserError
+from qdrl.config import load_experiment, parse_experiment
+from qdrl.errors import RunFailed, UserError
 from qdrl.parallel.ranks import OneProcess
 from qdrl.run.resume import resume
 from qdrl.run.start import start
 from qdrl.tasks.registry import make_task, settings_class
 from tests.helpers.processes import mpirun
+from tests.tasks.builders import candidates, first_genomes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "task.md"
-MODULES = ("schwefel", "cart", "lacking")
+MODULES = ("schwefel", "cart", "test_cart", "lacking")
+CART = {
+    "name": "cart",
+    "task": {"name": "cart:Cart", "episode_length": 20},
+    "policy": {"hidden_sizes": [4]},
+    "archive": {"kind": "grid", "shape": [10]},
+    "algorithm": {"name": "map_elites", "batch_size": 8},
+    "run": {"generations": 3, "checkpoint_seconds": 0},
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -30,11 +41,12 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """The files that the document tells to save."""
-    schwefel, _, cart = blocks("python")
+    schwefel, _, cart, test_of_cart = blocks("python")
     schwefel_table, cart_table = blocks("toml")
     for name, text in (
         ("schwefel.py", schwefel),
         ("cart.py", cart),
+        ("test_cart.py", test_of_cart),
         ("schwefel.toml", schwefel_table),
         ("cart.toml", cart_table),
     ):
@@ -157,6 +169,12 @@ def spec_of(settings, setup, **more):
             "        super().__init__(spec_of(settings, setup), 0, 1.0, None)\n",
             "must be a positive int, is 0",
         ),
+        (
+            "class Mine(FunctionTask):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
+            "        super().__init__(spec_of(settings, setup), 3, 1.0, None)\n"
+            "    def find_warnings(self):\n        pass\n",
+            "defines find_warnings, which is never called: did you mean find_warning",
+        ),
         ("Other = 3\n", "has no 'Mine'"),
         ("raise RuntimeError('at import')\n", "at import"),
     ],
@@ -181,5 +199,126 @@ def test_a_users_task_runs_on_the_cpu_unless_it_states_devices(folder: Path, mon
         make_task("cart:Cart", device="cuda")
     with pytest.raises(UserError, match=r"compute.isolate: applies only to tasks behind 'gym:', not to 'cart:Cart'"):
         make_task("cart:Cart", isolate=True)
-    with pytest.raises(UserError, match=r"task 'cart:Cart': mass: Extra inputs"):
-        make_task("cart:Cart", mass=3.0)
+    with pytest.raises(UserError, match=r"task 'cart:Cart': unknown key 'forse'; did you mean 'force'\?"):
+        make_task("cart:Cart", forse=3.0)
+    with pytest.raises(UserError, match=r"task 'schwefel:Schwefel': parameters: input should be greater .* 2, got 1"):
+        make_task("schwefel:Schwefel", parameters=1)
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    """Change the cart of the document."""
+    text = (folder / "cart.py").read_text()
+    assert old in text
+    (folder / "cart.py").write_text(text.replace(old, new))
+    forget()
+
+
+def test_the_test_of_the_document_passes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    import_module("test_cart").test_the_task_keeps_its_contract()
+
+
+def test_a_world_that_raises_ends_the_run_and_the_checkpoint_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    edit(folder, "    def step(self, actions):\n", "    def step(self, actions):\n        count_a_step()\n")
+    edit(
+        folder,
+        "class CartWorlds",
+        "STEPS = []\n\ndef count_a_step():\n    STEPS.append(0)\n    if len(STEPS) > 30:  # in the second generation\n"
+        "        raise RuntimeError('a wheel came off')\n\nclass CartWorlds",
+    )
+    with pytest.raises(RuntimeError, match="a wheel came off"):
+        start(parse_experiment(CART), OneProcess(), folder=folder / "run", modules=folder, progress=False)
+    assert "ended by RuntimeError: a wheel came off" in (folder / "run" / "log.txt").read_text()
+    assert open_archive(folder / "run" / "archive.h5").history["generation"].tolist() == [0]
+    edit(folder, "len(STEPS) > 30", "False")
+    outcome = resume(folder / "run", OneProcess(), accept_changed_code=True, progress=False)
+    assert open_archive(outcome.archive).history["generation"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("report", ["reward", "failed"])
+def test_a_world_that_reports_a_failure_fails_only_its_own_evaluation(
+    report: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    edit(folder, "torch.zeros(count, 2,", "torch.zeros(count, 3,")
+    edit(folder, "torch.tensor([start, 0.0],", "torch.tensor([start, 0.0, seed],")
+    edit(folder, "self.state[: len(ages)].float()", "self.state[: len(ages), :2].float()")
+    whole = make_task("cart:Cart", policy={"hidden_sizes": [4]}, episode_length=20)
+    batch = candidates(first_genomes(whole, 6))
+    expected = whole.evaluate(batch)
+    if report == "reward":
+        broken = "torch.where(state[:, 2] == 3, torch.nan, 1.0 - push.square())"
+        edit(folder, "return 1.0 - push.square(), terminated", f"return {broken}, terminated")
+    else:
+        failed = "    def failed(self, slot):\n        return bool(self.state[slot, 2] == 3)\n"
+        edit(folder, "    def move(", f"{failed}\n    def move(")
+    evaluation = make_task("cart:Cart", policy={"hidden_sizes": [4]}, episode_length=20).evaluate(batch)
+    others = [0, 1, 2, 4, 5]
+    assert evaluation.failed.tolist() == [row == 3 for row in range(6)]
+    assert torch.equal(evaluation.fitness[others], expected.fitness[others])
+    assert torch.equal(evaluation.descriptor[others], expected.descriptor[others])
+    reason = "fitness is nan" if report == "reward" else "the task reported a failure"
+    assert evaluation.first_failure is not None
+    assert evaluation.first_failure.endswith(reason)
+
+
+HOOKS = """
+class Mine(FunctionTask):
+    Settings = Sized
+    calls = []
+
+    def __init__(self, settings, setup):
+        super().__init__(spec_of(settings, setup), 3, 1.0, self.function)
+
+    def function(self, genomes):
+        self.calls.append("evaluate")
+        nan = genomes[:, 0] * float("nan")
+        return nan, nan[:, None]
+
+    def prepare(self):
+        self.calls.append("prepare")
+
+    def close(self):
+        self.calls.append("close")
+
+    def find_warning(self):
+        return "elites of this task age"
+
+    @property
+    def first_failure(self):
+        return FAILURE
+"""
+MINE = {
+    "name": "mine",
+    "task": {"name": "lacking:Mine"},
+    "archive": {"kind": "grid", "shape": [4]},
+    "algorithm": {"name": "map_elites", "batch_size": 4},
+    "run": {"generations": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("'the ruler broke'", r"the first one: the ruler broke \(traceback in log.txt\); once"),
+        (
+            "None",
+            r"the first one: the evaluation with seed \d+ failed after 1 steps: fitness is nan; descriptor\[0\] is nan",
+        ),
+    ],
+)
+def test_a_run_calls_the_hooks_of_a_users_task(
+    failure: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacking.py").write_text(HEAD + HOOKS.replace("FAILURE", failure))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        with pytest.raises(RunFailed, match=f"all 4 evaluations failed; {reason}"):
+            start(parse_experiment(MINE), OneProcess(), folder=tmp_path / "run", progress=False)
+        assert sys.modules["lacking"].Mine.calls == ["prepare", "evaluate", "close"]
+    finally:
+        forget()
+    assert "elites of this task age" in (tmp_path / "run" / "log.txt").read_text()
