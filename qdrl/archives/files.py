@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from qdrl.errors import UserError
 
 # What h5py raises where it cannot read an open file.
 _READ_ERRORS = (OSError, RuntimeError, MemoryError)
+# What HDF5 says of a file that is shorter than its superblock states.
+_TRUNCATED = re.compile(r"truncated file: .*stored_eof = (\d+)")
 
 
 def archive_file(path: str | Path) -> Path:
@@ -50,7 +53,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         # Files are replaced, never changed in place, so no lock is needed; many network disks have none.
         opened = h5py.File(path, "r", locking=False)
     except (*_READ_ERRORS, LookupError, ValueError) as error:
-        raise UserError(f"{path}: not a whole HDF5 file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: {_why_unopened(path, error)}") from error
     try:
         with opened as file:
             yield file
@@ -58,6 +61,18 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         if not is_from_h5py(error):
             raise
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _why_unopened(path: Path, error: BaseException) -> str:
+    """Return what is wrong with a file that HDF5 cannot open, and what to do, in one line."""
+    text, size = " ".join(str(error).split()), path.stat().st_size
+    if size == 0:
+        return "is empty; restore it from a copy"
+    if "file signature not found" in text:
+        return "is not an HDF5 file; give a file that qdrl wrote"
+    if found := _TRUNCATED.search(text):
+        return f"is truncated: {size} of {found[1]} bytes; copy it again, or restore it from a copy"
+    return f"is damaged: {text}; restore it from a copy"
 
 
 def is_from_h5py(error: BaseException) -> bool:

@@ -333,12 +333,21 @@ def test_validate_of_no_file_exits_with_2(tmp_path: Path) -> None:
 
 # All verbs
 
-VERBS = [("info",), ("plot",), ("find", "--descriptor", "0", "0"), ("show", "1")]
+VERBS = [("info",), ("plot",), ("find", "--descriptor", "0", "0"), ("show", "1"), ("reevaluate",)]
+REASONS = {
+    "cut short": "is truncated: ",
+    "empty": "is empty; ",
+    "text": "is not an HDF5 file; ",
+    "gone": "no such file or run folder",
+    "later version": "/: format_version is 2.0",
+}
 
 
 def spoil(path: Path, how: str) -> None:
     if how == "cut short":
         path.write_bytes(path.read_bytes()[:-100])
+    elif how == "empty":
+        path.write_bytes(b"")
     elif how == "text":
         path.write_text("not an archive")
     elif how == "gone":
@@ -348,21 +357,21 @@ def spoil(path: Path, how: str) -> None:
             file.attrs["format_version"] = "2.0"
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
-@pytest.mark.parametrize("how", ["cut short", "text", "gone", "later version"])
-def test_every_reading_verb_refuses_a_bad_file_in_one_line(path: Path, verb: tuple[str, ...], how: str) -> None:
+@pytest.mark.parametrize("how", REASONS)
+def test_every_reading_verb_refuses_a_bad_file_in_one_line(path: Path, how: str) -> None:
     spoil(path, how)
-    outcome = call(verb[0], path, *verb[1:])
-    assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.error.startswith(f"qdrl: {path}: ")
-    assert outcome.error.count("\n") == 1
+    for verb, *options in VERBS:
+        outcome = call(verb, path, *options)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.error.startswith(f"qdrl: {path}: {REASONS[how]}")
+        assert outcome.error.count("\n") == 1
 
 
 def test_the_entry_point_turns_a_mistake_into_one_line_and_code_2(path: Path) -> None:
     spoil(path, "cut short")
     done = run_qdrl("archive", "info", path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"qdrl: {path}: not a whole HDF5 file")
+    assert done.stderr.startswith(f"qdrl: {path}: is truncated: ")
     assert done.stderr.count("\n") == 1
 
 
