@@ -39,7 +39,7 @@ def main() -> None:
         error.show()
         raise SystemExit(error.exit_code) from None
     except ClickException as error:
-        _end(f"{' '.join(error.format_message().split()).rstrip('.')}{_help_of(error)}", error.exit_code)
+        _end(_usage_mistake(error), error.exit_code)
     except Abort:
         _end("interrupted", 130)
     except UserError as error:
@@ -57,10 +57,13 @@ def main() -> None:
         raise SystemExit(code)
 
 
-def _help_of(error: ClickException) -> str:
-    """Return a pointer to the help of the verb that was used wrongly."""
+def _usage_mistake(error: ClickException) -> str:
+    """Return click's message in one line, with a pointer to the help of the verb that was used wrongly."""
+    message = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, UsageError) else None
-    return f"; see `{context.command_path} --help`" if context is not None else ""
+    if context is None:
+        return message
+    return f"{message}{' See' if message.endswith('?') else '; see'} `{context.command_path} --help`"
 
 
 def _may_run_users_code(arguments: Sequence[str]) -> bool:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
+from qdrl.cli.numbers import Integer
+
 
 @click.command()
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a setting; repeatable.")
 @click.option("--unset", multiple=True, metavar="TABLE.KEY", help="Remove a setting of the file; repeatable.")
-@click.option("--seed", type=click.IntRange(min=0), help="Override the seed.")
+@click.option("--seed", type=Integer(min=0), help="Override the seed.")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda", "warp-cpu"]),

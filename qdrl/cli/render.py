@@ -4,17 +4,19 @@ from pathlib import Path
 
 import click
 
+from qdrl.cli.archive.paths import archive_argument
 from qdrl.cli.code import code_options
+from qdrl.cli.numbers import Integer
 
 
 @click.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@archive_argument
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--cell", type=int, help="Cell of the elite to film; the best one when left out.")
-@click.option("--width", type=click.IntRange(16, 4096), default=640, show_default=True)
-@click.option("--height", type=click.IntRange(16, 4096), default=480, show_default=True)
+@click.option("--width", type=Integer(16, 4096), default=640, show_default=True)
+@click.option("--height", type=Integer(16, 4096), default=480, show_default=True)
 @code_options
-@click.option("--fps", type=click.IntRange(1, 120), default=50, show_default=True, help="Most frames a second.")
+@click.option("--fps", type=Integer(1, 120), default=50, show_default=True, help="Most frames a second.")
 def command(
     archive: Path,
     output: Path,
@@ -27,7 +29,8 @@ def command(
 ) -> None:
     """Film an elite of ARCHIVE to OUTPUT (.mp4 or .gif), as it ran, in real time.
 
-    Needs an OpenGL that can draw without a screen: MUJOCO_GL=egl with a GPU driver, MUJOCO_GL=osmesa without.
+    ARCHIVE is an archive file or a run folder. Needs an OpenGL that can draw without a screen: MUJOCO_GL=egl with a GPU
+    driver, MUJOCO_GL=osmesa without.
 
     \b
     Example:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qdrl.cli.archive.paths import archive_argument
+from qdrl.cli.numbers import Integer
 from qdrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _is_number(text: str) -> bool:
 @click.command(cls=_ManyNumbers)
 @archive_argument
 @click.option(_OPTION, type=float, multiple=True, required=True, metavar="X Y ...", help="One number for each axis.")
-@click.option("--count", type=click.IntRange(min=1), default=5, show_default=True, help="How many elites.")
+@click.option("--count", type=Integer(min=1), default=5, show_default=True, help="How many elites.")
 @click.option("--json", "as_json", is_flag=True, help="Print the elites as JSON.")
 def command(archive: Path, descriptor: tuple[float, ...], count: int, as_json: bool) -> None:
     """List the elites nearest to a descriptor; distances are in units of the axes' bounds.

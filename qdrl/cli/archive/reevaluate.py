@@ -7,12 +7,13 @@ import click
 
 from qdrl.cli.archive.paths import archive_argument
 from qdrl.cli.code import code_options
+from qdrl.cli.numbers import Integer
 
 
 @click.command()
 @archive_argument
-@click.option("--repeats", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Episodes an elite.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial states.")
+@click.option("--repeats", type=Integer(1, 100_000), default=1, show_default=True, help="Episodes an elite.")
+@click.option("--seed", type=Integer(min=0), default=0, show_default=True, help="Of the initial states.")
 @code_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(archive: Path, repeats: int, seed: int, allow_code: bool, code_from: Path | None, as_json: bool) -> None:
