@@ -12,11 +12,17 @@ class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported only when used.
 
     Args:
-        verbs: command name -> (module, one-line help shown in the index).
+        verbs: command name -> (module, one-line help shown in the index). The module's `command` is a click command.
+
+    Raises:
+        TypeError: an entry of `verbs` is not such a pair.
     """
 
     def __init__(self, *args: object, verbs: dict[str, tuple[str, str]], **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+        for name, entry in verbs.items():
+            if not (isinstance(entry, tuple) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+                raise TypeError(f"verb '{name}': expected a pair (module, one-line help), got {entry!r}")
         self._verbs = verbs
 
     def invoke(self, ctx: click.Context) -> object:
@@ -37,9 +43,7 @@ class LazyGroup(click.Group):
         return list(self._verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in self._verbs:
-            return None
-        return import_module(self._verbs[cmd_name][0]).command
+        return _load(cmd_name, self._verbs[cmd_name][0]) if cmd_name in self._verbs else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Verbs"):
@@ -49,8 +53,6 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self._verbs and not args[0].startswith("-"):
-            from qdrl.errors import UserError
-
             raise UserError(f"no verb '{args[0]}'{self._suggestion(ctx, args[0])}")
         return super().resolve_command(ctx, args)
 
@@ -66,6 +68,24 @@ class LazyGroup(click.Group):
         if isinstance(outer, LazyGroup) and name in outer.list_commands(ctx):
             return f"; did you mean 'qdrl {name}'?"
         return suggest(name, self._verbs)
+
+
+def _load(verb: str, module: str) -> click.Command:
+    """Return the command of a verb.
+
+    Raises:
+        UserError: the module does not exist or has no command.
+    """
+    try:
+        command = getattr(import_module(module), "command", None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module exists, and what it imports does not
+        raise UserError(f"verb '{verb}': there is no module {module}; correct its entry in `verbs`") from error
+    if not isinstance(command, click.Command):
+        found = "no `command`" if command is None else f"a `command` of type {type(command).__name__}"
+        raise UserError(f"verb '{verb}': {module} has {found}; expected a function with @click.command()")
+    return command
 
 
 @click.group(
