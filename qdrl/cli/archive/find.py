@@ -65,23 +65,19 @@ def command(archive: Path, descriptor: tuple[float, ...], count: int, as_json: b
     import numpy as np
 
     from qdrl.archives.hdf5 import open_archive
-    from qdrl.cli.archive.printing import print_json, print_table
+    from qdrl.cli.archive.facts import axes_of, elite_of, print_elites
+    from qdrl.cli.archive.printing import print_json
 
     stored = open_archive(archive)
     _check(stored, descriptor)
     rows = stored.nearest(np.array(descriptor), count)
     span = np.array([axis.upper - axis.lower for axis in stored.axes])
     distance = np.linalg.norm((stored.elites["descriptor"][rows] - descriptor) / span, axis=1)
-    columns = (*(stored.elites[name][rows] for name in ("cell", "fitness", "descriptor")), distance)
-    found = [
-        {"cell": cell, "fitness": fitness, "descriptor": place, "distance": far}
-        for cell, fitness, place, far in zip(*columns, strict=True)
-    ]
+    found = [elite_of(stored, row) | {"distance": far} for row, far in zip(rows, distance, strict=True)]
     if as_json:
-        print_json({"elites": found})
-        return
-    names = ["cell", "fitness", *(axis.label for axis in stored.axes), "distance"]
-    print_table(names, [[e["cell"], e["fitness"], *e["descriptor"], e["distance"]] for e in found])
+        print_json({"axes": axes_of(stored), "elites": found})
+    else:
+        print_elites(stored, found)
 
 
 def _check(stored: "StoredArchive", descriptor: tuple[float, ...]) -> None:

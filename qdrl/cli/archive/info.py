@@ -10,12 +10,15 @@ from qdrl.cli.archive.paths import archive_argument
 if TYPE_CHECKING:
     from qdrl.archives.stored import StoredArchive
 
+_ORIGIN = ("created_utc", "qdrl_version", "git_commit", "seed", "license")
+_CHANGES = {"inexact_from": "continued inexactly from generation", "code_changed_from": "code changed from generation"}
+
 
 @click.command()
 @archive_argument
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(archive: Path, as_json: bool) -> None:
-    """Print what an archive holds: task, cells, statistics, origin, digest.
+    """Print what an archive holds: task and its settings, cells, best elite, statistics, origin, digest.
 
     ARCHIVE is an archive file or a run folder.
 
@@ -36,11 +39,12 @@ def command(archive: Path, as_json: bool) -> None:
 
 def describe(stored: "StoredArchive") -> dict[str, Any]:
     """Return all that `info` prints, as plain nested data."""
-    origin = ("created_utc", "qdrl_version", "git_commit", "seed", "license")
+    from qdrl.cli.archive.facts import axes_of
+
     return {
         "path": str(stored.path),
         "title": (stored.meta["config"] or {}).get("title"),
-        "origin": {name: stored.attributes.get(name) for name in origin} | {"command": stored.meta["command"]},
+        "origin": _origin(stored),
         "task": stored.meta["task"],
         "policy": stored.meta["policy"],
         "genome_parameters": stored.parameters,
@@ -51,14 +55,32 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
         "kind": stored.kind,
         "cells": stored.cells,
         "shape": stored.shape,
-        "descriptor": [vars(axis) for axis in stored.axes],
+        "axes": axes_of(stored),
         "fitness_name": stored.fitness_name,
         "qd_offset": stored.qd_offset,
         "statistics": vars(stored.statistics()),
+        "best": _best(stored),
         "novelty": _novelty(stored),
         "elites_by_emitter": _elites_by_emitter(stored),
         "history": {name: values[-1] for name, values in stored.history.items() if len(values)},
     }
+
+
+def _origin(stored: "StoredArchive") -> dict[str, Any]:
+    """Return date, versions, seed, licence and command, and the generations at which the run was no longer the same."""
+    command = stored.meta["command"]
+    return {
+        **{name: stored.attributes.get(name) for name in _ORIGIN},
+        "command": command,
+        **{name: (command or {}).get(name) or [] for name in _CHANGES},
+    }
+
+
+def _best(stored: "StoredArchive") -> dict[str, Any] | None:
+    """Return the elite with the highest fitness; None for an empty archive."""
+    from qdrl.cli.archive.facts import elite_of
+
+    return elite_of(stored, stored.row_of(stored.best_cell)) if len(stored) else None
 
 
 def _lineages(stored: "StoredArchive") -> dict[str, Any] | None:
@@ -130,10 +152,11 @@ def _elites_by_emitter(stored: "StoredArchive") -> dict[str, int]:
 def _print_sections(facts: dict[str, Any]) -> None:
     from qdrl.cli.archive.printing import print_facts, print_table
 
-    origin = facts["origin"] | _command_line(facts["origin"]["command"]) | {"digest": facts["digest"]}
-    origin["license"] = origin["license"] or "not stated"
-    print_facts(facts["title"] or facts["path"], ({"path": facts["path"]} if facts["title"] else {}) | origin)
+    path = {"path": facts["path"]} if facts["title"] else {}
+    print_facts(facts["title"] or facts["path"], path | _origin_in_words(facts["origin"]) | {"digest": facts["digest"]})
     print_facts("Task", _short(facts["task"] or {"name": None}))
+    if settings := (facts["task"] or {}).get("options"):
+        print_facts("Task settings", {name: value for name, value in settings.items() if name != "name"})
     policy = {"parameters": facts["genome_parameters"], "normaliser": _in_words(facts["normalizer"])}
     print_facts("Policy", _short(facts["policy"] or {}) | policy)
     for title, name in (("Lineages", "lineages"), ("Champion", "champion"), ("Actor", "actor")):
@@ -142,10 +165,10 @@ def _print_sections(facts: dict[str, Any]) -> None:
     shape = " x ".join(str(count) for count in facts["shape"])
     places = {"cells": facts["cells"], "shape": shape} if facts["novelty"] is None else facts["novelty"]
     print_facts("Archive", {"kind": facts["kind"], **_spaced(places)})
-    axes = facts["descriptor"]
-    print_table(["descriptor axis", "unit", "lower", "upper"], [list(axis.values()) for axis in axes])
+    print_table(["descriptor axis", "unit", "lower", "upper"], [list(axis.values()) for axis in facts["axes"]])
     fitness = {"fitness": facts["fitness_name"], "qd_offset": facts["qd_offset"]}
     print_facts("Statistics", fitness | _spaced(facts["statistics"]))
+    print_facts("Best elite", facts["best"] or {"cell": None})
     print_facts("Elites by emitter", facts["elites_by_emitter"])
     print_facts("Last generation", facts["history"] or {"history": None})
 
@@ -154,14 +177,14 @@ def _spaced(facts: dict[str, Any]) -> dict[str, Any]:
     return {name.replace("_", " "): value for name, value in facts.items()}
 
 
-def _command_line(command: Any) -> dict[str, Any]:
-    """Return the command line and the number of ranks, where the file states them."""
-    if not isinstance(command, dict) or "arguments" not in command:
-        return {"command": command}
-    facts = {"command": " ".join(command["arguments"]), "ranks": command.get("ranks")}
-    if inexact := command.get("inexact_from"):
-        facts["continued inexactly from generation"] = ", ".join(map(str, inexact))
-    return facts
+def _origin_in_words(origin: dict[str, Any]) -> dict[str, Any]:
+    """Return the origin with the command as one line, the number of ranks, and the changes that there were."""
+    facts = {name: origin[name] for name in _ORIGIN} | {"license": origin["license"] or "not stated"}
+    command = origin["command"] or {}
+    facts["command"] = " ".join(command["arguments"]) if "arguments" in command else None
+    if "ranks" in command:
+        facts["ranks"] = command["ranks"]
+    return facts | {words: origin[name] for name, words in _CHANGES.items() if origin[name]}
 
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def brief(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list):
         return ", ".join(brief(item) for item in value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {brief(item)}' for name, item in value.items())}}}"
     return str(value)
 
 

@@ -54,26 +54,33 @@ def command(
 
     stored = open_archive(archive)
     elite = describe_elite(stored, stored.row_of(cell))
+    labels = [axis.label for axis in stored.axes]
     rerun = _rerun(stored, cell, allow_code, code_from) if with_replay else None
     if as_json:
         print_json(elite if rerun is None else elite | {"replay": rerun})
     else:
-        print_facts(f"Elite of cell {cell} in {archive}", elite)
+        print_facts(f"Elite of cell {cell} in {archive}", elite | {"axes": labels})
         if rerun is not None:
-            _print_rerun(elite, rerun)
+            _print_rerun(elite, rerun, labels)
     if rerun is not None and rerun["same"] is False:
         context.exit(1)
 
 
 def describe_elite(stored: "StoredArchive", row: int) -> dict[str, Any]:
     """Return all that the file states about one elite."""
+    from qdrl.cli.archive.facts import axes_of, elite_of
+
     columns: dict[str, Any] = {name: column[row] for name, column in stored.elites.items()}
-    return columns | {
-        "emitter": stored.emitters[columns["emitter"]],
-        "axes": [axis.label for axis in stored.axes],
-        "centroid": None if stored.unstructured else stored.centroids[columns["cell"]],
-        **_genome(stored, row),
-    }
+    return (
+        elite_of(stored, row)
+        | columns
+        | {
+            "emitter": stored.emitters[columns["emitter"]],
+            "axes": axes_of(stored),
+            "centroid": None if stored.unstructured else stored.centroids[columns["cell"]],
+            **_genome(stored, row),
+        }
+    )
 
 
 def _genome(stored: "StoredArchive", row: int) -> dict[str, Any]:
@@ -109,10 +116,10 @@ def _rerun(stored: "StoredArchive", cell: int, allow_code: bool, code_from: Path
     }
 
 
-def _print_rerun(elite: dict[str, Any], rerun: dict[str, Any]) -> None:
+def _print_rerun(elite: dict[str, Any], rerun: dict[str, Any], labels: list[str]) -> None:
     from qdrl.cli.archive.printing import print_table
 
-    names = ["fitness", *(f"descriptor: {axis}" for axis in elite["axes"])]
+    names = ["fitness", *(f"descriptor: {label}" for label in labels)]
     values = [[float(said["fitness"]), *map(float, said["descriptor"])] for said in (elite, rerun)]
     # All digits: the claim is about bits.
     rows = [[name, repr(stored), repr(again)] for name, stored, again in zip(names, *values, strict=True)]
