@@ -2,8 +2,12 @@
 
 import ast
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @click.command()
@@ -23,7 +27,7 @@ def command(name: str | None) -> None:
 
 
 def _list() -> None:
-    """Print a line for each built-in algorithm, from its source: an import would load torch."""
+    """Print a line for each built-in algorithm."""
     from qdrl.algorithms.registry import ALGORITHMS
 
     for name, reference in ALGORITHMS.items():
@@ -32,18 +36,30 @@ def _list() -> None:
 
 
 def _describe(name: str) -> None:
+    from qdrl.algorithms.registry import ALGORITHMS
+    from qdrl.cli.catalogue import read_algorithms
+    from qdrl.settings.describe import as_text, describe
+
+    if name in ALGORITHMS:
+        summary, settings = _docstring(ALGORITHMS[name].partition(":")[0]), read_algorithms()[name]
+    else:
+        summary, model = _load(name)
+        settings = describe(model)
+    click.echo(f"{summary.strip()}\n\nSettings of [algorithm]:\n{as_text(settings)}")
+
+
+def _load(reference: str) -> tuple[str, "type[BaseModel]"]:
+    """Import a user's algorithm and return the docstring of its module, and its settings."""
     import sys
 
     from qdrl.algorithms.registry import algorithm_class
-    from qdrl.settings.describe import as_text, describe
 
-    kind = algorithm_class(name)
-    click.echo((sys.modules[kind.__module__].__doc__ or kind.__name__).strip())
-    click.echo(f"\nSettings of [algorithm]:\n{as_text(describe(kind.Settings))}")
+    kind = algorithm_class(reference)
+    return sys.modules[kind.__module__].__doc__ or kind.__name__, kind.Settings
 
 
 def _docstring(module: str) -> str:
-    """Return the docstring of a module of this package without importing it."""
+    """Return the docstring of a module of this package from its source, because importing it would import torch."""
     import qdrl
 
     path = Path(qdrl.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")

@@ -1,26 +1,57 @@
-"""Descriptions of the built-in tasks in tasks.json, so that `qdrl tasks` builds no task and imports no torch.
+"""Descriptions of the built-in tasks and algorithms in JSON files, so that listing them imports no torch.
 
-After a task was added or changed, `python -m qdrl.cli.catalogue` writes the file again. A test compares the two.
+`tasks.json` holds each task's description, `algorithms.json` each algorithm's settings. After a task, an algorithm or
+its settings changed, `python -m qdrl.cli.catalogue` writes both files again. A test compares them with the code.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-_PATH = Path(__file__).with_name("tasks.json")
+from qdrl.settings.describe import Setting, describe
+
+_FOLDER = Path(__file__).parent
 
 
-def read_catalogue() -> list[dict[str, Any]]:
+def read_tasks() -> list[dict[str, Any]]:
     """Return the description of each built-in task, see `qdrl.tasks.base.TaskSpec.describe`."""
-    return json.loads(_PATH.read_text(encoding="utf-8"))
+    return _read("tasks")
 
 
-def make_catalogue() -> list[dict[str, Any]]:
-    """Build each built-in task and return their descriptions as JSON holds them."""
+def read_algorithms() -> dict[str, list[Setting]]:
+    """Return the settings of each built-in algorithm by its name."""
+    return {name: [Setting(**each) for each in settings] for name, settings in _read("algorithms").items()}
+
+
+def make_tasks() -> list[dict[str, Any]]:
+    """Build each built-in task and return their descriptions as JSON holds them. Imports torch."""
     from qdrl.tasks.registry import make_task, task_names
 
     return json.loads(json.dumps([make_task(name).spec.describe() for name in task_names()]))
 
 
+def make_algorithms() -> dict[str, list[Setting]]:
+    """Return the settings of each built-in algorithm from its class. Imports torch."""
+    from qdrl.algorithms.registry import algorithm_class, algorithm_names
+
+    return {name: describe(algorithm_class(name).Settings) for name in algorithm_names()}
+
+
+def _read(name: str) -> Any:
+    return json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _write(name: str, content: Any) -> None:
+    (_FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Write both files."""
+    _write("tasks", make_tasks())
+    algorithms = make_algorithms()
+    _write("algorithms", {name: [asdict(each) for each in settings] for name, settings in algorithms.items()})
+
+
 if __name__ == "__main__":
-    _PATH.write_text(json.dumps(make_catalogue(), indent=1) + "\n", encoding="utf-8")
+    main()

@@ -38,12 +38,13 @@ def _list(*, as_json: bool) -> None:
 
 
 def _describe(table: str, key: str, *, as_json: bool) -> None:
+    from qdrl.cli.catalogue import read_algorithms
     from qdrl.config import describe_table
     from qdrl.errors import UserError
     from qdrl.naming import suggest
     from qdrl.settings.describe import as_text
 
-    found = describe_table(table)
+    found = read_algorithms() if table == "algorithm" else describe_table(table)
     if key:
         keys = dict.fromkeys(setting.key for settings in found.values() for setting in settings)
         found = {

@@ -53,9 +53,9 @@ def _check(name: str | None) -> None:
 
 
 def _list(*, as_json: bool) -> None:
-    from qdrl.cli.catalogue import read_catalogue
+    from qdrl.cli.catalogue import read_tasks
 
-    tasks = read_catalogue()
+    tasks = read_tasks()
     if as_json:
         click.echo(json.dumps(tasks, indent=2))
     else:
@@ -63,9 +63,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _describe(name: str, *, as_json: bool) -> None:
-    from qdrl.tasks.registry import make_task
-
-    task = make_task(name).spec.describe()
+    task = _description_of(name)
     if as_json:
         click.echo(json.dumps(task, indent=2))
         return
@@ -85,6 +83,16 @@ def _describe(name: str, *, as_json: bool) -> None:
     }
     _print_lines(lines)
     _print_settings(name)
+
+
+def _description_of(name: str) -> dict[str, Any]:
+    """Return the description of a task; only a task that is not built in is imported and made."""
+    from qdrl.cli.catalogue import read_tasks
+    from qdrl.tasks.registry import make_task, settings_class
+
+    settings_class(name)  # an unknown name is an error before torch is imported
+    built_in = {task["name"]: task for task in read_tasks()}
+    return built_in[name] if name in built_in else make_task(name).spec.describe()
 
 
 def _describe_environment(name: str, *, as_json: bool) -> None:

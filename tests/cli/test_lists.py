@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from qdrl.algorithms.registry import algorithm_names
 from qdrl.cli import qdrl
-from qdrl.cli.catalogue import make_catalogue, read_catalogue
+from qdrl.cli.catalogue import make_algorithms, make_tasks, read_algorithms, read_tasks
 from qdrl.config import TABLES
 from qdrl.errors import UserError
 from qdrl.tasks.registry import task_names
@@ -19,8 +19,9 @@ def _output(*arguments: str) -> str:
     return CliRunner().invoke(qdrl, arguments, catch_exceptions=False).output
 
 
-def test_the_catalogue_describes_the_tasks_as_they_are() -> None:
-    assert read_catalogue() == make_catalogue(), "run `python -m qdrl.cli.catalogue`"
+def test_the_catalogues_describe_tasks_and_algorithms_as_they_are() -> None:
+    assert read_tasks() == make_tasks(), "run `python -m qdrl.cli.catalogue`"
+    assert read_algorithms() == make_algorithms(), "run `python -m qdrl.cli.catalogue`"
 
 
 def test_the_list_of_tasks_names_all_of_them() -> None:
