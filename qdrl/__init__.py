@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the types of the public names; keep equal to _PUBLIC
     from qdrl.evaluation import Evaluation as Evaluation
     from qdrl.genomes.variation import Gaussian as Gaussian
     from qdrl.genomes.variation import IsoLine as IsoLine
+    from qdrl.report.heatmap import figure_of_heatmap as figure_of_heatmap
     from qdrl.report.heatmap import plot_heatmap as plot_heatmap
     from qdrl.streams import Streams as Streams
     from qdrl.tasks.check import check_task as check_task
@@ -56,6 +57,7 @@ _PUBLIC = {
     "UserError": "qdrl.errors",
     "check_task": "qdrl.tasks.check",
     "evolve": "qdrl.engine",
+    "figure_of_heatmap": "qdrl.report.heatmap",
     "make_task": "qdrl.tasks.registry",
     "novelty": "qdrl.archives.novelty",
     "open_archive": "qdrl.archives.hdf5",

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,21 @@ def test_every_link_into_the_repository_leads_somewhere(document: str) -> None:
     generated = {"settings.md", "cli.md", "api.md", "archive-format.md"}  # pages of the site in docs/reference
     missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
     assert [link for link in missing if Path(link).name not in generated] == []
+
+
+_IMPORT = re.compile(r"^ *from (qdrl[\w.]*) import ([\w, ]+)$", re.MULTILINE)
+
+
+def test_the_api_page_has_every_name_that_the_docs_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site")
+    page = import_module("reference").api()
+    paths = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+    listed = {id(getattr(import_module(module), name)) for module, _, name in (path.rpartition(".") for path in paths)}
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    imports = [found for document in documents for found in _IMPORT.findall(document.read_text())]
+    names = {(module, name.strip()) for module, text in imports for name in text.split(",")}
+    assert len(names) > 20
+    assert sorted(each for each in names if id(getattr(import_module(each[0]), each[1])) not in listed) == []
 
 
 def test_the_readme_names_every_verb() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,13 +26,16 @@ qdrl.Archive.sav
 """
 
 
-def test_type_checkers_know_the_public_names(tmp_path: Path) -> None:
+def test_type_checkers_know_the_public_names_and_accept_the_example_of_the_readme(tmp_path: Path) -> None:
     checker = shutil.which("basedpyright", path=Path(sys.executable).parent)
     if checker is None:
         pytest.skip("basedpyright is not installed")
     (tmp_path / "user.py").write_text(USER)
+    readme = Path(qdrl.__file__).parents[1] / "README.md"
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "readme.py").write_text(example)
     settings = {
-        "include": ["user.py"],
+        "include": ["user.py", "readme.py"],
         "typeCheckingMode": "basic",
         "extraPaths": [str(Path(qdrl.__file__).parents[1])],
     }
@@ -39,14 +43,14 @@ def test_type_checkers_know_the_public_names(tmp_path: Path) -> None:
     command = [checker, "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     found = [
-        (finding["range"]["start"]["line"] + 1, finding["rule"])
+        (Path(finding["file"]).name, finding["range"]["start"]["line"] + 1, finding["rule"])
         for finding in json.loads(done.stdout)["generalDiagnostics"]
         if finding["severity"] == "error"
     ]
     assert found == [
-        (8, "reportAssignmentType"),
-        (9, "reportAttributeAccessIssue"),
-        (10, "reportAttributeAccessIssue"),
+        ("user.py", 8, "reportAssignmentType"),
+        ("user.py", 9, "reportAttributeAccessIssue"),
+        ("user.py", 10, "reportAttributeAccessIssue"),
     ], done.stdout
 
 
@@ -70,11 +74,17 @@ seconds = time.process_time() - begun
 assert "numpy" not in sys.modules
 from qdrl.cli import qdrl as command_line
 
-for arguments in (["--help"], ["tasks"], ["tasks", "--json"], ["algorithms"], ["evolve", "--help"]):
+tables = ("experiment", "task", "policy", "archive", "algorithm", "run", "compute")
+lists = ["--help", "evolve --help", "tasks", "tasks --json", "tasks walker2d_uni", "tasks arm --json"]
+lists += ["algorithms", "algorithms map_elites", "settings", *(f"settings {table}" for table in tables)]
+for words in lists:
+    arguments = words.split()
     result = CliRunner().invoke(command_line, arguments)
     assert result.exit_code == 0, (arguments, result.output)
     loaded = {"torch", "mujoco", "gymnasium"} & set(sys.modules)
     assert not loaded, (arguments, loaded)
+assert CliRunner().invoke(command_line, ["tasks", "gym:Pendulum-v1"]).exit_code == 0
+assert "torch" not in sys.modules
 print(seconds)
 """
 

@@ -17,8 +17,69 @@ API_SECTIONS = {
     "Archives": ("Archive", "NoveltyArchive", "Grid", "CentroidalVoronoi", "open_archive", "StoredArchive", "novelty"),
     "Algorithms": ("Algorithm", "MapElites", "IsoLine", "Gaussian", "Candidates", "Evaluation", "Streams"),
     "Runs": ("Experiment", "evolve", "UserError"),
-    "Analysis": ("replay", "reevaluate_elites", "reevaluate_actor", "ConditionedPolicy", "plot_heatmap"),
+    "Analysis": (
+        "replay",
+        "reevaluate_elites",
+        "reevaluate_actor",
+        "ConditionedPolicy",
+        "plot_heatmap",
+        "figure_of_heatmap",
+    ),
 }
+"""Names that `qdrl` exports, by section."""
+
+EXTENSION_SECTIONS = {
+    "Writing a task": (
+        "qdrl.tasks.base.Task",
+        "qdrl.tasks.base.TaskSpec",
+        "qdrl.tasks.base.TaskSetup",
+        "qdrl.tasks.settings.TaskSettings",
+        "qdrl.tasks.functions.FunctionTask",
+        "qdrl.tasks.episodic.EpisodicTask",
+        "qdrl.tasks.episodes.rollout.EpisodeWorlds",
+        "qdrl.tasks.locomotion.robot.Robot",
+        "qdrl.tasks.locomotion.robot.RobotSettings",
+        "qdrl.tasks.locomotion.robot.Step",
+        "qdrl.tasks.locomotion.behaviour.Behaviour",
+        "qdrl.archives.axes.Axis",
+        "qdrl.evaluation.evaluated",
+        "qdrl.streams.generator_from_seed",
+        "qdrl.physics.STATE_FIELDS",
+    ),
+    "Writing an algorithm": (
+        "qdrl.parallel.exchange.Exchange",
+        "qdrl.parallel.exchange.LOCAL",
+        "qdrl.settings.base.SettingsModel",
+        "qdrl.streams.Purpose",
+        "qdrl.streams.UserPurpose",
+    ),
+    "Writing an archive": (
+        "qdrl.archives.settings.ArchiveSettings",
+        "qdrl.archives.settings.ArchiveRequest",
+        "qdrl.archives.base.AnyArchive",
+        "qdrl.archives.admission.Rule",
+        "qdrl.archives.admission.Threshold",
+        "qdrl.archives.admission.Adaptation",
+    ),
+    "Writing a verb": (
+        "qdrl.cli.qdrl",
+        "qdrl.cli.archive.paths.archive_argument",
+        "qdrl.cli.archive.facts.axes_of",
+        "qdrl.cli.archive.facts.elite_of",
+        "qdrl.cli.archive.facts.print_elites",
+        "qdrl.cli.archive.printing.print_json",
+        "qdrl.cli.archive.printing.print_table",
+        "qdrl.cli.numbers.Integer",
+    ),
+    "Running experiments from Python": (
+        "qdrl.config.load_experiment",
+        "qdrl.run.start.start",
+        "qdrl.run.resume.resume",
+        "qdrl.run.resume.load",
+        "qdrl.run.job.Outcome",
+    ),
+}
+"""Names that the guides import from modules of `qdrl`, by section."""
 
 
 def pages() -> dict[str, str]:
@@ -83,12 +144,19 @@ def api() -> str:
     others = tuple(sorted(set(qdrl.__all__) - placed - {"__version__"}))
     parts = [
         "# Python API",
-        "Import every name below from `qdrl` itself: `from qdrl import Archive`. Other modules are internal and may "
-        "change in any version.",
+        "Import the names of the first part from `qdrl` itself: `from qdrl import Archive`. Import those under "
+        "[Extending qdrl](#extending-qdrl) from the module that is shown with them: `from qdrl.archives.axes import "
+        "Axis`. All other names are internal and may change in any version.",
     ]
     for section, names in (API_SECTIONS | ({"Other": others} if others else {})).items():
         parts += [f"## {section}", *(_object(name) for name in names if name in qdrl.__all__)]
+    parts += ["## Extending qdrl", "The [guides](../how-to/index.md) show how to use these names."]
+    for section, paths in EXTENSION_SECTIONS.items():
+        parts += [f"### {section}", *(f"::: {path}\n{_FULL_PATH}" for path in paths)]
     return "\n\n".join(parts) + "\n"
+
+
+_FULL_PATH = "    options:\n      heading_level: 4\n      show_root_full_path: true"
 
 
 def _object(name: str) -> str:

@@ -9,7 +9,7 @@ https://arxiv.org/abs/1804.03906).
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class MapElites(Algorithm):
         settings: settings of the algorithm.
     """
 
-    Settings = MapElitesSettings
+    Settings: ClassVar[type[MapElitesSettings]] = MapElitesSettings  # pyright: ignore[reportIncompatibleVariableOverride]
     settings: MapElitesSettings
     emitters = ("random", "variation")
 
