@@ -36,7 +36,7 @@ EXTENSION_SECTIONS = {
         "qdrl.tasks.settings.TaskSettings",
         "qdrl.tasks.functions.FunctionTask",
         "qdrl.tasks.episodic.EpisodicTask",
-        "qdrl.tasks.episodes.rollout.EpisodeWorlds",
+        "qdrl.tasks.episodes.worlds.EpisodeWorlds",
         "qdrl.tasks.locomotion.robot.Robot",
         "qdrl.tasks.locomotion.robot.RobotSettings",
         "qdrl.tasks.locomotion.robot.Step",
