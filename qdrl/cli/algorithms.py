@@ -40,8 +40,8 @@ def _describe(name: str) -> None:
     from qdrl.cli.catalogue import read_algorithms
     from qdrl.settings.describe import as_text, describe
 
-    if name in ALGORITHMS:
-        summary, settings = _docstring(ALGORITHMS[name].partition(":")[0]), read_algorithms()[name]
+    if (settings := read_algorithms().get(name)) is not None:
+        summary = _docstring(ALGORITHMS[name].partition(":")[0])
     else:
         summary, model = _load(name)
         settings = describe(model)
@@ -49,7 +49,7 @@ def _describe(name: str) -> None:
 
 
 def _load(reference: str) -> tuple[str, "type[BaseModel]"]:
-    """Import a user's algorithm and return the docstring of its module, and its settings."""
+    """Import an algorithm and return the docstring of its module, and its settings."""
     import sys
 
     from qdrl.algorithms.registry import algorithm_class
