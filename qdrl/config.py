@@ -112,7 +112,7 @@ class Experiment(SettingsModel):
     @classmethod
     def _is_a_folder(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValueError("a run's name has only letters, digits, '.', '_' and '-'; other text may stand in title")
+            raise ValueError("a run's name may have only letters, digits, '.', '_' and '-'; use title for other text")
         return name
 
     @property
@@ -385,7 +385,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         value = text.strip()
         if value.lower() in ("", "none", "null"):
             name = key.strip()
-            raise UserError(f"--set {override}: not a value; to remove the setting write --unset {name}") from None
+            raise UserError(f"--set {override}: has no value; to remove the setting: --unset {name}") from None
     *tables, last = key.strip().split(".")
     for table in tables:
         data = data.setdefault(table, {})

@@ -55,7 +55,7 @@ def evolve(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks | None
         except SystemExit as error:  # raised by a user's code; it would end the process as if the run had finished
             raise RuntimeError(f"the algorithm or the task raised SystemExit({error.code!r})") from error
         except RankLost as loss:
-            record.warn(f"{loss}; generation {algorithm.generation} is done again")
+            record.warn(f"{loss}; generation {algorithm.generation} is repeated")
 
 
 def generation(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks) -> None:

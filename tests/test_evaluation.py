@@ -51,5 +51,5 @@ def test_an_archive_refuses_what_an_evaluation_counts_as_failed(useless: float) 
     archive = Archive(Grid([0.0], [1.0], (2,)), 3)
     good, bad = torch.tensor([0.5], dtype=torch.float64), torch.tensor([useless], dtype=torch.float64)
     for fitness, descriptor in ((bad, good[None]), (good, bad[None])):
-        with pytest.raises(ValueError, match="row 0 has a fitness or descriptor that is not finite or beyond 1e"):
+        with pytest.raises(ValueError, match="row 0 has a fitness or descriptor that is not finite or exceeds 1e"):
             archive.add(torch.zeros(1, 3), fitness, descriptor)

@@ -187,12 +187,12 @@ class Algorithm(ABC):
         """
         if evaluation.generation != self.generation:
             raise RuntimeError(
-                f"tell got generation {evaluation.generation}, expected {self.generation}: call ask, evaluate, then"
-                " tell once"
+                f"tell got generation {evaluation.generation}, expected {self.generation}: call ask, evaluate and"
+                " tell once each, in this order"
             )
         if len(evaluation.rows) != self.batch_size:
             raise RuntimeError(
-                f"tell got {len(evaluation.rows)} of {self.batch_size} rows: share the evaluation over ranks first"
+                f"tell got {len(evaluation.rows)} of {self.batch_size} rows: share the evaluation with all ranks first"
             )
 
     def insert(

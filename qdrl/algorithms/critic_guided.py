@@ -81,7 +81,7 @@ class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     def _fits(self) -> "CriticGuidedSettings":
         if self.gradient_rows + self.actor_rows > self.batch_size:
             raise ValueError(
-                f"gradient_rows ({self.gradient_rows}) and actor_rows ({self.actor_rows}) must fit into"
+                f"gradient_rows ({self.gradient_rows}) + actor_rows ({self.actor_rows}) must be at most"
                 f" batch_size ({self.batch_size})"
             )
         return self
@@ -125,7 +125,7 @@ class CriticGuided(MapElites):
         self.batch_size = len(self._dealt)
         if settings.learners > self.batch_size:
             raise UserError(
-                f"algorithm.learners: {settings.learners} learners, but {self.batch_size} rows a generation"
+                f"algorithm.learners: at most {self.batch_size} (rows of a generation), got {settings.learners}"
             )
         self.dimensions = len(task.spec.axes) if self.conditioned else 0
         device = archive.device

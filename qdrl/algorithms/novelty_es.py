@@ -88,7 +88,7 @@ class NoveltyEs(Algorithm):
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: NoveltyEsSettings) -> None:
         super().__init__(task, require_novelty_archive(archive, settings.name), streams, settings)
         if not isinstance(self.archive.rule, All):
-            raise UserError(f"archive.rule: {settings.name} needs 'all': its archive holds what every mean did")
+            raise UserError(f"archive.rule: {settings.name} needs 'all': it archives the behaviour of every mean")
         self._noise = source_for(settings.noise, task.parameters)
         firsts = [task.initial(streams.generator(Purpose.INITIAL, 0, index)) for index in range(settings.means)]
         scale = np.float32(settings.initial == "random")

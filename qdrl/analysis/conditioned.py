@@ -34,13 +34,13 @@ class ConditionedPolicy:
             archive = open_archive(archive)
         if archive.actor is None or int(archive.actor["dimensions"]) == 0:
             raise UserError(
-                f"{archive.path}: holds no actor conditioned on descriptors; DCG- and DCRL-MAP-Elites make one"
+                f"{archive.path}: has no descriptor-conditioned actor; only DCG- and DCRL-MAP-Elites train one"
             )
         self.lower, self.upper = (np.array([getattr(axis, end) for axis in archive.axes]) for end in ("lower", "upper"))
         self.dimensions = int(archive.actor["dimensions"])
         policy = policy_of(archive)
         if not isinstance(policy, Mlp):
-            raise UserError("a conditioned policy is a multi-layer perceptron, this archive's policies are not")
+            raise UserError("/meta/policy: a descriptor-conditioned actor needs kind 'mlp'")
         self.policy = policy
         self.genome = torch.from_numpy(np.array(archive.actor["genome"], np.float32))
         shape = conditioned(self.policy, self.dimensions)
@@ -103,7 +103,7 @@ class ConditionedPolicy:
         self._outside = aim.tobytes()
         warnings.warn(
             f"descriptor {aim.tolist()} lies outside the bounds {bounds_in_words(self.lower, self.upper)};"
-            f" acting towards the nearest one inside, {nearest.tolist()}",
+            f" using the nearest descriptor inside, {nearest.tolist()}",
             stacklevel=3,
         )
 

@@ -43,7 +43,7 @@ def policy_of(archive: StoredArchive) -> Mlp | Conv:
         inputs, *_, outputs = policy["layers"]
         channels, height, width = policy.get("image") or (0, 0, 0)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError("the archive does not say how to make its policies") from error
+        raise UserError("/meta/policy: the description of the policies is incomplete") from error
     image = (channels, height, width) if channels else None
     return make_policy(settings, inputs, outputs, image, arithmetic_of(archive))
 
@@ -69,7 +69,7 @@ def task_of(
         options = dict(task["options"])
         name, shape = str(options.pop("name")), None if policy is None else _shape(policy)
     except (KeyError, TypeError) as error:
-        raise UserError("the archive does not say how to make its task and policies") from error
+        raise UserError("/meta/task, /meta/policy: the description of task and policies is incomplete") from error
     if reserved := options.keys() & _RESERVED:
         raise UserError(f"/meta/task: options may not set {', '.join(sorted(reserved))}")
     permission.require(task["options"])
@@ -88,7 +88,7 @@ def task_of(
     if made.parameters != parameters:
         raise UserError(
             f"genomes have {parameters} parameters but task '{name}' now needs {made.parameters};"
-            " install the package versions that `qdrl archive info` names"
+            " install the package versions that `qdrl archive info` lists"
         )
     return made
 
@@ -109,8 +109,8 @@ def arithmetic_of(archive: StoredArchive) -> Arithmetic:
     name = described.get("arithmetic", BLAS) if isinstance(described, dict) else BLAS
     if name not in get_args(Arithmetic):
         raise UserError(
-            f"{archive.path}: arithmetic {name!r}, this qdrl knows {', '.join(get_args(Arithmetic))};"
-            " install the version that `qdrl archive info` names"
+            f"{archive.path}: unknown arithmetic {name!r}; known: {', '.join(get_args(Arithmetic))};"
+            " install the version of qdrl that `qdrl archive info` lists"
         )
     return name
 
@@ -173,7 +173,7 @@ def champion_genome(archive: StoredArchive) -> np.ndarray:
     """
     champion, lineages = archive.champion, archive.lineages
     if champion is None:
-        raise UserError("this archive holds no champion; only algorithms that optimise a single genome have one")
+        raise UserError("this archive has no champion; only algorithms that optimise a single genome store one")
     if lineages is None or "genome" in champion:
         return champion["genome"]
     decoder, ancestry = _decoder(archive, lineages)
@@ -189,11 +189,11 @@ def _decoder(archive: StoredArchive, lineages: StoredLineages) -> tuple[Decoder,
     ancestry.keyframes.update(zip(lineages.keyframe_numbers.tolist(), lineages.keyframes, strict=True))
     kinds: dict[Any, Any] = {"keyed": KeyedNoise, "table": TableNoise}
     if not isinstance(name := lineages.noise.get("name"), str) or name not in kinds:
-        raise UserError(f"/elites/lineage: this qdrl knows no noise {name!r}")
+        raise UserError(f"/elites/lineage: unknown noise {name!r}; known: {', '.join(kinds)}")
     try:
         noise = kinds[name](**lineages.noise)
     except (TypeError, ValueError) as error:
-        raise UserError(f"/elites/lineage: no such noise: {lineages.noise!r}") from error
+        raise UserError(f"/elites/lineage: invalid settings of the noise: {lineages.noise!r}") from error
     _refuse_what_memory_cannot_hold(parameters + getattr(noise, "size", 0))
     return Decoder(ancestry, initial, source_for(noise, parameters)), ancestry
 
@@ -209,8 +209,8 @@ def _refuse_what_memory_cannot_hold(numbers: int) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * numbers > there // 4:
         raise UserError(
-            f"the file states lineages that need {4 * numbers / 2**30:.1f} GiB to decode, more than a quarter of this"
-            f" machine's {there / 2**30:.1f} GiB"
+            f"decoding the file's lineages needs {4 * numbers / 2**30:.1f} GiB, more than a quarter of this machine's"
+            f" {there / 2**30:.1f} GiB"
         )
 
 

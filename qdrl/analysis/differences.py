@@ -75,5 +75,5 @@ def _differs(name: str, there: dict[str, Any], here: dict[str, str]) -> bool:
 def _other_version(package: str, there: dict[str, Any], here: dict[str, str]) -> str:
     return (
         f"the file was made with {package} {there[package]}, this is {package} {here[package]}: episodes may differ;"
-        f" pip install {package}=={there[package]} replays it"
+        f" to reproduce them: pip install {package}=={there[package]}"
     )

@@ -45,7 +45,7 @@ class Permission:
             return
         if named := named_code(options):
             raise UserError(
-                f"the file names code to run: {'; '.join(named)}; where you trust it, allow it with --allow-code"
+                f"the file needs code that it names: {'; '.join(named)}; if you trust it, add --allow-code"
                 " (in Python allow_code=True or code_from='folder')"
             )
 

@@ -134,7 +134,7 @@ def reevaluate_actor(
             allowed.
     """
     if targets not in get_args(Targets):
-        raise ValueError(f"targets is {targets!r}, neither of {get_args(Targets)}")
+        raise ValueError(f"targets must be one of {get_args(Targets)}, got {targets!r}")
     if targets == "centroids" and archive.unstructured:
         raise UserError(f"{archive.path}: a novelty archive has no centroids; use targets 'descriptors'")
     actor = ConditionedPolicy(archive)

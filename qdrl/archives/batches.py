@@ -133,7 +133,7 @@ def _check_finite(batch: Batch) -> None:
     if bool(broken.any()):
         row = int(torch.nonzero(broken)[0])
         raise ValueError(
-            f"row {row} has a fitness or descriptor that is not finite or beyond {MAGNITUDE:g}; mark it as not valid"
+            f"row {row} has a fitness or descriptor that is not finite or exceeds {MAGNITUDE:g}; set its valid to False"
         )
 
 

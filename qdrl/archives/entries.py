@@ -64,7 +64,7 @@ class Entries:
         wrong = (numbers < self.added - self.stored) | (numbers >= self.added)
         if bool(wrong.any()):
             stored = f"{self.added - self.stored} to {self.added - 1}" if self.stored else "none"
-            raise ValueError(f"entry {int(numbers[wrong][0])} is not stored; stored are {stored}")
+            raise ValueError(f"entry {int(numbers[wrong][0])} is not stored; stored entries: {stored}")
         return self._rows(numbers)
 
     def replace(self, first: int, columns: Mapping[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ def archive_file(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         if not (path / "archive.h5").is_file():
-            raise UserError(f"{path}: this folder holds no archive.h5; give an archive file or a run folder")
+            raise UserError(f"{path}: this folder has no archive.h5; give an archive file or a run folder")
         return path / "archive.h5"
     if not path.is_file():
         raise UserError(f"{path}: no such file or run folder")
@@ -105,7 +105,7 @@ def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable
                 file.flush()
                 disk.check()
                 if problems := find_problems(file, temporary.stat().st_size):
-                    raise ValueError(f"{path} is not written: {problems[0]}")
+                    raise ValueError(f"{path}: not written, because the file would be invalid: {problems[0]}")
         except Exception:
             disk.check()  # a failed write is the cause of the error that HDF5 reports
             raise

@@ -112,7 +112,7 @@ def read_checkpoint(path: str | Path) -> tuple[StoredArchive, dict[str, Any]]:
         raise UserError(f"{path}: {problems[0] if problems else _CHANGED}")
     with _examined(path) as file:
         if "state" not in file:
-            raise UserError(f"{path}: holds no /state; it is an archive, not a checkpoint")
+            raise UserError(f"{path}: has no /state; it is an archive, not a checkpoint")
         return read_groups(file, path), read_tree(file["state"], path)
 
 

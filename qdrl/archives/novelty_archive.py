@@ -235,7 +235,7 @@ class NoveltyArchive:
         """
         cells = torch.tensor(np.asarray(state["cell"]), dtype=torch.int64, device=self.device)
         if len(cells) and (int(cells[0]) < 0 or not torch.equal(cells, cells[0] + torch.arange(len(cells)).to(cells))):
-            raise ValueError(f"entries must be numbered one after the other, got {cells.tolist()[:5]} and so on")
+            raise ValueError(f"numbers of entries must be consecutive, got {cells.tolist()[:5]} ...")
         if self.capacity is not None and len(cells) > self.capacity:
             raise ValueError(f"{len(cells)} entries do not fit a capacity of {self.capacity}")
         own = self._entries.columns

@@ -50,6 +50,6 @@ def build_archive(settings: ArchiveSettings, request: ArchiveRequest) -> "AnyArc
     if archive.geometry.kind not in KINDS:
         known = ", ".join(f"'{kind}'" for kind in KINDS)
         raise UserError(
-            f"archive.kind: '{settings.kind}' builds an archive of kind '{archive.geometry.kind}'; files hold {known}"
+            f"archive.kind: '{settings.kind}' builds an archive of kind '{archive.geometry.kind}'; files store {known}"
         )
     return archive

@@ -90,7 +90,7 @@ class GridSettings(ArchiveSettings):
     @classmethod
     def _fits(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
         if prod(shape) > MOST_CELLS:
-            raise ValueError(f"at most {MOST_CELLS} cells in all")
+            raise ValueError(f"a grid has at most {MOST_CELLS} cells, got {prod(shape)}")
         return shape
 
     @property
@@ -108,7 +108,8 @@ class GridSettings(ArchiveSettings):
 
         if len(self.shape) != len(request.axes):
             axes = ", ".join(request.axes)
-            raise UserError(f"archive.shape: {list(self.shape)} for the {len(request.axes)} axes ({axes})")
+            needs = f"a number of cells for each of {len(request.axes)} axes ({axes})"
+            raise UserError(f"archive.shape: needs {needs}, got {list(self.shape)}")
         return _archive(Grid(request.lower, request.upper, self.shape), request)
 
 

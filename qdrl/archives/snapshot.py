@@ -126,11 +126,11 @@ def _genomes(archive: "AnyArchive") -> np.ndarray:
     genomes = archive.genomes_of(archive.occupied_cells).cpu().numpy()
     if genomes.dtype.kind != "f":
         raise ValueError(
-            f"genomes of dtype {genomes.dtype} are numbers of lineages, which only a run can save; use float32 weights"
+            f"genomes of dtype {genomes.dtype} are indices of lineages, which only a run can save; use float32 weights"
         )
     rounded = genomes.astype(np.float32)
     if not (exact := (rounded == genomes) & np.isfinite(rounded)).all():
         row = int(np.argmin(exact.all(axis=1)))
         cell = int(archive.occupied_cells[row])
-        raise ValueError(f"the genome of cell {cell} has values that are not finite float32 numbers; files store these")
+        raise ValueError(f"the genome of cell {cell} must be finite in float32, the dtype of archive files")
     return rounded

@@ -131,7 +131,7 @@ class StoredArchive:
         if row < len(self) and self.elites["cell"][row] == cell:
             return row
         if self.unstructured:
-            raise UserError(f"entry {cell} was dropped; the oldest one kept is {self.elites['cell'][0]}")
+            raise UserError(f"entry {cell} was dropped; the oldest stored entry is {self.elites['cell'][0]}")
         near = int(self.elites["cell"][self.nearest(self.centroids[cell], 1)[0]])
         raise UserError(f"cell {cell} is empty; the nearest occupied one is {near}")
 

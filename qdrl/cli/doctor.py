@@ -84,7 +84,7 @@ def _cores(cores: set[int]) -> str:
     from qdrl.compute.resource_limits import core_quota
 
     quota = core_quota()
-    limited = f", the time of {quota:g} of them" if quota is not None and quota < len(cores) else ""
+    limited = f", limited to the CPU time of {quota:g}" if quota is not None and quota < len(cores) else ""
     return f"{os.cpu_count()}, of which this job may use {len(cores)}{limited}"
 
 
@@ -161,8 +161,8 @@ def _opengl() -> str:
     )
     variable = f"MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'unset')}"
     if done.returncode != 0:
-        return f"BROKEN: {variable}, and an attempt to draw ended its process with exit code {done.returncode}"
-    return done.stdout.strip() or f"{variable} and draws"
+        return f"BROKEN: {variable}, and a process that tried to render failed with exit code {done.returncode}"
+    return done.stdout.strip() or f"{variable}; rendering works"
 
 
 def _hdf5() -> str:

@@ -31,7 +31,7 @@ def command(archive: Path, output: Path, cell: int | None, allow_code: bool, cod
     from qdrl.errors import UserError
 
     if output.suffix != ".npz":
-        raise UserError(f"{output}: weights are written as .npz")
+        raise UserError(f"{output}: the name of the output must end in .npz")
     stored = open_archive(archive)
     chosen, weights = weights_of(stored, cell, allow_code=allow_code, code_from=code_from)
     write_weights(output, weights)

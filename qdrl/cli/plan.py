@@ -36,10 +36,10 @@ def print_plan(experiment: Experiment, ranks: Ranks) -> None:
     }
     for name, text in [*lines.items(), *(("warning", text) for text in needed.warnings())]:
         click.echo(f"{name:<12}{text}")
-    click.echo("nothing was written; without --dry-run the run starts")
+    click.echo("nothing was written; leave out --dry-run to start the run")
 
 
-_NOT_MEASURED = "not measured on this device: graphs and kernels take longer to compile than a dry run may"
+_NOT_MEASURED = "not measured on this device: compiling its kernels and graphs takes too long for a dry run"
 
 
 def _of_ranks(count: int) -> str:

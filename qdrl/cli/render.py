@@ -59,4 +59,4 @@ def command(
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     if result.same is False:
-        click.echo("note: on this machine the elite runs differently from the stored evaluation", err=True)
+        click.echo("note: this rerun differs from the stored evaluation", err=True)

@@ -32,7 +32,7 @@ def load_array(tensor: Tensor, stored: Any, name: str) -> None:
     array = np.asarray(stored, np.float32)
     if array.shape != tuple(tensor.shape):
         raise ValueError(
-            f"{name} is stored as {array.shape}, expected {tuple(tensor.shape)}: load it under the settings it was "
+            f"{name} is stored as {array.shape}, expected {tuple(tensor.shape)}: load it with the settings it was "
             "saved with"
         )
     tensor.copy_(torch.from_numpy(array))

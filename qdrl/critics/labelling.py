@@ -60,4 +60,4 @@ def _joined(first: Tensor | IndexedRows, second: Tensor | IndexedRows) -> Tensor
         return torch.cat([first, second])
     if isinstance(first, IndexedRows) and isinstance(second, IndexedRows) and first.source is second.source:
         return IndexedRows(first.source, torch.cat([first.index, second.index]))
-    raise ValueError("transitions to concatenate must share their observations: label steps of one generation")
+    raise ValueError("only transitions of one generation can be concatenated: they share their observations")

@@ -150,7 +150,7 @@ class ReplayBuffer:
         """
         if self._size < shape[-1]:
             raise RuntimeError(
-                f"the replay buffer holds {self._size} transitions, a minibatch takes {shape[-1]}: add episodes first"
+                f"the replay buffer holds {self._size} transitions, a minibatch needs {shape[-1]}: add episodes first"
             )
         return integers(generator, self._size, shape, self._device)
 
@@ -218,7 +218,7 @@ class ReplayBuffer:
         if self.dimensions and rows and transitions.reward.min() < 0:
             raise ValueError(
                 f"transitions.reward has {float(transitions.reward.min()):.4g}, but critics with descriptors need "
-                "rewards >= 0: add the task's offset and cut what is left at zero"
+                "rewards >= 0: add the task's offset and clip the sum at zero"
             )
         return rows
 

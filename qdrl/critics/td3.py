@@ -80,9 +80,10 @@ class Td3:
         device: str | torch.device = "cpu",
     ) -> None:
         if not 0 <= dimensions < actor.sizes[0]:
-            raise ValueError(f"an actor of {actor.sizes[0]} inputs cannot see {dimensions} descriptor dimensions")
+            inputs = actor.sizes[0]
+            raise ValueError(f"dimensions must be 0 to {inputs - 1} for an actor of {inputs} inputs, got {dimensions}")
         if settings.batch_size % shards:
-            raise ValueError(f"a minibatch of {settings.batch_size} cannot be shared equally by {shards} shards")
+            raise ValueError(f"batch_size ({settings.batch_size}) must be a multiple of shards ({shards})")
         self.settings, self.steps, self.dimensions = settings, 0, dimensions
         self._shards, self._conditioned_actor = shards, conditioned_actor
         self.actor_mlp, self.critic_mlp = actor, critic_mlp(actor, settings.hidden_sizes)
@@ -189,7 +190,7 @@ class Td3:
                 f" {self._shards} shards"
             )
         if steps is not None and steps < 1:
-            raise ValueError(f"a training phase takes at least 1 step, got {steps}")
+            raise ValueError(f"a training phase needs at least 1 step, got {steps}")
 
     def _run_chunks(self, chunks: Iterator[tuple[Minibatch, ...]], learners: Learners) -> tuple[float, Tensor]:
         """Run all steps; return the sum of losses and all `Chunk.values`.

@@ -54,8 +54,8 @@ class PolicyGradient:
         self.dimensions = critic.sizes[0] - policy.sizes[0] - policy.sizes[-1]
         if self.dimensions < 0:
             raise ValueError(
-                f"a critic of {critic.sizes[0]} inputs cannot see {policy.sizes[-1]} actions and {policy.sizes[0]} "
-                "observations: it belongs to another task"
+                f"the critic has {critic.sizes[0]} inputs, fewer than {policy.sizes[0]} observation and "
+                f"{policy.sizes[-1]} action dimensions: it belongs to another task"
             )
         self._policy, self._critic_mlp, self._device = policy, critic, torch.device(device)
         self._rows_at_once = 1 if rows_at_once is None and self._device.type == "cpu" else rows_at_once

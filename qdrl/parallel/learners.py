@@ -207,7 +207,7 @@ class _Plan:
 
 
 _SMALL = 1024  # below this many numbers one message with all parts is faster than two with slices
-LOST = "a rank that learned was lost, and its replay with it: resume from the last checkpoint"
+LOST = "a learner rank was lost together with its part of the replay buffer: resume from the last checkpoint"
 """Message of the `UserError` after the loss of a rank of the group."""
 
 

@@ -212,7 +212,7 @@ class MpiRanks:
             self._communicator = self._communicator.Shrink()
             self._groups = {}
             before, self.rank, self.size = self.size, self._communicator.Get_rank(), self._communicator.Get_size()
-            raise RankLost(f"{before - self.size} of {before} ranks died, {self.size} go on")
+            raise RankLost(f"{before - self.size} of {before} ranks died, {self.size} continue")
         return cast("_Result", result)
 
     def _rows_of(self, rank: int, count: int) -> range:

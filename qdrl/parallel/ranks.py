@@ -188,7 +188,7 @@ def connect() -> Ranks:
     """
     if (tasks := separate_tasks()) > 1:
         raise UserError(
-            f"srun started {tasks} tasks that cannot find each other, and each would be a whole run: use"
+            f"srun started {tasks} tasks without a common MPI, and each would start a run of its own: use"
             f" `srun --mpi=pmix`, `srun --mpi=pmi2` or mpirun; for separate runs set {LAUNCHER_SWITCH}=none"
         )
     if (rank := launched_rank()) is None:
@@ -206,8 +206,8 @@ def connect() -> Ranks:
     launched = launched_size() or ranks.size
     if launched != ranks.size or (launched_rank() or 0) >= ranks.size:
         raise UserError(
-            f"{launched} ranks were launched but mpi4py's MPI sees {ranks.size}: it is bound to another MPI"
-            " than the launcher's; `qdrl doctor` names it"
+            f"{launched} ranks were launched but mpi4py's MPI sees {ranks.size}: mpi4py uses another MPI library"
+            " than the launcher; `qdrl doctor` shows which"
         )
     return ranks
 

@@ -85,7 +85,7 @@ def stored_source(mjcf: str, assets: Mapping[str, bytes]) -> ModelSource:
             if name in ("meshdir", "texturedir", "assetdir"):
                 raise UserError(f"/meta/mjcf: the attribute {name} is not allowed")
             if name.startswith("file") and value not in assets:
-                raise UserError(f"/meta/mjcf: names the file '{_end_of(value)}', which the archive does not hold")
+                raise UserError(f"/meta/mjcf: refers to the file '{_end_of(value)}', which is not in the archive")
     return ModelSource(mjcf, assets)
 
 
@@ -160,4 +160,4 @@ def _contents(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}, which the model names, cannot be read: {error.strerror}") from error
+        raise UserError(f"cannot read {path}, which the model refers to: {error.strerror}") from error

@@ -82,7 +82,7 @@ def make_policy(
     if isinstance(settings, MlpSettings):
         return Mlp(observation_size, action_size, settings, arithmetic)
     if image is None:
-        raise UserError("policy.kind: convolutions need a task that shows images; use kind = 'mlp'")
+        raise UserError("policy.kind: convolutions need a task with image observations; use kind = 'mlp'")
     try:
         return Conv(image, action_size, settings, arithmetic)
     except ValueError as error:

@@ -47,7 +47,7 @@ class ConvSlots:
             self._statistics[slot] = []
             if self._shape.settings.virtual_batch_norm:
                 if self._reference is None:
-                    raise RuntimeError("virtual batch normalisation needs its reference observations first")
+                    raise RuntimeError("set the reference observations of virtual batch normalisation first")
                 self._forward(slot, self._reference, fitting=True)
 
     def move(self, source: int, target: int) -> None:

@@ -82,7 +82,7 @@ def _images(image: tuple[int, int, int], settings: ConvSettings) -> list[tuple[i
         else:
             sides = [(side - layer.size) // layer.stride + 1 for side in size]
             if min(side - layer.size for side in size) < 0:
-                raise ValueError(f"a kernel of {layer.size} does not fit into {size[0]} x {size[1]} points")
+                raise ValueError(f"a kernel of size {layer.size} does not fit an input of {size[0]} x {size[1]} pixels")
         images.append((layer.filters, sides[0], sides[1]))
     return images
 

@@ -67,7 +67,7 @@ def plot_curve(archive: StoredArchive, metric: str, axes: Axes, *, label: str | 
     over = "frames" if "frames" in history else "evaluations"
     missing = [name for name in (over, metric) if len(history.get(name, ())) == 0]
     if missing:
-        raise UserError(f"the archive's history holds no {' and no '.join(missing)}; there is no curve to draw")
+        raise UserError(f"the archive's history has no {' and no '.join(missing)}; there is no curve to draw")
     spent = history[over]
     marker = "o" if len(spent) == 1 else None
     color = _COLORS.get(metric, INK)

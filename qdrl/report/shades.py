@@ -87,7 +87,7 @@ def shades_of(
     _check_limits(value, vmin, vmax)
     values = archive.elites[value].astype(np.float64)
     if len(values) and np.isnan(values).all():
-        raise UserError(f"'{value}' is not known for any elite; re-evaluated archives have it")
+        raise UserError(f"'{value}' is NaN for all elites; only elites with several evaluations have it")
     if value == "emitter":
         count = len(archive.emitters)
         colors = matplotlib.colormaps[colormap].resampled(count)

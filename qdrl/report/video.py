@@ -27,7 +27,7 @@ def check_video_path(path: Path) -> None:
         UserError: the suffix is unknown, the folder does not exist, or a package that writes films is not installed.
     """
     if path.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"{path}: films are .mp4 or .gif, not '{path.suffix}'")
+        raise UserError(f"{path}: the name of a video must end in .mp4 or .gif, not '{path.suffix}'")
     if path.is_dir():
         raise UserError(f"{path} is a folder")
     if not path.parent.is_dir():

@@ -83,7 +83,7 @@ class Checkpoints:
             self._report(error, last=last)
             return False
         if self._failed:
-            LOGGER.warning(f"checkpoint written again after {self._failed} failed attempts")
+            LOGGER.warning(f"checkpoint written after {self._failed} failed attempts")
         return True
 
     def _write(self) -> None:
@@ -104,7 +104,7 @@ class Checkpoints:
         line = f"cannot save generation {generation}: {path}: {reason}; {kept}"
         if last:
             self._log.note(line)
-            raise RunFailed(f"{line}; free space, then `qdrl resume {self._folder}` computes the rest again")
+            raise RunFailed(f"{line}; free disk space, then continue from there: qdrl resume {self._folder}")
         if self._failed == 1:
             seconds = self._interval()
             LOGGER.warning(f"{line}; trying again every {seconds:g} s" if seconds else f"{line}; trying again")

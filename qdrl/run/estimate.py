@@ -91,7 +91,7 @@ class Estimate:
         limit = memory_limit()
         if local_size() > 1:
             line += f", {size(self.node_bytes)} for the {local_size()} ranks of this node"
-        over = "; MORE THAN THERE IS once all of it is in use" if self.node_bytes > limit else ""
+        over = "; MORE THAN AVAILABLE once all of it is in use" if self.node_bytes > limit else ""
         return f"{line}, of {size(limit)}{over}"
 
     def files(self) -> str:
@@ -106,7 +106,7 @@ class Estimate:
         if (idle := self.ranks - self.rows) > 0:
             found.append(f"{self.rows} rows for {self.ranks} ranks: {idle} idle")
         if self.threads > (own := len(allowed_cores())):
-            found.append(f"{self.threads} threads a rank on {own} cores; with mpirun, --bind-to none gives it more")
+            found.append(f"{self.threads} threads a rank on {own} cores; mpirun --bind-to none allows more cores")
         cores = core_quota() or os.cpu_count() or 1
         if local_size() > 1 and local_size() * self.threads > cores:
             found.append(f"{local_size() * self.threads} threads on {cores:g} cores")
@@ -160,7 +160,7 @@ def refuse_what_cannot_fit(needs: Sequence[Need], limit: int | None = None) -> N
     largest = max(needs, key=lambda need: need.bytes, default=None)
     if largest is not None and largest.bytes > limit:
         needed = f"{size(largest.bytes)} a {largest.place} for the {largest.purpose}"
-        raise UserError(f"{largest.keys}: {needed}, but there are {size(limit)} of memory")
+        raise UserError(f"{largest.keys}: {needed}, but only {size(limit)} of memory are available")
 
 
 def cells(experiment: Experiment) -> int:

@@ -83,7 +83,7 @@ def run_job(
                 parts.task.close()
     if recorder.failure is not None:
         raise RunFailed(
-            f"{recorder.failure}; once that is fixed, `qdrl resume {folder}` continues"
+            f"{recorder.failure}; fix the cause, then continue: qdrl resume {folder}"
             f"{' (add --accept-changed-code if the fix is in your own code)' if parts.code else ''}"
         )
     return Outcome(folder, recorder.finished, recorder.ended_by, recorder.generations)
@@ -95,7 +95,7 @@ def _warn_before_generations(parts: Parts, ranks: Ranks, recorder: Recorder, res
         if line is not None:
             recorder.warn(line)
     share = parts.algorithm.share_memory
-    repeat_after_losses(lambda: share(ranks), lambda loss: recorder.warn(f"{loss}; tables are made again"))
+    repeat_after_losses(lambda: share(ranks), lambda loss: recorder.warn(f"{loss}; the shared tables are rebuilt"))
     if ranks.first and (warning := parts.task.find_warning()):
         recorder.warn(warning)
 
@@ -104,7 +104,7 @@ def _refuse_newer_checkpoint(folder: Path, restored: Restored | None) -> None:
     """Refuse to continue from a checkpoint that another job replaced before this one had locked the folder."""
     read = None if restored is None else restored.identity
     if read is not None and read != identity(folder / "checkpoint.h5"):
-        raise UserError(f"{folder}: another job saved while this one was starting; resume it again")
+        raise UserError(f"{folder}: another job saved a checkpoint while this one started; run `qdrl resume` again")
 
 
 @contextmanager

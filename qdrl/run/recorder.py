@@ -169,7 +169,7 @@ class Recorder:
     def _save(self, *, last: bool = False) -> None:
         """Save; when the rank that writes is lost, the next first rank writes. Collective."""
         repeat_after_losses(
-            lambda: self._checkpoints.save(last=last), lambda loss: self.warn(f"{loss}; the files are written again")
+            lambda: self._checkpoints.save(last=last), lambda loss: self.warn(f"{loss}; the files are being rewritten")
         )
 
     def _write_if_first(self) -> None:
@@ -192,7 +192,7 @@ class Recorder:
             LOGGER.info(line)
             self._progress.say(f"qdrl: {line}")
         if lock_error is not None:
-            LOGGER.warning(f"{lock_error}; continuing, as this may be the lock of the lost rank")
+            LOGGER.warning(f"{lock_error}; continuing, because the lost rank may still hold the lock")
 
     def _take_lock(self) -> str | None:
         """Take the lock of a lost rank's folder, or return why not: that rank's lock may outlive it."""

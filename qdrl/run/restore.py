@@ -182,8 +182,8 @@ def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) ->
     stored = open_archive(archive)
     if check_seal(archive) == "broken":
         raise UserError(
-            f"{archive} was changed since it was written, and the run would continue from that; where it is intended,"
-            f" first run `qdrl archive validate --seal {archive}`"
+            f"{archive} was changed since it was written, and the run would continue from the changed file; if that is"
+            f" intended, first run `qdrl archive validate --seal {archive}`"
         )
     _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "archive")
     changed_names = _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
@@ -252,8 +252,8 @@ def _notes_on_code(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"the source of {', '.join(names)} has changed since the run was saved: elites of before and after were"
-        " evaluated by different code"
+        f"the source of {', '.join(names)} has changed since the run was saved: earlier and later elites are evaluated"
+        " by different code"
     ]
 
 
@@ -304,8 +304,8 @@ def _refuse_other_evaluations(stored: StoredArchive, parts: Parts, *, accept_cha
     before, now = stored.meta.get("policy") or {}, parts.task.describe_policy() or {}
     if before.get("output") != now.get("output"):
         raise UserError(
-            f"the stored policies end in '{before.get('output')}', here they would in '{now.get('output')}', as all"
-            " policies with discrete actions do since archive format 1.2; start a new run"
+            f"the stored policies have policy.output '{before.get('output')}', this version gives them"
+            f" '{now.get('output')}', as all policies of discrete actions since archive format 1.2; start a new run"
         )
     names = changed_sources(stored.meta.get("code"), parts.code)
     model = stored.meta.get("mjcf"), stored.meta.get("assets") or {}

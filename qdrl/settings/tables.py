@@ -42,7 +42,7 @@ def check(model: type[BaseModel], data: Mapping[str, Any], table: str, elsewhere
         plain = json.loads(json.dumps(data))
     except TypeError as error:
         key = next(key for key, value in data.items() if not _is_plain(value))
-        reason = "dates and times have no meaning here" if isinstance(data[key], date | time) else str(error)
+        reason = "dates and times are not supported" if isinstance(data[key], date | time) else str(error)
         raise UserError(f"{table}.{key}: {reason}, got {data[key]}") from error
     adapter = TypeAdapter(model)
     return _validated(lambda: adapter.validate_json(json.dumps(plain), strict=True), model, plain, table, elsewhere)

@@ -222,9 +222,9 @@ def test_a_rank_that_never_learned_cannot_take_the_learners_place() -> None:
             return dict(result)
 
     heir.tell(evaluation, TrainedElsewhere())
-    with pytest.raises(UserError, match="a rank that learned was lost"):
+    with pytest.raises(UserError, match="a learner rank was lost"):
         heir.state_dict()  # no checkpoint without the replay, whenever the run ends
-    with pytest.raises(UserError, match="a rank that learned was lost"):
+    with pytest.raises(UserError, match="a learner rank was lost"):
         heir.tell(task.evaluate(heir.ask()))
 
 
@@ -299,7 +299,7 @@ def test_gradient_rows_of_dcg_count_as_having_aimed_at_what_they_reached() -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gradient_rows": 10, "actor_rows": 7}, r"gradient_rows \(10\) and actor_rows \(7\) must fit into batch_size"),
+        ({"gradient_rows": 10, "actor_rows": 7}, r"gradient_rows \(10\) \+ actor_rows \(7\) must be at most batch_size"),
         ({"replay_capacity": 19}, r"replay_capacity \(19\) must hold a minibatch \(20\)"),
     ],
 )

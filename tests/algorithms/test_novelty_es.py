@@ -209,7 +209,7 @@ def test_an_archive_of_cells_is_refused() -> None:
     with pytest.raises(UserError, match="novelty_es needs 'novelty', not 'grid'"):
         NoveltyEs(task, Archive(Grid([0, 0], [1, 1], (2, 2)), 6), Streams(0), NoveltyEsSettings())
     picky = NoveltyArchive([0, 0], [1, 1], 6, rule=Probability(0.01, Streams(0)))
-    with pytest.raises(UserError, match="novelty_es needs 'all': its archive holds what every mean did"):
+    with pytest.raises(UserError, match="novelty_es needs 'all': it archives the behaviour of every mean"):
         NoveltyEs(task, picky, Streams(0), NoveltyEsSettings())
 
 

@@ -74,7 +74,7 @@ def test_no_verb_runs_what_a_file_names(
         assert str(tmp_path / "hostile_things" / "deeper.py") in message
         assert "--allow-code" in message
     for run in (lambda: replay(archive, int(cell)), lambda: task_of(archive), lambda: reevaluate_elites(archive)):
-        with pytest.raises(UserError, match="names code to run"):
+        with pytest.raises(UserError, match="needs code that it names"):
             run()
     for verb in (["archive", "info"], ["archive", "validate"], ["export"]):
         target = ["weights.npz"] if verb == ["export"] else []

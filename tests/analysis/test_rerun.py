@@ -182,7 +182,7 @@ def test_a_replay_names_what_differs_from_the_machine_that_made_the_file(tmp_pat
     (note,) = notes(mujoco="3.9.9")
     assert note == (
         f"the file was made with mujoco 3.9.9, this is mujoco {meta['packages']['mujoco']}: episodes may differ;"
-        " pip install mujoco==3.9.9 replays it"
+        " to reproduce them: pip install mujoco==3.9.9"
     )
     (note,) = notes(libm="0", libc="glibc 2.17")
     assert "glibc 2.17" in note

@@ -258,7 +258,7 @@ def test_leaving_rows_out_is_the_same_as_marking_them_not_valid(sequence: list[B
 )
 def test_a_valid_row_that_is_not_finite_is_refused_by_its_number(fitness: float, place: float):
     archive = row_archive()
-    with pytest.raises(ValueError, match="row 1 has a fitness or descriptor that is not finite or beyond 1e"):
+    with pytest.raises(ValueError, match="row 1 has a fitness or descriptor that is not finite or exceeds 1e"):
         archive.add(genomes(1, 2), floats(0, fitness), in_cells(0, place), valid=torch.tensor([True, True]))
     assert len(archive) == 0
 

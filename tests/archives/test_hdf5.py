@@ -239,7 +239,7 @@ def test_the_elite_of_an_empty_cell_is_refused_with_the_nearest_occupied_one() -
 def test_an_entry_that_is_not_held_is_refused_with_the_oldest_that_is() -> None:
     archive = small_archive(kind="novelty", shape=(9, 2), elites=4)
     assert [archive.row_of(cell) for cell in range(5, 9)] == [0, 1, 2, 3]
-    with pytest.raises(UserError, match="entry 4 was dropped; the oldest one kept is 5"):
+    with pytest.raises(UserError, match="entry 4 was dropped; the oldest stored entry is 5"):
         archive.row_of(4)
     with pytest.raises(UserError, match="cells run from 0 to 8"):
         archive.row_of(9)
@@ -286,7 +286,7 @@ def test_a_writer_that_raises_midway_leaves_the_old_file_and_no_other(path: Path
 )
 def test_an_archive_that_could_not_be_read_back_is_never_written(path: Path, place: str, wrong: dict[str, Any]) -> None:
     good = path.read_bytes()
-    with pytest.raises(ValueError, match=f"is not written: {place}"):
+    with pytest.raises(ValueError, match=f"not written, because the file would be invalid: {place}"):
         write_archive(path, replace(small_archive(), **wrong))
     assert path.read_bytes() == good
     assert list(path.parent.iterdir()) == [path]

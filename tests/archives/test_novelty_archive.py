@@ -130,11 +130,11 @@ def test_an_entry_that_was_dropped_is_named() -> None:
     for numbers in ((0, 1, 2), (3, 4)):
         archive.add(**batch(*numbers))
     for wrong in (1, 5, -1):
-        with pytest.raises(ValueError, match=f"entry {wrong} is not stored; stored are 2 to 4"):
+        with pytest.raises(ValueError, match=f"entry {wrong} is not stored; stored entries: 2 to 4"):
             archive.genomes_of(torch.tensor([2, wrong]))
         with pytest.raises(ValueError, match=f"entry {wrong} is not stored"):
             archive.descriptors_of(torch.tensor([wrong]))
-    with pytest.raises(ValueError, match="entry 0 is not stored; stored are none"):
+    with pytest.raises(ValueError, match="entry 0 is not stored; stored entries: none"):
         growing().genomes_of(torch.tensor([0]))
 
 
@@ -246,8 +246,8 @@ def test_entries_of_an_archive_that_dropped_some_go_on_in_one_without_a_capacity
     [
         ({"genome": np.zeros((2, 4), np.float32)}, r"genome must have shape \(2, 3\) for this archive, got \(2, 4\)"),
         ({"descriptor": np.zeros((2, 2))}, r"descriptor must have shape \(2, 1\)"),
-        ({"cell": np.array([4, 6])}, r"numbered one after the other, got \[4, 6\]"),
-        ({"cell": np.array([-1, 0])}, r"numbered one after the other, got \[-1, 0\]"),
+        ({"cell": np.array([4, 6])}, r"must be consecutive, got \[4, 6\]"),
+        ({"cell": np.array([-1, 0])}, r"must be consecutive, got \[-1, 0\]"),
         ({name: np.zeros(3) for name in ("cell", *FIELDS)} | {"cell": np.arange(3)}, "do not fit a capacity of 2"),
     ],
 )

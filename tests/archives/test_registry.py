@@ -50,7 +50,7 @@ def test_every_kind_of_the_table_goes_by_its_own_name() -> None:
 
 
 def test_a_grid_of_other_axes_than_the_tasks_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"archive.shape: \[3\] for the 2 axes \(x, y\)"):
+    with pytest.raises(UserError, match=r"archive.shape: needs a number of cells for each of 2 axes \(x, y\), got \[3\]"):
         build_archive(GridSettings(kind="grid", shape=(3,)), REQUEST)
 
 
@@ -101,6 +101,7 @@ def test_settings_of_a_users_archive_are_checked() -> None:
 
 
 def test_an_archive_that_files_cannot_describe_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"builds an archive of kind 'ring'; files hold 'grid', 'cvt', 'novelty'"):
+    message = "builds an archive of kind 'ring'; files store 'grid', 'cvt', 'novelty'"
+    with pytest.raises(UserError, match=message):
         start(experiment(kind=f"{OWN}:Odd"), OneProcess(), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -64,13 +64,13 @@ def test_what_a_file_cannot_say_truly_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the archive has 1 descriptor axes, task 'arm' has 2"):
         line.save(path, task)
     lineages = qdrl.Archive(qdrl.Grid([-1, -1], [1, 1], (4, 4)), 8, dtype=torch.int64)
-    with pytest.raises(ValueError, match="numbers of lineages, which only a run can save"):
+    with pytest.raises(ValueError, match="indices of lineages, which only a run can save"):
         lineages.save(path, task)
     broken, fine = arm(), qdrl.Archive(qdrl.Grid([-1, -1], [1, 1], (4, 4)), 8, dtype=torch.float64)
     broken.add(np.full((1, 8), np.nan), **row)
     fine.add(np.full((1, 8), 0.1), **row)
     for archive in (broken, fine):
-        with pytest.raises(ValueError, match="genome of cell 15 has values that are not finite float32 numbers"):
+        with pytest.raises(ValueError, match="the genome of cell 15 must be finite in float32"):
             archive.save(path, task)
     one = arm()
     one.add(np.zeros((1, 8)), emitter=2, **row)

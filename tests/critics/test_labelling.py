@@ -76,5 +76,5 @@ def test_transitions_of_one_generation_are_concatenated_without_copies_of_observ
     assert isinstance(found.observation, IndexedRows)
     assert found.observation.source is transitions.observations
     assert torch.equal(found.observation[:], transitions.observation[[0, 1, 2, 1, 4]])
-    with pytest.raises(ValueError, match="must share their observations"):
+    with pytest.raises(ValueError, match="only transitions of one generation can be concatenated"):
         concatenate(labelled([0]), labelled([0], two_episodes()))

@@ -149,7 +149,7 @@ def test_every_transition_is_drawn_as_often_as_any_other() -> None:
 
 def test_a_minibatch_needs_as_many_transitions_as_it_takes() -> None:
     buffer = buffer_of(numbered(0, 9), capacity=20)
-    with pytest.raises(RuntimeError, match="holds 9 transitions, a minibatch takes 10"):
+    with pytest.raises(RuntimeError, match="holds 9 transitions, a minibatch needs 10"):
         buffer.sample(np.random.default_rng(0), (1, 10))
     buffer.add(numbered(9, 1))
     assert buffer.sample(np.random.default_rng(0), (2, 10)).reward.shape == (2, 10)

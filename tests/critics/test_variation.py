@@ -159,5 +159,5 @@ def test_shapes_that_do_not_fit_are_refused(wrong: int) -> None:
 
 
 def test_the_critic_of_another_task_is_refused() -> None:
-    with pytest.raises(ValueError, match="a critic of 4 inputs cannot see 3 actions and 7 observations"):
+    with pytest.raises(ValueError, match="critic has 4 inputs, fewer than 7 observation and 3 action dimensions"):
         PolicyGradient(Mlp(7, 3, MlpSettings()), Mlp(4, 1, MlpSettings()), SETTINGS)

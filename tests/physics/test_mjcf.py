@@ -13,9 +13,9 @@ MESH = "<mujoco><asset><mesh {attributes}/></asset></mujoco>"
 @pytest.mark.parametrize(
     ("mjcf", "words"),
     [
-        (MESH.format(attributes='file="/etc/passwd"'), "names the file '/etc/passwd'"),
-        (MESH.format(attributes='file="../a.obj"'), "names the file"),
-        ('<mujoco><asset><texture fileright="b.png"/></asset></mujoco>', "names the file 'b.png'"),
+        (MESH.format(attributes='file="/etc/passwd"'), "refers to the file '/etc/passwd'"),
+        (MESH.format(attributes='file="../a.obj"'), "refers to the file"),
+        ('<mujoco><asset><texture fileright="b.png"/></asset></mujoco>', "refers to the file 'b.png'"),
         ('<mujoco><include file="a.obj"/></mujoco>', "<include>"),
         ('<mujoco><asset><model file="a.obj"/></asset></mujoco>', "<model>"),
         ('<mujoco><worldbody><attach model="a"/></worldbody></mujoco>', "<attach>"),

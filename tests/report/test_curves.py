@@ -66,12 +66,12 @@ def test_a_history_without_mean_fitness_is_drawn_without_it() -> None:
 @pytest.mark.parametrize("generations", [0, None])
 def test_an_archive_without_history_is_refused(generations: int | None) -> None:
     archive = small_archive(generations=0) if generations == 0 else replace(small_archive(), history={})
-    with pytest.raises(UserError, match="history holds no evaluations and no coverage"):
+    with pytest.raises(UserError, match="history has no evaluations and no coverage"):
         figure_of_curves(archive)
 
 
 def test_any_metric_can_be_drawn_and_an_unknown_one_is_refused() -> None:
     axes = new_figure(3, 2).subplots()
     assert plot_curve(small_archive(), "added_iso_line", axes).get_ylabel() == "added iso line"
-    with pytest.raises(UserError, match="history holds no speed"):
+    with pytest.raises(UserError, match="history has no speed"):
         plot_curve(small_archive(), "speed", axes)

@@ -156,7 +156,7 @@ def test_another_column_can_be_shown_and_emitters_go_by_name() -> None:
     [
         ({"value": "fitnes"}, "no column 'fitnes' to draw; did you mean 'fitness'"),
         ({"value": "descriptor"}, "no column 'descriptor'"),
-        ({"value": "fitness_std"}, "not known for any elite"),
+        ({"value": "fitness_std"}, "is NaN for all elites"),
         ({"colormap": "viridiss"}, "did you mean 'viridis'"),
         ({"vmin": 2, "vmax": 1}, "vmin 2 must be below vmax 1"),
         ({"vmin": 2, "vmax": 2}, "vmin 2 must be below vmax 2"),

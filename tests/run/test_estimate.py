@@ -116,7 +116,7 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(
 
 def test_what_fits_is_not_refused() -> None:
     refuse_what_cannot_fit([Need("archive", "archive.cells", 10)], limit=10)
-    with pytest.raises(UserError, match=r"archive\.cells: 11 B a rank for the archive, but there are 10 B"):
+    with pytest.raises(UserError, match=r"archive\.cells: 11 B a rank for the archive, but only 10 B"):
         refuse_what_cannot_fit([Need("archive", "archive.cells", 11)], limit=10)
 
 
@@ -137,10 +137,10 @@ def test_idle_ranks_and_threads_beyond_cores_are_named(monkeypatch: pytest.Monke
     needed = Estimate(rows=4, ranks=6, needs=(), archive_bytes=0, checkpoint_bytes=0, threads=2)
     assert needed.warnings() == [
         "4 rows for 6 ranks: 2 idle",
-        "2 threads a rank on 1 cores; with mpirun, --bind-to none gives it more",
+        "2 threads a rank on 1 cores; mpirun --bind-to none allows more cores",
         "12 threads on 2 cores",
     ]
-    assert "for the 6 ranks of this node, of 1.0 MiB; MORE THAN THERE IS" in needed.in_a_line()
+    assert "for the 6 ranks of this node, of 1.0 MiB; MORE THAN AVAILABLE" in needed.in_a_line()
     assert "files grow with the archive" in needed.in_a_line()
 
 

@@ -337,7 +337,7 @@ def test_a_killed_rank_is_survived_and_the_archive_is_the_same(
     arguments += ["--set", "algorithm.name=tests.helpers.raising:DyingOnOneRank"]
     job = mpirun(3, arguments, timeout=120, options=["--with-ft", "ulfm"])
     assert job.returncode == 0, job.stderr
-    assert "1 of 3 ranks died, 2 go on; generation 2 is done again" in job.stderr
+    assert "1 of 3 ranks died, 2 continue; generation 2 is repeated" in job.stderr
     assert str(tmp_path / "run" / "archive.h5") in job.stdout
     assert content_digest(tmp_path / "run" / "archive.h5") == digest
     with (tmp_path / "run" / "metrics.csv").open() as file:

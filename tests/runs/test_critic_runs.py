@@ -42,7 +42,7 @@ def test_a_killed_rank_that_only_evaluated_is_survived(
     monkeypatch.setenv("QDRL_TEST_DYING_RANK", "2")
     job = _dying(tmp_path, learners)
     assert job.returncode == 0, job.stderr
-    assert "1 of 3 ranks died, 2 go on; generation 2 is done again" in job.stderr
+    assert "1 of 3 ranks died, 2 continue; generation 2 is repeated" in job.stderr
     assert content_digest(tmp_path / "run" / "archive.h5") == digest
 
 
@@ -64,7 +64,7 @@ def test_without_a_learner_a_job_ends_and_resumes_to_the_same_archive(
     monkeypatch.setenv("QDRL_TEST_DYING_MOMENT", moment)
     job = _dying(tmp_path, learners)
     assert job.returncode != 0
-    assert "a rank that learned was lost, and its replay with it: resume from the last checkpoint" in job.stderr
+    assert "a learner rank was lost together with its part of the replay buffer: resume from" in job.stderr
     monkeypatch.delenv("QDRL_TEST_DYING_RANK")
     job = mpirun(2, ["-m", "qdrl", "resume", tmp_path / "run"], timeout=120)
     assert job.returncode == 0, job.stderr

@@ -108,7 +108,7 @@ def test_what_is_wrong_with_lineages_is_one_clear_line(archive: Path, tmp_path: 
     stored = open_archive(archive)
     with pytest.raises(UserError, match="holds lineages"):
         stored.genome(row=0)
-    with pytest.raises(UserError, match=r"weights are written as \.npz"):
+    with pytest.raises(UserError, match=r"must end in \.npz"):
         CliRunner().invoke(qdrl, ["export", str(archive), str(tmp_path / "w.txt")], catch_exceptions=False)
     bad = tmp_path / "bad.h5"
     for name, change, message in (
@@ -129,7 +129,7 @@ def test_lineages_that_cannot_be_decoded_here_are_refused(archive: Path, tmp_pat
     bad = tmp_path / "bad.h5"
     for change, message in (
         ({"noise": '{"name": "table", "size": 50}'}, "a noise table of 50 numbers is too short"),
-        ({"noise": '{"name": "dice"}'}, "this qdrl knows no noise 'dice'"),
+        ({"noise": '{"name": "dice"}'}, "unknown noise 'dice'; known: keyed, table"),
     ):
         bad.write_bytes(archive.read_bytes())
         with damaged(bad) as file:
@@ -227,6 +227,6 @@ def test_an_archive_without_a_champion_exports_its_best_elite(tmp_path: Path) ->
     best = int(stored.elites["fitness"].argmax())
     assert np.array_equal(arrays_of(tmp_path / "w.npz")["genome"], stored.genome(row=best))
     assert task_of(stored).parameters == stored.parameters
-    with pytest.raises(UserError, match="holds no champion"):
+    with pytest.raises(UserError, match="has no champion"):
         champion_genome(stored)
     write_archive(tmp_path / "copy.h5", stored)

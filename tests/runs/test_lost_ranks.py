@@ -111,7 +111,7 @@ def test_the_next_first_rank_writes_the_last_files_and_draws_the_figures(
     arguments += ["--set", "algorithm.name=tests.helpers.raising:MapElitesDyingInTheLastSave"]
     job = mpirun(3, arguments, timeout=120, options=ULFM)
     assert job.returncode == 0, job.stderr
-    assert "1 of 3 ranks died, 2 go on" in job.stderr
+    assert "1 of 3 ranks died, 2 continue" in job.stderr
     assert content_digest(run / "archive.h5") == digest
     assert validate(run / "checkpoint.h5") == []
     assert load(run).algorithm.generation == 6
@@ -133,7 +133,7 @@ def test_a_job_that_cannot_write_its_last_files_says_so_and_is_resumed_from_the_
     arguments += ["--set", "algorithm.name=tests.helpers.raising:DcrlDyingInTheLastSave"]
     job = mpirun(3, arguments, timeout=120, options=ULFM)
     assert job.returncode not in (0, 75)
-    assert "a rank that learned was lost, and its replay with it: resume from the last checkpoint" in job.stderr
+    assert "a learner rank was lost together with its part of the replay buffer: resume from" in job.stderr
     assert "Traceback" not in job.stderr
     assert validate(run / "checkpoint.h5") == []
     resumed = CliRunner().invoke(qdrl, ["resume", str(run)], catch_exceptions=False)

@@ -176,7 +176,7 @@ def test_show_and_find_go_by_the_number_of_an_entry(path: Path) -> None:
     found = json.loads(call("find", path, "--descriptor", *place, "--count", 1, "--json"))
     assert found["elites"][0]["cell"] == cell
     result = CliRunner().invoke(qdrl, ["archive", "show", str(path), "0"])
-    assert str(result.exception) == f"entry 0 was dropped; the oldest one kept is {archive.elites['cell'][0]}"
+    assert str(result.exception) == f"entry 0 was dropped; the oldest stored entry is {archive.elites['cell'][0]}"
 
 
 def test_plot_and_validate_take_it(path: Path) -> None:

@@ -123,5 +123,5 @@ def test_games_that_are_not_there_and_frames_of_other_tasks_are_refused() -> Non
     point = {**EXPERIMENT, "task": {"name": "point_omni"}, "policy": {}}
     with pytest.raises(UserError, match="task 'point_omni' has no frames; set"):
         build(parse_experiment(point))
-    with pytest.raises(UserError, match="convolutions need a task that shows images"):
+    with pytest.raises(UserError, match="convolutions need a task with image observations"):
         build(parse_experiment({**point, "policy": {"kind": "conv"}}))

@@ -196,7 +196,7 @@ def test_a_raising_descriptor_function_fails_its_evaluation_and_the_rest_goes_on
 
 def test_a_descriptor_of_the_wrong_shape_fails_and_says_which_was_expected(caplog: pytest.LogCaptureFixture) -> None:
     assert evaluate(gym_task("CartPole-v1", "three_numbers")).failed.all()
-    assert "gave shape (3,), expected (2,)" in caplog.text
+    assert "returned shape (3,), expected (2,)" in caplog.text
 
 
 @pytest.mark.parametrize("worlds", [1, 3, 20])
@@ -308,7 +308,7 @@ def test_a_run_whose_discrete_actions_came_from_a_tanh_is_not_resumed_without_on
         del file["meta/policy"]
         file["meta/policy"] = json.dumps(policy | {"output": "tanh"})
     write_seal(tmp_path / "run" / "checkpoint.h5")
-    with pytest.raises(UserError, match=r"the stored policies end in 'tanh', here they would in 'linear'"):
+    with pytest.raises(UserError, match=r"policies have policy.output 'tanh', this version gives them 'linear'"):
         resume(tmp_path / "run", OneProcess(), overrides=["run.generations=2"], progress=False)
 
 
@@ -404,7 +404,7 @@ def test_a_run_warns_once_of_an_environment_that_remembers(tmp_path: Path) -> No
         "run": {"generations": 2},
     }
     start(parse_experiment(experiment), OneProcess(), folder=tmp_path / "run", progress=False)
-    assert (tmp_path / "run" / "log.txt").read_text().count("elites will not replay") == 1
+    assert (tmp_path / "run" / "log.txt").read_text().count("elites cannot be rerun exactly") == 1
 
 
 class Unseeded(Counting):
@@ -421,7 +421,7 @@ def test_environments_that_do_not_play_an_episode_again_are_found_by_a_few_steps
     warning = gym_task("QdrlRemembering-v0", episode_length=50).find_warning()
     assert warning is not None
     assert "keeps state from one episode to the next, as its wrapper NormalizeObservation does" in warning
-    assert "elites will not replay" in warning
+    assert "elites cannot be rerun exactly" in warning
     assert "\n" not in warning
     warning = gym_task("QdrlUnseeded-v0", episode_length=50).find_warning()
     assert warning is not None

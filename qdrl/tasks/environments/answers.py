@@ -63,14 +63,14 @@ def observation_answer(observation: Any, space: Box) -> np.ndarray:
     if array.dtype == space.dtype and array.shape == space.shape:  # fast path for the usual case
         return array.astype(np.float64 if space.dtype.kind == "f" else space.dtype).ravel()
     if array.dtype.kind not in "biuf":
-        raise UnusableError(f"observed an array of dtype {array.dtype}, expected numbers")
+        raise UnusableError(f"returned an observation of dtype {array.dtype}, expected numbers")
     if array.shape != space.shape and _squeezed(array.shape) != _squeezed(space.shape):
-        raise UnusableError(f"observed shape {array.shape}, expected {space.shape}")
+        raise UnusableError(f"returned an observation of shape {array.shape}, expected {space.shape}")
     if space.dtype.kind == "f":
         return array.astype(np.float64).ravel()
     kept = array.astype(space.dtype).ravel()
     if array.dtype != space.dtype and not np.array_equal(kept, array.ravel()):
-        raise UnusableError(f"observed numbers that do not fit the space's dtype {space.dtype}")
+        raise UnusableError(f"returned observations that do not fit the space's dtype {space.dtype}")
     return kept
 
 
@@ -90,14 +90,14 @@ def descriptor_answer(described: Any, dimensions: int) -> np.ndarray:
     try:
         array = np.asarray(described)
     except ValueError:
-        raise UnusableError(f"gave {_brief(described)}, nested unevenly; expected {dimensions} numbers") from None
+        raise UnusableError(f"returned {_brief(described)}, nested unevenly; expected {dimensions} numbers") from None
     if array.dtype.kind not in "biuf":
-        raise UnusableError(f"gave {_brief(described)} of dtype {array.dtype}, expected {dimensions} real numbers")
+        raise UnusableError(f"returned {_brief(described)} of dtype {array.dtype}, expected {dimensions} real numbers")
     if array.shape != (dimensions,):
-        raise UnusableError(f"gave shape {array.shape}, expected ({dimensions},)")
+        raise UnusableError(f"returned shape {array.shape}, expected ({dimensions},)")
     array = array.astype(np.float64)
     if not (np.abs(array) <= MAGNITUDE).all():
-        raise UnusableError(f"gave {array.tolist()}, expected finite numbers of a magnitude up to {MAGNITUDE:g}")
+        raise UnusableError(f"returned {array.tolist()}, expected finite numbers of magnitude up to {MAGNITUDE:g}")
     return array
 
 
@@ -109,7 +109,7 @@ def _reward(reward: Any) -> float:
         reward = array.reshape(())
     value = float(reward)
     if not abs(value) <= MAGNITUDE:
-        raise UnusableError(f"returned the reward {value}, expected a finite one of a magnitude up to {MAGNITUDE:g}")
+        raise UnusableError(f"returned the reward {value}, expected a finite number of magnitude up to {MAGNITUDE:g}")
     return value
 
 
@@ -118,7 +118,7 @@ def _flag(flag: Any, name: str) -> bool:
         return flag
     array = np.asarray(flag)
     if array.size != 1 or array.dtype.kind not in "biu":
-        raise UnusableError(f"returned {_brief(flag)} as {name}, expected one truth value")
+        raise UnusableError(f"returned {_brief(flag)} as {name}, expected one boolean")
     return bool(array.reshape(()))
 
 

@@ -144,7 +144,7 @@ class Episode:
         trajectory.terminated = terminated
         seen = self._observed(observation)
         if _bad_states(self._simulator) > self._bad_states:
-            raise UnusableError("lost its physics: MuJoCo warned of a bad state")
+            raise UnusableError("has an invalid physics state: MuJoCo warned of a bad state")
         return Step(seen, reward, terminated, truncated)
 
     def _observed(self, observation: Any) -> np.ndarray:

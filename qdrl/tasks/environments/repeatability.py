@@ -54,7 +54,7 @@ def why_not_repeatable(start: Callable[[], Runner]) -> str | None:
     else:
         reason = "gave different episodes for the same seed and actions"
     return (
-        f"{facts.id} {reason}: its elites will not replay and results depend on the number of ranks and worlds;"
+        f"{facts.id} {reason}: its elites cannot be rerun exactly, and results depend on numbers of ranks and worlds;"
         " policy.normalize_observations = true normalises observations without that"
     )
 

@@ -136,7 +136,7 @@ class GymWorlds(EpisodeWorlds):
         finite = (np.abs(self._observations[slots]) <= _LARGEST_INPUT).all(axis=1)
         for slot in np.array(slots, np.int64)[~finite & ~self._broken[slots]].tolist():
             self._observations[slot] = 0
-            reason = "the environment observed a number that is not finite or too large for float32"
+            reason = "the environment returned an observation that is not finite or too large for float32"
             self._fail(slot, EpisodeFailure("raised", reason))
 
     def _fail(self, slot: int, failure: EpisodeFailure) -> None:

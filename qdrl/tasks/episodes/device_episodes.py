@@ -110,7 +110,7 @@ class DeviceEpisodes:
         self.alive[:] = torch.arange(self.worlds.count, device=self.worlds.device) < len(rows)
         if self._normalizes:
             if normalization is None:
-                raise ValueError("these policies normalise observations: statistics are needed")
+                raise ValueError("these policies normalise observations: pass the observation statistics")
             mean, var = normalization
             self._shift[0] = torch.from_numpy(mean.astype(np.float32))
             self._shift[1] = deviation_of(var)

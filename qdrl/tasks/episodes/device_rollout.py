@@ -159,7 +159,8 @@ class DeviceRollout:
             if not bool(short.any()):
                 break
         else:
-            _LOGGER.warning("%d rows needed more room than %d doublings gave", int(short.sum()), _ATTEMPTS - 1)
+            message = "%d rows still overflow the contact buffers after %d doublings"
+            _LOGGER.warning(message, int(short.sum()), _ATTEMPTS - 1)
         episodes = self._episodes
         if log is not None and episodes.record is not None:
             log.add(episodes.record, episodes.steps[rows], episodes.terminated[rows])

@@ -70,7 +70,7 @@ class LocomotionSettings(SettingsModel):
     def _check_options(self) -> "LocomotionSettings":
         defaults = DEFAULTS[self.name]
         if self.reach is not None and defaults.reach is None:
-            raise ValueError(f"reach belongs to omni tasks, not to {self.name}")
+            raise ValueError(f"reach applies only to omni tasks, not to {self.name}")
         if self.healthy_reward is not None and defaults.robot.healthy is None:
             raise ValueError(f"{self.name} has no healthy state: leave healthy_reward out")
         return self

@@ -143,7 +143,7 @@ def test_rows_for_which_no_room_is_enough_fail_and_the_rest_goes_on(
     assert torch.equal(found.fitness[others], expected.fitness[others])
     assert found.transitions is not None
     assert 22 not in found.transitions.row.tolist()
-    assert "1 rows needed more room than 5 doublings gave" in caplog.text
+    assert "1 rows still overflow the contact buffers after 5 doublings" in caplog.text
 
 
 def test_a_row_that_breaks_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_a_robot_is_run_and_rerun_from_its_archive_without_its_model_files(folde
     sys.modules.pop("crawler", None)
     show = ["archive", "show", str(done.archive), str(stored.best_cell), "--replay"]
     refused = CliRunner().invoke(qdrl, show)
-    assert "names code to run: task 'crawler:Crawler'" in str(refused.exception)
+    assert "needs code that it names: task 'crawler:Crawler'" in str(refused.exception)
     shown = CliRunner().invoke(qdrl, [*show, "--allow-code"])
     assert shown.exit_code == 0, shown.output
     assert "bit for bit" in shown.output
@@ -148,7 +148,7 @@ def test_a_robot_runs_on_a_device(folder: Path, device: str) -> None:
         ("crawler.py", '"mean"', '"median"', "descriptor_reduction must be"),
         ("crawler.py", "(RobotSettings)", "(TaskSettings)", "subclass of RobotSettings"),
         ("crawler.py", "    def reward(self, step)", "    def rewards(self, step)", "must define reward"),
-        ("crawler.xml", "hull.obj", "hulk.obj", "hulk.obj, which the model names, cannot be read"),
+        ("crawler.xml", "hull.obj", "hulk.obj", "hulk.obj, which the model refers to: "),
         ("crawler.xml", "legs.xml", "arms.xml", "arms.xml: cannot be read"),
         ("crawler.xml", ' ctrlrange="-1 1"', "", "actuator 0 has no ctrlrange"),
         ("crawler.xml", "</mujoco>", "", "not XML"),
@@ -175,7 +175,7 @@ def test_a_file_cannot_make_mujoco_read_another_file(folder: Path) -> None:
     stored = open_archive(done.archive)
     hostile = stored.meta["mjcf"].replace('file="hull.obj"', f'file="{folder}/meshes/hull.obj"')
     write_archive(folder / "hostile.h5", replace(stored, meta=stored.meta | {"mjcf": hostile}))
-    with pytest.raises(UserError, match=r"names the file .*hull.obj', which the archive does not hold"):
+    with pytest.raises(UserError, match=r"refers to the file .*hull.obj', which is not in the archive"):
         task_of(open_archive(folder / "hostile.h5"), allow_code=True)
     with h5py.File(done.archive, "r+") as file:
         del file["meta/assets"]
