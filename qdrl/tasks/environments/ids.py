@@ -95,7 +95,7 @@ def _suggestion(environment_id: str) -> str:
     name, known = _VERSION.sub("", environment_id), list(gymnasium.registry)
     versions = {each: found for each in known if (found := _VERSION.search(each)) and _VERSION.sub("", each) == name}
     if versions:
-        return f"; there is {', '.join(sorted(versions, key=lambda each: int(versions[each][1])))}"
+        return f"; known versions: {', '.join(sorted(versions, key=lambda each: int(versions[each][1])))}"
     if (near := nearest(environment_id, known)) is not None:
         return f"; did you mean '{near}'?"
     return "; a package of yours that registers it is named as gym:<module>:<id>"

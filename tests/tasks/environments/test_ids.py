@@ -9,8 +9,8 @@ from qdrl.tasks.environments.ids import describe_environment, require_environmen
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("Pendulum-v9", "Gymnasium has no 'Pendulum-v9'; there is Pendulum-v1"),
-        ("Ant-v9", "there is Ant-v2, Ant-v3, Ant-v4, Ant-v5"),
+        ("Pendulum-v9", "Gymnasium has no 'Pendulum-v9'; known versions: Pendulum-v1"),
+        ("Ant-v9", "known versions: Ant-v2, Ant-v3, Ant-v4, Ant-v5"),
         ("pendulum-v1", "did you mean 'Pendulum-v1'"),
         ("Pendulun-v1", "did you mean 'Pendulum-v1'"),
         ("", "needs an id after it"),
