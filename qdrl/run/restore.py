@@ -1,6 +1,5 @@
 """Restore a run from its files: exactly from checkpoint.h5, inexactly from archive.h5."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,14 +13,11 @@ from qdrl.analysis.differences import resume_notes
 from qdrl.archives.hdf5 import open_archive, read_checkpoint
 from qdrl.archives.seals import Identity, check_seal, identity
 from qdrl.archives.stored import StoredArchive
-from qdrl.archives.strict_json import from_json, to_json
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
-from qdrl.config import Experiment
 from qdrl.errors import UserError
-from qdrl.provenance.source_code import changed_sources
 from qdrl.run.build import Parts
+from qdrl.run.compatibility import notes_on_code, refuse_another_experiment, refuse_other_evaluations
 from qdrl.run.history import History, Past
-from qdrl.tasks.registry import is_users_task
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,14 @@ def restore_run(parts: Parts, folder: Path, *, from_archive: bool, accept_change
     if checkpoint.is_file():
         read = identity(checkpoint)
         stored, state = _read(checkpoint)
-        changed_names = _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
+        changed_names = refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
         restore_checkpoint(parts, stored, state)
         age = _age_of(archive, stored)
         return Restored(
             _past(stored, parts.algorithm.generation, changed_names, is_saved=age == "same"),
             f"{archive} is not older than checkpoint.h5" if age == "newer" else None,
             (archive,) if age == "newer" else (),
-            notes=(*resume_notes(stored), *_notes_on_code(changed_names)),
+            notes=(*resume_notes(stored), *notes_on_code(changed_names)),
             identity=read,
         )
     if archive.exists():
@@ -104,7 +100,7 @@ def restore_checkpoint(parts: Parts, stored: StoredArchive, state: Mapping[str, 
     Raises:
         UserError: the checkpoint is of another experiment, or its state does not fit the parts.
     """
-    _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "checkpoint")
+    refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "checkpoint")
     try:
         _load_state(parts, stored, state)
     except UserError:
@@ -185,8 +181,8 @@ def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) ->
             f"{archive} was changed since it was written, and the run would continue from the changed file; if that is"
             f" intended, first run `qdrl archive validate --seal {archive}`"
         )
-    _refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "archive")
-    changed_names = _refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
+    refuse_another_experiment(stored.meta["config"] or {}, parts.experiment, "archive")
+    changed_names = refuse_other_evaluations(stored, parts, accept_changed_code=accept_changed_code)
     if stored.lineages is not None or stored.unstructured:
         kind = "lineages" if stored.lineages is not None else "a novelty archive's entries"
         raise UserError(f"{archive} holds {kind}; continuing needs state that only checkpoint.h5 has: start a new run")
@@ -206,7 +202,7 @@ def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) ->
         " may differ from that of an uninterrupted run",
         tuple(path for path in (archive, checkpoint, folder / "metrics.csv") if path.is_file()),
         f"before-{generation}",
-        (*resume_notes(stored), *_notes_on_code(changed_names)),
+        (*resume_notes(stored), *notes_on_code(changed_names)),
     )
 
 
@@ -248,15 +244,6 @@ def _past(stored: StoredArchive, generation: int, changed_names: Sequence[str], 
     )
 
 
-def _notes_on_code(names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"the source of {', '.join(names)} has changed since the run was saved: earlier and later elites are evaluated"
-        " by different code"
-    ]
-
-
 def _age_of(path: Path, checkpoint: StoredArchive) -> Literal["older", "same", "newer"]:
     """Compare an archive file with a checkpoint by their generations.
 
@@ -277,55 +264,3 @@ def _age_of(path: Path, checkpoint: StoredArchive) -> Literal["older", "same", "
 
 def _generations(stored: StoredArchive) -> int:
     return len(stored.history.get("generation", np.empty(0)))
-
-
-def _refuse_another_experiment(before: Mapping[str, Any], experiment: Experiment, file: str) -> None:
-    """Refuse settings that differ from the file's; budgets and speed may change."""
-    now = from_json(to_json(experiment.resolved()))
-    device = before.get("compute", {}).get("device", "cpu")
-    if device != experiment.compute.device:
-        raise UserError(
-            f"compute.device: the {file} was made on '{device}', whose results differ from those of"
-            f" '{experiment.compute.device}'; start a new run instead"
-        )
-    for table in sorted({*before, *now} - {"run", "compute", "license"}):
-        old, new = before.get(table), now.get(table)
-        if table == "task" and isinstance(old, dict) and isinstance(new, dict) and _made_later(old, new):
-            old = old | {"name": new.get("name")}
-        if to_json(_ordered(old)) != to_json(_ordered(new)):  # NaN equals itself there
-            raise UserError(
-                f"config.toml differs from the {file} in '{table}': {new!r}, it was {old!r};"
-                " resuming would mix two experiments, start a new run instead"
-            )
-
-
-def _refuse_other_evaluations(stored: StoredArchive, parts: Parts, *, accept_changed_code: bool) -> list[str]:
-    """Refuse to continue where evaluations would differ from the stored run's; return accepted changed code."""
-    before, now = stored.meta.get("policy") or {}, parts.task.describe_policy() or {}
-    if before.get("output") != now.get("output"):
-        raise UserError(
-            f"the stored policies have policy.output '{before.get('output')}', this version gives them"
-            f" '{now.get('output')}', as all policies of discrete actions since archive format 1.2; start a new run"
-        )
-    names = changed_sources(stored.meta.get("code"), parts.code)
-    model = stored.meta.get("mjcf"), stored.meta.get("assets") or {}
-    if is_users_task(parts.task.spec.name) and model != (parts.task.mjcf, dict(parts.task.assets)):
-        names.append("the MuJoCo model")
-    if names and not accept_changed_code:
-        raise UserError(
-            f"the source of {', '.join(names)} has changed since the run was saved: resuming would mix two experiments;"
-            " restore it, start a new run, or add --accept-changed-code"
-        )
-    return names
-
-
-def _made_later(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Return whether the names of two tasks differ only in the version, which files before format 1.2 may lack."""
-    return re.fullmatch(re.escape(str(old.get("name"))) + r"-v\d+", str(new.get("name"))) is not None
-
-
-def _ordered(value: Any) -> Any:
-    """Return a value with the keys of its mappings in order."""
-    if isinstance(value, Mapping):
-        return {name: _ordered(value[name]) for name in sorted(value)}
-    return [_ordered(entry) for entry in value] if isinstance(value, list | tuple) else value
