@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qdrl.algorithms.critic_guided import CriticGuided, CriticGuidedSettings, Rows
+from qdrl.algorithms.critic_guided import CriticGuided
+from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings, Rows
 
 
 class DcgMapElitesSettings(CriticGuidedSettings):

@@ -7,7 +7,8 @@ biases of the first layer, so that the result is an ordinary genome. The episode
 descriptors than their targets, are negative examples for the critic.
 """
 
-from qdrl.algorithms.critic_guided import CriticGuided, CriticGuidedSettings
+from qdrl.algorithms.critic_guided import CriticGuided
+from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings
 
 
 class DcrlMapElitesSettings(CriticGuidedSettings):

@@ -6,7 +6,8 @@ The critics are not conditioned on descriptors, so gradients increase fitness al
 `critic.truncation = "bootstrap"` reproduce the authors' code (see `qdrl.critics.settings.Td3Settings`).
 """
 
-from qdrl.algorithms.critic_guided import CriticGuided, CriticGuidedSettings, Rows
+from qdrl.algorithms.critic_guided import CriticGuided
+from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings, Rows
 
 
 class PgaMapElitesSettings(CriticGuidedSettings):

@@ -1,7 +1,7 @@
 """EvoTorch's searchers behind one interface: `ask` returns rows, `tell` takes their fitness, the state is tensors.
 
 EvoTorch: Toklu et al. 2023, https://arxiv.org/abs/2302.12600. `qdrl.algorithms.searcher_settings` links the papers of
-the searchers. This is the only module that imports EvoTorch.
+the searchers. Only this module and `cmaes_searcher` import EvoTorch.
 
 EvoTorch's classes evaluate the population within a step. Here the evaluation is done between `ask` and `tell`: PGPE and
 CEM use EvoTorch's functional API, SNES and XNES its distributions, and CMA-ES takes steps on a problem that returns the
@@ -10,17 +10,15 @@ same rows can be drawn again.
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from evotorch import Problem, SolutionBatch
-from evotorch.algorithms import CMAES
 from evotorch.algorithms.functional import cem, cem_tell, pgpe, pgpe_tell
 from evotorch.distributions import ExpGaussian, ExpSeparableGaussian, SeparableGaussian
 from torch import Tensor
 
+from qdrl.algorithms.cmaes_searcher import CmaesSearcher
 from qdrl.algorithms.searcher_settings import Adam, Cem, Cmaes, Pgpe, SearcherSettings, Snes, Xnes
 
 State = Mapping[str, Tensor]
@@ -232,91 +230,6 @@ class NaturalSearcher:
     def restore(self, state: State) -> None:
         """Restore the state that `state` returned."""
         self._distribution = self._distribution.modified_copy(**state)
-
-
-class CmaesSearcher:
-    """CMA-ES in float64; see `make_searcher` for the arguments."""
-
-    def __init__(self, settings: Cmaes, mean: Tensor, batch_size: int) -> None:
-        self._problem = _FixedFitness(len(mean))
-        with warnings.catch_warnings():
-            # EvoTorch subtracts a tensor from a numpy array in its constructor, and makes a tensor from a tensor.
-            warnings.filterwarnings("ignore", message="__array_wrap__ must accept", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", message="To copy construct from a tensor", category=UserWarning)
-            self._search = _TwoPhaseCmaes(
-                self._problem,
-                stdev_init=settings.initial_stdev,
-                popsize=batch_size,
-                center_init=mean.double().numpy(),
-                separable=settings.separable,
-                active=settings.active,
-            )
-        # EvoTorch's initial value is the number 0; the state must be tensors.
-        self._search.p_sigma = self._search.p_c = torch.zeros_like(self._search.m)
-
-    @property
-    def mean(self) -> Tensor:
-        """Return the mean, `(parameters,)`."""
-        return self._search.m
-
-    @property
-    def stdev(self) -> Tensor:
-        """Return the standard deviation of each parameter, `(parameters,)`."""
-        variance = self._search.C if self._search.separable else self._search.C.diagonal()
-        return self._search.sigma * variance.sqrt()
-
-    def ask(self, seed: int) -> Tensor:
-        """Draw the rows of the next step of CMA-ES."""
-        self._problem.manual_seed(seed)
-        return self._search.draw()
-
-    def tell(self, fitness: Tensor) -> None:
-        """Take one step of CMA-ES with the rows of the last `ask`."""
-        self._problem.fitness = fitness
-        self._search.step()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return mean, step size, covariance, its factor, evolution paths and the number of steps."""
-        moving = {name: getattr(self._search, name) for name in ("m", "sigma", "C", "A", "p_sigma", "p_c")}
-        return {**moving, "steps": torch.tensor(self._search.step_count)}
-
-    def restore(self, state: State) -> None:
-        """Restore the state that `state` returned."""
-        for name, value in state.items():
-            if name != "steps":
-                setattr(self._search, name, value)
-        self._search._steps_count = int(state["steps"])  # EvoTorch has no public way to set it
-
-
-class _TwoPhaseCmaes(CMAES):
-    """CMA-ES whose step uses the rows of the last `draw`."""
-
-    def draw(self) -> Tensor:
-        """Draw the rows of the next step, `(batch_size, parameters)`."""
-        self._drawn = super().sample_distribution()
-        return self._drawn[2]
-
-    def sample_distribution(self, num_samples: int | None = None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        """Return the last draw to EvoTorch's step: local, shaped and final coordinates of every row."""
-        return self._drawn
-
-
-class _FixedFitness(Problem):
-    """A problem that gives any batch of solutions the values `fitness`, `(batch_size,)`."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__(
-            "max",
-            solution_length=length,
-            initial_bounds=(-1.0, 1.0),  # required by EvoTorch, never used
-            dtype=torch.float64,
-            seed=0,
-            store_solution_stats=False,
-        )
-        self.fitness = torch.empty(0)
-
-    def _evaluate_batch(self, batch: SolutionBatch) -> None:
-        batch.set_evals(self.fitness)
 
 
 def _draw(distribution: Any, count: int, seed: int) -> Tensor:

@@ -414,7 +414,8 @@ print("evotorch" in sys.modules, before == (sys.excepthook, sys.path, os.environ
 
 def test_without_evotorch_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "evotorch", None)
-    monkeypatch.delitem(sys.modules, "qdrl.algorithms.searchers", raising=False)
+    for name in ("cmaes_searcher", "searchers"):
+        monkeypatch.delitem(sys.modules, f"qdrl.algorithms.{name}", raising=False)
     assert algorithm_class("evotorch") is EvoTorch  # listing it needs nothing
     with pytest.raises(UserError, match=r"algorithm\.name: evotorch needs EvoTorch: .*; pip install evotorch") as error:
         started()

@@ -32,7 +32,8 @@ _LIBRARIES = (
 )
 _LENGTH = struct.Struct("<I")
 _STATUS = struct.Struct("<i")
-_LEFT_TO_CHILDREN = ("qdrl.__main__", "qdrl.algorithms.searchers")  # the latter loads EvoTorch, which logs to stdout
+_EVOTORCH = ("qdrl.algorithms.cmaes_searcher", "qdrl.algorithms.searchers")  # importing it logs to stdout
+_LEFT_TO_CHILDREN = ("qdrl.__main__", *_EVOTORCH)
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 Request = dict[str, Any]
 
