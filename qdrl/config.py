@@ -7,9 +7,8 @@ Nothing is written and no MPI is started before the whole file has passed.
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tomli_w
 from pydantic import BaseModel, Field, field_validator
@@ -26,59 +25,10 @@ from qdrl.policies.settings import MlpSettings, PolicySettings, policy_settings
 from qdrl.provenance.software import as_unicode
 from qdrl.settings.base import SettingsModel
 from qdrl.settings.describe import Setting, describe
+from qdrl.settings.overrides import changed
+from qdrl.settings.run import ComputeSettings, RunSettings
 from qdrl.settings.tables import check, check_whole, dotted_keys, fitting, unknown_key
 from qdrl.tasks.registry import settings_class, task_names
-
-
-class RunSettings(SettingsModel):
-    """Budgets and intervals of a run. It ends with the generation that reaches any of its budgets."""
-
-    generations: Annotated[int, Field(ge=1)] | None = None
-    """Budget of generations."""
-    evaluations: Annotated[int, Field(ge=1)] | None = None
-    """Budget of evaluations."""
-    env_steps: Annotated[int, Field(ge=1)] | None = None
-    """Budget of control steps in all worlds, those of episodes that only train a critic included."""
-    frames: Annotated[int, Field(ge=1)] | None = None
-    """Budget of frames of a game, of which a control step takes several."""
-    target_fitness: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Fitness that ends the run once an evaluation reaches it. It does not replace a budget."""
-    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Budget of wall-clock minutes of the whole run, over all its jobs. The last generation then depends on the
-    machine."""
-    job_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Limit of wall-clock minutes of one job, since it started or resumed the run. A job that reaches it saves and
-    exits with code 75; `qdrl resume` continues the run."""
-    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Largest share of failed evaluations in a generation; a larger one ends the run with exit code 1. A generation in
-    which all evaluations failed always does."""
-    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    """Shortest time between the starts of two checkpoints, in seconds; 0 for a checkpoint after every generation."""
-    checkpoint_share: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Largest share of the run's time that checkpoints may take. Checkpoints that take long to write become rarer.
-    Results do not depend on it."""
-    log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
-    """Seconds between progress lines."""
-    folder: str = "runs"
-    """Folder in which run folders are made."""
-
-
-class ComputeSettings(SettingsModel):
-    """How each rank computes. Only `device` changes results."""
-
-    worlds: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Number of worlds that a rank simulates at once."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of threads that step a rank's worlds on the CPU."""
-    device: Literal["cpu", "cuda", "warp-cpu"] = "cpu"
-    """Device of the physics of locomotion tasks: "cpu" (C MuJoCo, bit-identical to Gymnasium), "cuda" (MuJoCo Warp in
-    float32; rank r of a node takes GPU r modulo their number) or "warp-cpu" (MuJoCo Warp on the CPU, slow)."""
-    episode_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Limit of wall-clock seconds of an episode of a `gym:` task, descriptor function included. A longer episode is a
-    failed evaluation, and its environment is replaced. No limit when left out."""
-    isolate: bool = False
-    """Run environments and descriptor functions of `gym:` tasks in worker processes, one a world, so that a crash or a
-    hang is a failed evaluation."""
 
 
 class Experiment(SettingsModel):
@@ -167,20 +117,6 @@ def load_experiment(
     if seed is not None:
         data["seed"] = seed
     return parse_experiment(data)
-
-
-def changed(data: dict[str, Any], overrides: Sequence[str] = (), unset: Sequence[str] = ()) -> dict[str, Any]:
-    """Return nested settings with some removed and then others set; see `load_experiment`.
-
-    Raises:
-        UserError: a setting to remove is not there, or a text is not `table.key=value`.
-    """
-    data = deepcopy(data)
-    for key in unset:
-        _remove(data, key)
-    for override in overrides:
-        _apply(data, override)
-    return data
 
 
 def parse_experiment(data: Mapping[str, Any]) -> Experiment:
@@ -373,34 +309,3 @@ def _all_keys(data: Mapping[str, Any]) -> list[str]:
             models[key] = []
     keys = [each for table, kinds in models.items() for kind in kinds for each in dotted_keys(kind, table)]
     return list(dict.fromkeys(keys))
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not all(part.strip() for part in key.split(".")) or "\n" in override:
-        raise UserError(f"--set {override!r}: expected table.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-        if value.lower() in ("", "none", "null"):
-            name = key.strip()
-            raise UserError(f"--set {override}: has no value; to remove the setting: --unset {name}") from None
-    *tables, last = key.strip().split(".")
-    for table in tables:
-        data = data.setdefault(table, {})
-        if not isinstance(data, dict):
-            raise UserError(f"--set {override}: '{table}' is not a table")
-    data[last] = value
-
-
-def _remove(data: dict[str, Any], key: str) -> None:
-    """Remove a setting that the data hold."""
-    *tables, last = (part.strip() for part in key.split("."))
-    for table in tables:
-        data = data.get(table, {})
-        if not isinstance(data, dict):
-            raise UserError(f"--unset {key}: '{table}' is not a table")
-    if last not in data:
-        raise UserError(f"--unset {key}: the experiment does not set it{suggest(last, data)}")
-    del data[last]

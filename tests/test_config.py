@@ -114,14 +114,6 @@ def test_overrides_are_written_as_in_toml_and_reach_any_table(tmp_path: Path) ->
     assert experiment.run.folder == "elsewhere"
 
 
-@pytest.mark.parametrize("override", ["batch_size", "=3", "task.name.deeper=1"])
-def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
-    file = tmp_path / "study.toml"
-    file.write_text('[task]\nname = "arm"\n[run]\ngenerations = 5\n')
-    with pytest.raises(UserError, match="--set"):
-        load_experiment(file, [override])
-
-
 def test_a_config_file_names_its_experiment_after_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "gaits"
     folder.mkdir()

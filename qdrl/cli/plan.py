@@ -2,11 +2,12 @@
 
 import click
 
-from qdrl.config import Experiment, RunSettings
+from qdrl.config import Experiment
 from qdrl.parallel.ranks import Ranks
 from qdrl.run.build import Parts, build
 from qdrl.run.estimate import estimate
 from qdrl.run.forecast import Forecast, Pace, duration, forecast, measure
+from qdrl.settings.run import RunSettings
 
 
 def print_plan(experiment: Experiment, ranks: Ranks) -> None:

@@ -1,7 +1,7 @@
 """The spent budgets of a run."""
 
-from qdrl.config import RunSettings
 from qdrl.run.history import History
+from qdrl.settings.run import RunSettings
 
 
 def spent_budgets(run: RunSettings, history: History, generation: int, *, out_of_time: bool) -> list[str]:

@@ -13,11 +13,12 @@ from pathlib import Path
 import tomli_w
 
 from qdrl.archives.files import keep_copy, reason_of, write_text
-from qdrl.config import Experiment, changed, load_experiment, parse_experiment
+from qdrl.config import Experiment, load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.naming import search_also
 from qdrl.parallel.ranks import Ranks, repeat_after_losses
 from qdrl.run.restore import stored_settings
+from qdrl.settings.overrides import changed
 
 _MODULES = ".modules"  # names the folder of the user's modules
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from qdrl.algorithms.critic_guided import CriticGuided
-from qdrl.config import RunSettings
 from qdrl.critics.injection import conditioned
 from qdrl.critics.replay_buffer import LabelledTransitions, ReplayBuffer
 from qdrl.critics.settings import LearningSettings
@@ -19,6 +18,7 @@ from qdrl.critics.variation import PolicyGradient
 from qdrl.policies.conv import Conv
 from qdrl.policies.mlp import Mlp
 from qdrl.run.build import Parts
+from qdrl.settings.run import RunSettings
 from qdrl.tasks.episodic import EpisodicTask
 
 _SECONDS = 2.0  # of evaluation

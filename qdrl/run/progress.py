@@ -7,7 +7,7 @@ from contextlib import suppress
 from math import isnan
 from typing import Any
 
-from qdrl.config import RunSettings
+from qdrl.settings.run import RunSettings
 
 
 class Progress:

@@ -171,7 +171,7 @@ def make_task(
         policy: Shape of the policies; ignored where genomes are not policies.
         worlds: Worlds simulated at once.
         threads: Threads that share them.
-        device: "cpu"; locomotion also "cuda" and "warp-cpu", see `qdrl.config.ComputeSettings`.
+        device: "cpu"; locomotion also "cuda" and "warp-cpu", see `qdrl.settings.run.ComputeSettings`.
         arithmetic: How policies are computed; "blas" as in files of formats 1.0 and 1.1.
         episode_seconds: Wall-clock limit of an episode behind `gym:`; None for no limit.
         isolate: Run environments and descriptor functions behind `gym:` in worker processes.
