@@ -31,7 +31,7 @@ def test_purposes_are_distinct_and_keep_their_names():
         assert purpose.name == purpose.value.upper()
 
 
-def test_a_purpose_of_a_users_own_is_none_of_qdrls_and_a_text_is_none_at_all():
+def test_a_users_purpose_differs_from_all_of_qdrl_and_a_string_is_an_error():
     streams = Streams(3)
     for purpose in Purpose:
         own = UserPurpose(purpose.value)

@@ -62,7 +62,7 @@ def advance(algorithm: CriticGuided, generations: int = 1) -> dict[str, float]:
 @given(
     counts=st.dictionaries(st.sampled_from("abcd"), st.integers(0, 60), min_size=1).filter(lambda c: sum(c.values()))
 )
-def test_rows_are_dealt_out_whole_and_evenly(counts: dict[str, int]) -> None:
+def test_rows_of_emitters_are_spread_evenly_over_the_batch(counts: dict[str, int]) -> None:
     dealt, total = deal(counts, "abcd"), sum(counts.values())
     for index, name in enumerate("abcd"):
         share = counts.get(name, 0) / total
@@ -90,7 +90,7 @@ def test_the_papers_batches_are_the_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("cut", [0, 5, 11])
-def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(name: str, cut: int) -> None:
+def test_asking_for_rows_in_parts_gives_the_same_rows(name: str, cut: int) -> None:
     algorithm = started(name)
     advance(algorithm, 2)
     whole = algorithm.ask()
@@ -99,7 +99,7 @@ def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(name: str, cut: 
         assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(whole, field)), field
 
 
-def test_injected_rows_act_as_the_actor_does_towards_an_elites_descriptor() -> None:
+def test_injected_rows_act_like_the_actor_with_an_elites_descriptor() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     advance(algorithm, 3)
     asked = algorithm.ask()
@@ -119,7 +119,7 @@ def test_injected_rows_act_as_the_actor_does_towards_an_elites_descriptor() -> N
             torch.testing.assert_close(injected.act(observation[None]), actor.act(seen[None]), atol=1e-6, rtol=1e-5)
 
 
-def test_what_a_row_aimed_at_is_what_the_replay_holds_beside_what_it_reached() -> None:
+def test_the_replay_buffer_stores_target_and_reached_descriptors_of_each_row() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     advance(algorithm, 2)
     before, plan = len(algorithm.learner.shards[0]), algorithm._plan(range(BATCH))
@@ -137,7 +137,7 @@ def test_what_a_row_aimed_at_is_what_the_replay_holds_beside_what_it_reached() -
     assert not np.array_equal(held["descriptor"][~free], held["target_descriptor"][~free])
 
 
-def test_artificial_negatives_are_kept_beside_the_positives_they_repeat() -> None:
+def test_artificial_negatives_are_stored_in_addition_to_the_transitions_they_repeat() -> None:
     algorithm = started("dcg_map_elites", probe_rows=0, artificial_negatives=True)
     advance(algorithm)
     before = len(algorithm.learner.shards[0])
@@ -158,7 +158,7 @@ def test_actors_alone_have_no_artificial_negatives() -> None:
     assert len(algorithm.learner.shards[0]) == 2 * BATCH * 20
 
 
-def test_gradient_rows_climb_the_critic_from_their_parents() -> None:
+def test_gradient_rows_have_a_higher_value_than_their_parents() -> None:
     algorithm = started("pga_map_elites", gradient={"steps": 4, "batch_size": 20, "learning_rate": 1e-3})
     advance(algorithm, 3)
     asked = algorithm.ask()
@@ -169,7 +169,7 @@ def test_gradient_rows_climb_the_critic_from_their_parents() -> None:
     assert (moved < 4.5e-3).all()  # four steps of Adam at 1e-3
 
 
-def test_probes_never_enter_the_archive_and_are_counted_apart() -> None:
+def test_probes_never_enter_the_archive_and_are_counted_separately() -> None:
     algorithm = started("dcg_map_elites")
     advance(algorithm)
     probe = algorithm.emitters.index("probe")
@@ -181,7 +181,7 @@ def test_probes_never_enter_the_archive_and_are_counted_apart() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_new_elite_is_some_emitters(name: str) -> None:
+def test_every_new_elite_is_counted_for_one_emitter(name: str) -> None:
     algorithm = started(name)
     for _ in range(4):
         before = len(algorithm.archive)
@@ -191,7 +191,7 @@ def test_every_new_elite_is_some_emitters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_restored_algorithm_goes_on_with_the_same_bits(name: str) -> None:
+def test_a_restored_algorithm_continues_with_the_same_bits(name: str) -> None:
     algorithm, other = started(name), started(name)
     advance(algorithm, 2)
     other.load_state_dict(algorithm.state_dict())
@@ -202,7 +202,7 @@ def test_a_restored_algorithm_goes_on_with_the_same_bits(name: str) -> None:
         assert all(np.array_equal(ours[column], theirs[column], equal_nan=True) for column in ours)
 
 
-def test_a_generation_done_again_is_learned_once() -> None:
+def test_a_repeated_generation_is_trained_on_once() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     advance(algorithm)
     evaluation, steps = task.evaluate(algorithm.ask()), algorithm.learner.td3.steps
@@ -212,7 +212,7 @@ def test_a_generation_done_again_is_learned_once() -> None:
     assert all(np.array_equal(first[key], again[key], equal_nan=True) for key in first)
 
 
-def test_a_rank_that_never_learned_cannot_take_the_learners_place() -> None:
+def test_a_rank_without_a_shard_cannot_replace_a_lost_learner() -> None:
     learner, heir, task = started("dcrl_map_elites"), started("dcrl_map_elites"), task_of()
     evaluation = task.evaluate(learner.ask())
     result = LOCAL.train(evaluation, partial(learner._train, evaluation))
@@ -228,7 +228,7 @@ def test_a_rank_that_never_learned_cannot_take_the_learners_place() -> None:
         heir.tell(task.evaluate(heir.ask()))
 
 
-def test_rewards_are_shifted_and_cut_for_conditioned_critics_only() -> None:
+def test_rewards_are_offset_and_clipped_for_conditioned_critics_only() -> None:
     for name, least in (("dcrl_map_elites", 0.0), ("pga_map_elites", -np.inf)):
         task = task_of("walker2d_uni")
         algorithm = started(name, task)
@@ -242,7 +242,7 @@ def test_rewards_are_shifted_and_cut_for_conditioned_critics_only() -> None:
         )
 
 
-def test_a_diverging_critic_is_said_and_the_last_good_one_stays() -> None:
+def test_a_diverged_training_is_reported_and_undone() -> None:
     algorithm = started("dcrl_map_elites", critic={**SMALL["critic"], "reward_scale": 1e38})
     before = algorithm.learner.td3.state_dict()["critic"]
     counts = advance(algorithm)
@@ -252,7 +252,7 @@ def test_a_diverging_critic_is_said_and_the_last_good_one_stays() -> None:
     advance(algorithm)
 
 
-def test_genomes_are_random_until_the_replay_holds_a_minibatch() -> None:
+def test_genomes_are_random_until_the_buffer_has_a_minibatch() -> None:
     algorithm = started("dcrl_map_elites", critic={**SMALL["critic"], "batch_size": 500})
     seen, reports = [], []
     for _ in range(3):
@@ -263,7 +263,7 @@ def test_genomes_are_random_until_the_replay_holds_a_minibatch() -> None:
     assert reports[0].keys() == reports[2].keys()  # a column of the history each
 
 
-def test_steps_that_are_not_finite_are_not_learned_from() -> None:
+def test_steps_that_are_not_finite_are_not_stored() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     evaluation = task.evaluate(algorithm.ask())
     assert evaluation.transitions is not None
@@ -274,7 +274,7 @@ def test_steps_that_are_not_finite_are_not_learned_from() -> None:
     assert len(algorithm.learner.shards[0]) == len(evaluation.transitions) - 4
 
 
-def test_a_genome_that_is_not_finite_fails_whatever_its_episode_says() -> None:
+def test_a_genome_that_is_not_finite_is_a_failed_evaluation() -> None:
     task: Any = make_task("gym:Pendulum-v1", descriptor="tests.tasks.test_gym:last_place", axes=[UNIT] * 2)
     candidates = started("pga_map_elites", task).ask()
     candidates.genomes[3:4].fill_(torch.nan)
@@ -284,7 +284,7 @@ def test_a_genome_that_is_not_finite_fails_whatever_its_episode_says() -> None:
     assert 3 not in evaluation.transitions.row
 
 
-def test_gradient_rows_of_dcg_count_as_having_aimed_at_what_they_reached() -> None:
+def test_gradient_rows_of_dcg_have_their_reached_descriptor_as_target() -> None:
     for name, differ in (("dcg_map_elites", False), ("dcrl_map_elites", True)):
         algorithm, task = started(name), task_of()
         advance(algorithm, 2)
@@ -299,16 +299,16 @@ def test_gradient_rows_of_dcg_count_as_having_aimed_at_what_they_reached() -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gradient_rows": 10, "actor_rows": 7}, r"gradient_rows \(10\) \+ actor_rows \(7\) must be at most batch_size"),
+        ({"gradient_rows": 10, "actor_rows": 7}, r"gradient_rows \(10\) \+ actor_rows \(7\) must be at most"),
         ({"replay_capacity": 19}, r"replay_capacity \(19\) must hold a minibatch \(20\)"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         started("dcrl_map_elites", **settings)
 
 
-def test_tasks_without_policies_or_offset_are_refused() -> None:
+def test_tasks_without_policies_or_offset_are_errors() -> None:
     arm: Any = make_task("arm", parameters=3)
     with pytest.raises(UserError, match=r"dcrl_map_elites needs a task whose genomes are policies, not arm"):
         started("dcrl_map_elites", arm)

@@ -79,7 +79,7 @@ def test_the_best_children_and_the_elite_are_the_next_parents() -> None:
         assert {genome(algorithm, node).tobytes() for node in algorithm.parents} == expected != parents
 
 
-def test_the_mean_over_its_episodes_alone_makes_an_elite() -> None:
+def test_the_elite_has_the_highest_mean_over_the_candidate_episodes() -> None:
     algorithm, task = started(NoisySphere(luck=20.0))
     for _ in range(8):
         advance(algorithm, task)
@@ -120,7 +120,7 @@ def test_a_child_is_a_parent_and_one_mutation_of_the_power_of_its_generation() -
 @pytest.mark.parametrize(
     ("schedule", "expected"), [("linear", [1.0, 0.55, 0.1, 0.1]), ("exponential", [1.0, np.sqrt(0.1), 0.1, 0.1])]
 )
-def test_powers_follow_their_schedule(schedule: Any, expected: list[float]) -> None:
+def test_mutation_power_follows_its_schedule(schedule: Any, expected: list[float]) -> None:
     power = MutationPower(sigma=1.0, final_sigma=0.1, generations=10, schedule=schedule)
     assert [power.at(generation) for generation in (0, 5, 10, 99)] == pytest.approx(expected)
     assert MutationPower(sigma=0.3).at(77) == 0.3
@@ -137,7 +137,7 @@ def test_random_search_keeps_an_elite_and_has_no_parents() -> None:
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3])
-def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(rounds: int) -> None:
+def test_asking_for_rows_in_parts_gives_the_same_rows(rounds: int) -> None:
     algorithm, task = started()
     advance(algorithm, task, rounds) if rounds else None
     whole, count = algorithm.ask(), algorithm.batch_size
@@ -163,7 +163,7 @@ def test_cells_keep_children_that_replay_from_their_lineage() -> None:
         assert np.array_equal(stored.of(row)[1], lineage.sigmas)
 
 
-def test_failed_rows_are_nobodys_parents_and_a_generation_of_them_changes_nothing() -> None:
+def test_failed_rows_are_never_parents_and_a_failed_generation_changes_nothing() -> None:
     algorithm, task = started()
     advance(algorithm, task, rounds=2)
     parents, elite = algorithm.parents.copy(), algorithm.elite
@@ -182,7 +182,7 @@ def test_failed_rows_are_nobodys_parents_and_a_generation_of_them_changes_nothin
     assert all(genome(algorithm, node).tobytes() in {row.tobytes() for row in rows[1::2]} for node in algorithm._ranked)
 
 
-def test_a_first_generation_that_fails_is_done_again_with_other_genomes() -> None:
+def test_a_failed_first_generation_is_repeated_with_other_genomes() -> None:
     algorithm, task = started()
     broken = task.evaluate(algorithm.ask())
     broken.fitness.fill_(torch.nan)
@@ -196,7 +196,7 @@ def test_a_first_generation_that_fails_is_done_again_with_other_genomes() -> Non
 
 @pytest.mark.parametrize("rebase", [None, 2])
 @pytest.mark.parametrize("rounds", [4, 5])
-def test_a_restored_algorithm_goes_on_with_the_same_bits(rounds: int, rebase: int | None) -> None:
+def test_a_restored_algorithm_continues_with_the_same_bits(rounds: int, rebase: int | None) -> None:
     algorithm, task = started(rebase_depth=rebase)
     other, _ = started(rebase_depth=rebase)
     advance(algorithm, task, rounds)
@@ -209,7 +209,7 @@ def test_a_restored_algorithm_goes_on_with_the_same_bits(rounds: int, rebase: in
     assert np.array_equal(algorithm.archive.state_dict()["fitness"], other.archive.state_dict()["fitness"])
 
 
-def test_forgetting_and_rebasing_change_no_genome(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_and_rebasing_change_no_genome(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for spare, rebase in ((10**9, None), (0, None), (0, 2)):
         monkeypatch.setattr(deep_ga, "_SPARE", spare)
@@ -229,12 +229,12 @@ def test_a_rank_without_rows_evaluates_nothing(rounds: int) -> None:
     assert len(task.evaluate(algorithm.ask(range(1, 1))).fitness) == 0
 
 
-def test_one_candidate_is_no_comparison() -> None:
+def test_a_single_candidate_is_an_error() -> None:
     with pytest.raises(ValueError, match="candidates must be at least 2"):
         DeepGaSettings(candidates=1)
 
 
-def test_it_climbs_the_sphere() -> None:
+def test_fitness_increases_on_the_sphere_function() -> None:
     algorithm, task = started(batch_size=100, parents=10, mutation={"sigma": 0.5}, candidate_episodes=0)
     first = advance(algorithm, task)["champion_fitness"]
     assert advance(algorithm, task, rounds=30)["champion_fitness"] > max(99.0, first)
@@ -244,7 +244,7 @@ def test_it_climbs_the_sphere() -> None:
     "settings",
     [{"batch_size": 0}, {"parents": -1}, {"mutation": {"sigma": 0.0}}, {"noise": {"name": "table", "size": 0}}],
 )
-def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_errors(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="greater than"):
         DeepGaSettings(**settings)
 
@@ -257,7 +257,7 @@ def novelty_ga(seed: int = 2, **settings: Any) -> tuple[DeepGa, Task]:
     return DeepGa(task, archive, Streams(seed), DeepGaSettings(**options)), task
 
 
-def test_with_novelty_as_objective_the_newest_children_are_parents() -> None:
+def test_with_the_novelty_objective_the_most_novel_children_are_parents() -> None:
     algorithm, task = novelty_ga()
     for _ in range(5):
         known = algorithm.archive.state_dict()["descriptor"]
@@ -274,7 +274,7 @@ def test_with_novelty_as_objective_the_newest_children_are_parents() -> None:
     assert len(algorithm.archive) > 3
 
 
-def test_the_champion_of_novelty_search_is_the_fittest_and_outlives_forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_champion_of_novelty_search_is_the_fittest_and_survives_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for spare in (10**9, 0):
         monkeypatch.setattr(deep_ga, "_SPARE", spare)
@@ -289,12 +289,12 @@ def test_the_champion_of_novelty_search_is_the_fittest_and_outlives_forgetting(m
     assert runs[0] == runs[1]
 
 
-def test_novelty_as_objective_needs_an_archive_of_that_kind() -> None:
+def test_the_novelty_objective_needs_a_novelty_archive() -> None:
     with pytest.raises(UserError, match="objective novelty needs 'novelty', not 'grid'"):
         started(objective="novelty")
 
 
-def test_a_noise_table_shorter_than_a_genome_is_refused_before_anything_runs() -> None:
+def test_a_noise_table_shorter_than_a_genome_is_an_error_before_the_run() -> None:
     with pytest.raises(UserError, match=r"a noise table of 5 numbers is too short for 6: set algorithm\.noise\.size"):
         started(noise={"name": "table", "size": 5})
     started(noise={"name": "table", "size": 6})

@@ -82,7 +82,7 @@ def assert_same_state(one: Any, other: Any) -> None:
 
 
 @every_searcher
-def test_it_climbs_the_sphere_and_gets_better_on_rastrigin(searcher: str) -> None:
+def test_fitness_increases_on_sphere_and_rastrigin(searcher: str) -> None:
     algorithm = started(searcher)
     before = fitness_of_mean(algorithm)
     assert advance(algorithm, 60) == 0
@@ -97,7 +97,7 @@ def test_it_climbs_the_sphere_and_gets_better_on_rastrigin(searcher: str) -> Non
 
 @every_searcher
 @pytest.mark.parametrize("generations", [0, 2])
-def test_rows_asked_for_in_parts_and_again_are_the_rows_asked_for_at_once(searcher: str, generations: int) -> None:
+def test_asking_for_rows_in_parts_or_again_gives_the_same_rows(searcher: str, generations: int) -> None:
     algorithm = started(searcher)
     advance(algorithm, generations)
     other = started(searcher)
@@ -116,7 +116,7 @@ def test_rows_asked_for_in_parts_and_again_are_the_rows_asked_for_at_once(search
 
 
 @pytest.mark.parametrize("initial", ["random", "zeros"])
-def test_the_search_begins_where_the_settings_say(initial: str) -> None:
+def test_the_search_starts_from_the_initial_mean_of_the_settings(initial: str) -> None:
     expected = make_task("sphere", parameters=LENGTH).initial(Streams(3).generator(Purpose.INITIAL))
     algorithm = started(initial=initial)
     np.testing.assert_array_equal(algorithm.mean, expected if initial == "random" else np.zeros(LENGTH))
@@ -137,7 +137,7 @@ def test_every_valid_row_competes_for_its_cell_and_no_failed_one_enters() -> Non
 
 
 @every_searcher
-def test_the_mean_is_evaluated_besides_and_is_the_champion(searcher: str, tmp_path: Path) -> None:
+def test_the_mean_is_evaluated_in_additional_rows_and_is_the_champion(searcher: str, tmp_path: Path) -> None:
     algorithm, without, restored = started(searcher, mean_rows=3), started(searcher), started(searcher, mean_rows=3)
     assert algorithm.champion is None
     for _ in range(3):
@@ -207,7 +207,7 @@ def fill_in_pairs(distribution: Any, out: Tensor, *, generator: Any) -> None:
 
 
 @pytest.mark.parametrize("searcher", ["pgpe", "snes", "xnes", "cem", "cmaes"])
-def test_the_means_are_those_of_evotorch_run_by_itself(
+def test_the_means_equal_those_of_evotorchs_own_loop(
     evotorch: Any, searcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     algorithm = started(searcher)
@@ -223,7 +223,7 @@ def test_the_means_are_those_of_evotorch_run_by_itself(
 
 
 @every_searcher
-def test_failed_rows_count_as_the_worst_that_did_not_fail(searcher: str) -> None:
+def test_failed_rows_count_as_the_worst_row_that_did_not_fail(searcher: str) -> None:
     one, other = started(searcher), started(searcher)
     fitness, failed = torch.linspace(-3, 5, BATCH).double(), torch.arange(BATCH) % 4 == 1
     assert told(one, fitness, failed)["skipped_updates"] == 0
@@ -233,7 +233,7 @@ def test_failed_rows_count_as_the_worst_that_did_not_fail(searcher: str) -> None
 
 @every_searcher
 @pytest.mark.parametrize("what", ["all failed", "all but one failed", "all equal"])
-def test_a_generation_that_tells_no_row_from_another_leaves_the_searcher_as_it_was(searcher: str, what: str) -> None:
+def test_a_generation_of_equal_fitness_leaves_the_searcher_unchanged(searcher: str, what: str) -> None:
     algorithm = started(searcher)
     advance(algorithm, 2)
     before, rows = algorithm.state_dict()["searcher"], algorithm.ask().genomes[:]
@@ -245,7 +245,7 @@ def test_a_generation_that_tells_no_row_from_another_leaves_the_searcher_as_it_w
     assert advance(algorithm, 1) == 0
 
 
-def test_clipup_is_not_asked_to_follow_a_gradient_of_zero(evotorch: Any) -> None:
+def test_clipup_makes_no_step_along_a_zero_gradient(evotorch: Any) -> None:
     from evotorch.algorithms.functional import clipup, clipup_tell
 
     state = clipup_tell(clipup(center_init=torch.ones(3), max_speed=0.1), follow_grad=torch.zeros(3))
@@ -259,7 +259,7 @@ def test_clipup_is_not_asked_to_follow_a_gradient_of_zero(evotorch: Any) -> None
 
 
 @pytest.mark.parametrize("searcher", ["cmaes", "snes"])
-def test_an_update_that_breaks_is_undone_and_counted(searcher: str) -> None:
+def test_a_failed_update_is_undone_and_counted(searcher: str) -> None:
     algorithm = started(searcher)
     advance(algorithm, 2)
     state = algorithm.state_dict()
@@ -274,7 +274,7 @@ def test_an_update_that_breaks_is_undone_and_counted(searcher: str) -> None:
 
 
 @every_searcher
-def test_only_differences_of_fitness_matter_however_small_beside_it(searcher: str) -> None:
+def test_scaling_and_shifting_fitness_does_not_change_the_update(searcher: str) -> None:
     one, other = started(searcher), started(searcher)
     fitness = torch.rand(BATCH, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     told(one, fitness)
@@ -286,7 +286,7 @@ def test_only_differences_of_fitness_matter_however_small_beside_it(searcher: st
 
 
 @every_searcher
-def test_a_restored_search_goes_on_with_the_same_bits(searcher: str, tmp_path: Path) -> None:
+def test_a_restored_search_continues_with_the_same_bits(searcher: str, tmp_path: Path) -> None:
     algorithm, restored = started(searcher), started(searcher)
     advance(algorithm, 5)
     restored.ask()  # what was drawn before is forgotten
@@ -299,7 +299,7 @@ def test_a_restored_search_goes_on_with_the_same_bits(searcher: str, tmp_path: P
     assert torch.equal(restored.ask().genomes[:], algorithm.ask().genomes[:])
 
 
-def test_a_rank_that_is_lost_before_genomes_have_crossed_leaves_the_generation_to_be_done_again() -> None:
+def test_a_rank_lost_before_the_exchange_of_genomes_leaves_the_generation_repeatable() -> None:
     algorithm, other = started(), started()
     evaluation = evaluated(algorithm)
 
@@ -316,7 +316,7 @@ def test_a_rank_that_is_lost_before_genomes_have_crossed_leaves_the_generation_t
     assert_same_state(algorithm.archive.state_dict(), other.archive.state_dict())
 
 
-def test_tell_guards_its_turn() -> None:
+def test_tell_rejects_another_generation_or_missing_rows() -> None:
     algorithm = started()
     evaluation = evaluated(algorithm)
     algorithm.tell(evaluation)
@@ -360,14 +360,14 @@ def experiment(**algorithm: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_settings_that_cannot_work_are_refused_in_one_line(algorithm: dict[str, Any], words: str) -> None:
+def test_unusable_settings_are_errors_of_one_line(algorithm: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         parse_experiment(experiment(**algorithm))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("searcher", ["xnes", "cmaes"])
-def test_a_covariance_matrix_beyond_all_memory_is_refused(searcher: str) -> None:
+def test_a_covariance_matrix_larger_than_memory_is_an_error(searcher: str) -> None:
     settings = experiment(searcher=SEARCHERS[searcher], batch_size=100)
     with pytest.raises(UserError, match=r"100000 parameters and 100 rows needs .* GiB a rank"):
         build(parse_experiment(settings))
@@ -412,7 +412,7 @@ print("evotorch" in sys.modules, before == (sys.excepthook, sys.path, os.environ
     assert done.stderr == ""
 
 
-def test_without_evotorch_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_evotorch_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "evotorch", None)
     for name in ("cmaes_searcher", "searchers"):
         monkeypatch.delitem(sys.modules, f"qdrl.algorithms.{name}", raising=False)

@@ -53,7 +53,7 @@ def elites(algorithm: MapElites) -> list[bytes]:
 
 @pytest.mark.parametrize("generations", [0, 3])
 @pytest.mark.parametrize("cut", [0, 1, 5, BATCH])
-def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(generations: int, cut: int) -> None:
+def test_asking_for_rows_in_parts_gives_the_same_rows(generations: int, cut: int) -> None:
     algorithm = started()
     if generations:
         advance(algorithm, generations)
@@ -67,7 +67,7 @@ def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once(generations: int
     assert (earlier.rows, later.rows, whole.rows) == (range(cut), range(cut, BATCH), range(BATCH))
 
 
-def test_first_generations_are_random_genomes_of_the_task_and_say_so() -> None:
+def test_initial_generations_are_random_genomes_with_the_random_emitter() -> None:
     algorithm = started(initial=2)
     for generation in range(3):
         candidates = algorithm.ask()
@@ -80,14 +80,14 @@ def test_first_generations_are_random_genomes_of_the_task_and_say_so() -> None:
         advance(algorithm)
 
 
-def test_every_row_has_a_seed_of_its_own() -> None:
+def test_every_row_has_its_own_seed() -> None:
     algorithm = started()
     seeds = algorithm.ask().seeds.tolist()
     advance(algorithm)
     assert len({*seeds, *algorithm.ask().seeds.tolist()}) == 2 * BATCH
 
 
-def test_a_child_varies_the_elite_of_the_cell_it_names() -> None:
+def test_a_child_varies_the_elite_of_its_parent_cell() -> None:
     algorithm = started(variation=Gaussian(sigma=1e-3))
     advance(algorithm)
     candidates = algorithm.ask()
@@ -107,7 +107,7 @@ def test_parents_are_drawn_uniformly_over_the_occupied_cells() -> None:
     assert (counts - 800).abs().max() < 5 * np.sqrt(4000 * 0.2 * 0.8)
 
 
-def test_what_is_told_competes_for_cells_and_is_counted_by_emitter() -> None:
+def test_told_rows_compete_for_cells_and_are_counted_by_emitter() -> None:
     algorithm = started()
     evaluation = make_task("arm", parameters=3).evaluate(algorithm.ask())
     counts = algorithm.tell(evaluation)
@@ -126,7 +126,7 @@ def test_what_is_told_competes_for_cells_and_is_counted_by_emitter() -> None:
 
 
 @pytest.mark.parametrize("mistake", ["twice", "other generation", "part"])
-def test_tell_guards_its_turn(mistake: str) -> None:
+def test_tell_rejects_another_generation_or_missing_rows(mistake: str) -> None:
     algorithm = started()
     task = make_task("arm", parameters=3)
     evaluation = task.evaluate(algorithm.ask(range(5) if mistake == "part" else None))
@@ -151,7 +151,7 @@ def failing(algorithm: MapElites) -> Evaluation:
     )
 
 
-def test_a_generation_in_which_every_row_failed_leaves_the_archive_as_it_was() -> None:
+def test_a_generation_of_failed_rows_leaves_the_archive_unchanged() -> None:
     algorithm = started()
     assert set(algorithm.tell(failing(algorithm)).values()) == {0.0}
     assert len(algorithm.archive) == 0
@@ -172,7 +172,7 @@ def test_a_failed_row_never_enters_even_with_finite_numbers() -> None:
     assert not set(algorithm.archive.state_dict()["evaluation_seed"]) & set(evaluation.seeds[failed].tolist())
 
 
-def test_a_restored_algorithm_goes_on_as_the_one_that_never_stopped() -> None:
+def test_a_restored_algorithm_continues_like_the_uninterrupted_one() -> None:
     algorithm, restored = started(), started()
     advance(algorithm, 3)
     restored.archive.load_state_dict(algorithm.archive.state_dict())
@@ -192,7 +192,7 @@ def test_runs_of_one_seed_are_the_same_and_of_another_differ() -> None:
     assert elites(one) != elites(other)
 
 
-def test_it_fills_voronoi_cells_as_well() -> None:
+def test_it_fills_the_cells_of_a_cvt_archive() -> None:
     task = make_task("arm", parameters=3)
     centroids = place_centroids(
         Streams(0).generator(Purpose.CENTROIDS), 30, task.spec.lower, task.spec.upper, samples=2000
@@ -203,7 +203,7 @@ def test_it_fills_voronoi_cells_as_well() -> None:
     assert len(algorithm.archive) > 10
 
 
-def test_it_varies_the_entries_of_a_novelty_archive_as_well() -> None:
+def test_it_varies_the_entries_of_a_novelty_archive() -> None:
     task = make_task("arm", parameters=3)
     archive = NoveltyArchive(task.spec.lower, task.spec.upper, 3, rule=Threshold(0.02, neighbours=1), capacity=10)
     algorithm = MapElites(task, archive, Streams(0), MapElitesSettings(batch_size=50, variation=Gaussian(sigma=0.01)))

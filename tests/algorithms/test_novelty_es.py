@@ -52,7 +52,7 @@ def by_hand(places: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.sort(distances, axis=1)[:, :K].mean(1)
 
 
-def test_all_means_are_evaluated_first_and_then_whichever_has_moved() -> None:
+def test_all_means_are_evaluated_first_and_then_the_updated_one() -> None:
     algorithm, task = started()
     assert algorithm.batch_size == 3 * 2
     assert np.array_equal(algorithm.ask().genomes[0:6].numpy(), np.repeat(means_of(algorithm), 2, axis=0))
@@ -69,7 +69,7 @@ def test_all_means_are_evaluated_first_and_then_whichever_has_moved() -> None:
         advance(algorithm, task)
 
 
-def test_the_archive_holds_what_means_did() -> None:
+def test_the_archive_stores_the_behaviour_of_means() -> None:
     algorithm, task = started()
     evaluation = task.evaluate(algorithm.ask())
     algorithm.tell(evaluation)
@@ -79,7 +79,7 @@ def test_the_archive_holds_what_means_did() -> None:
     np.testing.assert_allclose(stored["fitness"], evaluation.fitness.numpy().reshape(3, 2).mean(1))
 
 
-def test_entries_say_of_how_many_evaluations_they_are_the_mean_and_how_these_spread() -> None:
+def test_entries_store_the_number_of_evaluations_and_their_spread() -> None:
     algorithm, task = started(means=2, mean_rows=3)
     evaluation = task.evaluate(algorithm.ask())
     fitness = torch.tensor([1.0, 2.0, 6.0, 4.0, torch.nan, torch.nan], dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_entries_say_of_how_many_evaluations_they_are_the_mean_and_how_these_spr
 
 
 @pytest.mark.parametrize("objective", ["ns", "nsr", "nsra"])
-def test_a_mean_climbs_the_ranks_that_its_objective_says(objective: str) -> None:
+def test_a_mean_follows_the_gradient_of_its_objective(objective: str) -> None:
     algorithm, task = started(objective=objective, reward_weight=0.25)
     advance(algorithm, task)
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_a_mean_climbs_the_ranks_that_its_objective_says(objective: str) -> None
         advance(algorithm, task)
 
 
-def test_a_mean_moves_with_a_chance_proportional_to_its_novelty() -> None:
+def test_a_mean_is_selected_with_probability_proportional_to_its_novelty() -> None:
     algorithm, task = started(means=2)
     advance(algorithm, task)
     algorithm._behaviour = np.array([[0.0, 0.0], [10.0, 0.0]])
@@ -127,7 +127,7 @@ def test_a_mean_moves_with_a_chance_proportional_to_its_novelty() -> None:
     assert np.mean(drawn) == pytest.approx(chances[1] / chances.sum(), abs=0.06)
 
 
-def test_means_may_move_in_turns() -> None:
+def test_means_may_be_updated_in_turn() -> None:
     algorithm, task = started(selection="turns")
     moved = []
     for _ in range(6):
@@ -160,7 +160,7 @@ def failing(evaluation: Evaluation) -> Evaluation:
     return evaluation
 
 
-def test_generations_that_fail_move_nothing_and_end_nothing() -> None:
+def test_failed_generations_change_no_mean_and_do_not_end_the_run() -> None:
     algorithm, task = started()
     counts = algorithm.tell(failing(task.evaluate(algorithm.ask())))
     assert counts["added_mean"] == 0
@@ -174,7 +174,7 @@ def test_generations_that_fail_move_nothing_and_end_nothing() -> None:
 
 @pytest.mark.parametrize("rounds", [3, 4])
 @pytest.mark.parametrize("capacity", [None, 3])
-def test_a_restored_algorithm_goes_on_with_the_same_bits(rounds: int, capacity: int | None) -> None:
+def test_a_restored_algorithm_continues_with_the_same_bits(rounds: int, capacity: int | None) -> None:
     (algorithm, task), (other, _) = started(capacity=capacity), started(capacity=capacity)
     advance(algorithm, task, rounds)
     other.load_state_dict(algorithm.state_dict())
@@ -185,7 +185,7 @@ def test_a_restored_algorithm_goes_on_with_the_same_bits(rounds: int, capacity: 
         assert np.array_equal(one, two)
 
 
-def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once() -> None:
+def test_asking_for_rows_in_parts_gives_the_same_rows() -> None:
     algorithm, task = started()
     for _ in range(2):
         count, whole = algorithm.batch_size, algorithm.ask()
@@ -195,7 +195,7 @@ def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once() -> None:
         advance(algorithm, task)
 
 
-def test_it_spreads_over_the_plane() -> None:
+def test_novelty_search_spreads_over_the_plane() -> None:
     algorithm, task = started(objective="ns", optimizer="adam", learning_rate=0.3)
     advance(algorithm, task)
     first = algorithm.archive.state_dict()["descriptor"]
@@ -204,7 +204,7 @@ def test_it_spreads_over_the_plane() -> None:
     assert (np.ptp(places, axis=0) > 2 * np.ptp(first, axis=0)).all()
 
 
-def test_an_archive_of_cells_is_refused() -> None:
+def test_an_archive_with_cells_is_an_error() -> None:
     task = make_task("sphere", parameters=6)
     with pytest.raises(UserError, match="novelty_es needs 'novelty', not 'grid'"):
         NoveltyEs(task, Archive(Grid([0, 0], [1, 1], (2, 2)), 6), Streams(0), NoveltyEsSettings())

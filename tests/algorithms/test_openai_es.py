@@ -80,7 +80,7 @@ def test_a_plateau_has_no_gradient() -> None:
     assert torch.equal(algorithm.mean.genome, before)
 
 
-def test_rows_asked_for_in_parts_are_the_rows_asked_for_at_once() -> None:
+def test_asking_for_rows_in_parts_gives_the_same_rows() -> None:
     algorithm, task = started()
     advance(algorithm, task, 2)
     whole, parts = algorithm.ask(), [algorithm.ask(range(7)), algorithm.ask(range(7, 22))]
@@ -117,7 +117,7 @@ def test_the_champion_is_the_mean_that_was_evaluated() -> None:
     assert algorithm.champion is None
 
 
-def test_a_generation_that_fails_leaves_the_mean_to_its_decay() -> None:
+def test_a_failed_generation_only_decays_the_mean() -> None:
     algorithm, task = started()
     advance(algorithm, task)
     before, champion = algorithm.mean.genome.clone(), algorithm.champion
@@ -130,7 +130,7 @@ def test_a_generation_that_fails_leaves_the_mean_to_its_decay() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
-def test_a_restored_algorithm_goes_on_with_the_same_bits(optimizer: str) -> None:
+def test_a_restored_algorithm_continues_with_the_same_bits(optimizer: str) -> None:
     (algorithm, task), (other, _) = started(optimizer=optimizer), started(optimizer=optimizer)
     advance(algorithm, task, 3)
     other.load_state_dict(algorithm.state_dict())
@@ -142,7 +142,7 @@ def test_a_restored_algorithm_goes_on_with_the_same_bits(optimizer: str) -> None
 
 @pytest.mark.parametrize("noise", [{"name": "keyed"}, {"name": "table", "size": 10_000}])
 @pytest.mark.parametrize("initial", ["random", "zeros"])
-def test_it_climbs_the_sphere(noise: dict[str, Any], initial: str) -> None:
+def test_fitness_increases_on_the_sphere_function(noise: dict[str, Any], initial: str) -> None:
     algorithm, task = started(noise=noise, initial=initial, batch_size=40, learning_rate=0.2)
     assert advance(algorithm, task, 60)["champion_fitness"] > 99
 
@@ -151,6 +151,6 @@ def test_it_climbs_the_sphere(noise: dict[str, Any], initial: str) -> None:
     ("settings", "message"),
     [({"batch_size": 7}, r"batch_size \(7\) must be even"), ({"sigma": 0.0}, "greater than 0")],
 )
-def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         started(**settings)

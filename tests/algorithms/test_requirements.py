@@ -60,13 +60,13 @@ class WithoutBatchSize(MapElites):
         ("WithoutLineages", "has holds_lineages = True but does not define lineages"),
     ],
 )
-def test_a_class_that_does_not_meet_the_protocol_is_one_line(name: str, message: str) -> None:
+def test_a_class_that_does_not_meet_the_protocol_is_an_error_of_one_line(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         algorithm_class(f"{__name__}:{name}")
     assert "\n" not in str(caught.value)
 
 
-def test_an_algorithm_without_a_batch_size_is_one_line() -> None:
+def test_an_algorithm_without_a_batch_size_is_an_error_of_one_line() -> None:
     run = {"generations": 1}
     experiment = {
         "name": "without",

@@ -51,7 +51,7 @@ def test_the_example_of_the_docs_acts_as_the_elite_with_numpy_alone(exported: Pa
         np.testing.assert_allclose(names["act"](observation), population.act(seen)[0].numpy(), atol=2e-6)
 
 
-def test_the_file_says_what_the_weights_are_for(exported: Path) -> None:
+def test_the_exported_file_describes_the_weights(exported: Path) -> None:
     archive, weights = open_archive(REFERENCE), arrays_of(exported)
     row = archive.row_of(100)
     assert str(weights["format"]) == "qdrl-weights 1.0"
@@ -77,7 +77,7 @@ def test_every_array_is_in_the_docs_and_none_needs_pickle(exported: Path) -> Non
     assert all(values.dtype.kind in "fiU" for values in weights.values())
 
 
-def test_genomes_that_are_not_policies_are_exported_with_their_worth() -> None:
+def test_genomes_that_are_not_policies_are_exported_with_their_fitness() -> None:
     archive = small_archive()
     archive.meta["policy"] = None
     chosen, weights = weights_of(archive)

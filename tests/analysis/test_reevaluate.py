@@ -43,7 +43,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> StoredArchive:
     return open_archive(start(parse_experiment(EXPERIMENT), OneProcess(), folder=folder, progress=False).archive)
 
 
-def test_the_actor_travels_in_the_file(archive: StoredArchive, tmp_path: Path) -> None:
+def test_the_archive_file_contains_the_actor(archive: StoredArchive, tmp_path: Path) -> None:
     assert archive.actor is not None
     write_archive(tmp_path / "copy.h5", replace(archive, genomes=archive.all_genomes()))
     copy = open_archive(tmp_path / "copy.h5")
@@ -68,7 +68,7 @@ def test_a_damaged_actor_is_named(archive: StoredArchive, tmp_path: Path) -> Non
             write_archive(tmp_path / "bad.h5", replace(archive, genomes=genomes, actor=actor))
 
 
-def test_one_call_acts_as_the_genome_aimed_at_that_descriptor(archive: StoredArchive) -> None:
+def test_an_action_equals_that_of_the_genome_injected_for_the_descriptor(archive: StoredArchive) -> None:
     policy = ConditionedPolicy(archive)
     assert archive.normalizer is not None
     mean, var = archive.normalizer["mean"], archive.normalizer["var"]
@@ -97,7 +97,7 @@ def test_wrong_shapes_and_archives_without_an_actor_are_refused(archive: StoredA
             reevaluate_actor(replace(archive, actor=actor))
 
 
-def test_what_is_not_finite_is_refused_and_the_place_named(archive: StoredArchive) -> None:
+def test_a_number_that_is_not_finite_is_an_error_that_names_its_place(archive: StoredArchive) -> None:
     policy, observation = ConditionedPolicy(archive), np.zeros(11)
     for wrong in (np.nan, np.inf, -np.inf):
         observation[4] = wrong
@@ -130,7 +130,9 @@ def test_a_conditioned_policy_is_made_from_a_file(archive: StoredArchive) -> Non
     np.testing.assert_array_equal(action, ConditionedPolicy(archive).act(np.zeros(11), [0.5]))
 
 
-def test_with_their_own_seeds_elites_do_what_is_stored(archive: StoredArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elites_rerun_with_their_own_seeds_give_the_stored_results(
+    archive: StoredArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stored = archive.elites["evaluation_seed"]
     monkeypatch.setattr("qdrl.analysis.reevaluate.Streams.seeds", lambda self, purpose, repeat, rows: stored)
     found = reevaluate_elites(archive)
@@ -140,7 +142,7 @@ def test_with_their_own_seeds_elites_do_what_is_stored(archive: StoredArchive, m
     assert found.qd_score == pytest.approx(archive.statistics().qd_score)
 
 
-def test_repeats_meet_new_initial_states(archive: StoredArchive) -> None:
+def test_repeats_have_new_initial_states(archive: StoredArchive) -> None:
     found = reevaluate_elites(archive, repeats=3)
     assert found.fitness.shape == (len(archive), 3)
     assert all(len(set(row)) > 1 for row in found.fitness.tolist())
@@ -148,14 +150,14 @@ def test_repeats_meet_new_initial_states(archive: StoredArchive) -> None:
     np.testing.assert_array_equal(again.fitness, found.fitness[:, :2])
 
 
-def test_the_two_targets_of_the_literature_are_told_apart(archive: StoredArchive) -> None:
+def test_descriptors_and_centroids_are_different_targets(archive: StoredArchive) -> None:
     asked = {targets: reevaluate_actor(archive, targets=targets).target for targets in ("descriptors", "centroids")}
     np.testing.assert_array_equal(asked["descriptors"], archive.elites["descriptor"])
     np.testing.assert_array_equal(asked["centroids"], archive.centroids[archive.elites["cell"]])
 
 
-def test_wrong_questions_are_refused(archive: StoredArchive) -> None:
-    with pytest.raises(ValueError, match="targets must be one of .*, got 'descriptor'"):
+def test_invalid_arguments_are_errors(archive: StoredArchive) -> None:
+    with pytest.raises(ValueError, match=r"targets must be one of .*, got 'descriptor'"):
         reevaluate_actor(archive, targets="descriptor")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         reevaluate_elites(archive, repeats=0)

@@ -118,7 +118,7 @@ def test_tasks_without_mujoco_leave_no_track(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["genome", "fitness", "descriptor", "seed", "statistics"])
-def test_a_replay_that_differs_says_so(column: str, tmp_path: Path) -> None:
+def test_a_rerun_that_differs_is_reported(column: str, tmp_path: Path) -> None:
     archive = evolved(tmp_path, "hopper_uni", normalize=True)
     elites, genomes = {name: values.copy() for name, values in archive.elites.items()}, archive.all_genomes()
     assert archive.normalizer is not None
@@ -137,7 +137,7 @@ def test_a_replay_that_differs_says_so(column: str, tmp_path: Path) -> None:
     assert not replay(changed, int(elites["cell"][0])).same
 
 
-def test_what_cannot_be_replayed_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_elite_that_cannot_be_rerun_is_an_error_of_one_line(tmp_path: Path) -> None:
     archive = evolved(tmp_path, "point_omni", normalize=True)
     cell, meta = int(archive.elites["cell"][0]), archive.meta
     empty = next(c for c in range(archive.cells) if c not in archive.elites["cell"])
@@ -146,11 +146,11 @@ def test_what_cannot_be_replayed_is_told_in_one_line(tmp_path: Path) -> None:
     cases: list[tuple[StoredArchive, int, str]] = [
         (archive, empty, "is empty"),
         (archive, 4000, "does not exist"),
-        (replace(archive, meta=meta | {"task": None}), cell, "does not say how"),
-        (replace(archive, meta=meta | {"task": {"name": "point_omni"}}), cell, "does not say how"),
-        (replace(archive, meta=meta | {"policy": {"layers": [3, 2]}}), cell, "does not say how"),
+        (replace(archive, meta=meta | {"task": None}), cell, "is incomplete"),
+        (replace(archive, meta=meta | {"task": {"name": "point_omni"}}), cell, "is incomplete"),
+        (replace(archive, meta=meta | {"policy": {"layers": [3, 2]}}), cell, "is incomplete"),
         (replace(archive, meta=meta | {"policy": policy | {"activation": "relish"}}), cell, "activation"),
-        (replace(archive, meta=meta | {"policy": policy | {"arithmetic": "portable-9"}}), cell, "'portable-9', this"),
+        (replace(archive, meta=meta | {"policy": policy | {"arithmetic": "portable-9"}}), cell, "unknown arithmetic 'portable-9'"),
         (replace(archive, meta=meta | {"policy": policy | {"layers": [5, 9, 2]}}), cell, "parameters"),
         (replace(archive, meta=meta | {"task": {"options": {"name": "future"}}}), cell, "no task 'future'"),
         (replace(archive, meta=meta | {"task": task | {"options": task["options"] | {"wind": 3}}}), cell, "wind"),
@@ -162,7 +162,7 @@ def test_what_cannot_be_replayed_is_told_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_the_task_of_an_archive_is_the_one_it_was_made_on(tmp_path: Path) -> None:
+def test_the_task_of_an_archive_is_rebuilt_from_its_file(tmp_path: Path) -> None:
     archive = evolved(tmp_path, "anttrap_omni")
     task = task_of(archive)
     assert task.spec.describe() == {**archive.meta["task"], "axes": task.spec.describe()["axes"]}
@@ -170,7 +170,7 @@ def test_the_task_of_an_archive_is_the_one_it_was_made_on(tmp_path: Path) -> Non
     assert task.mjcf == archive.meta["mjcf"]
 
 
-def test_a_replay_names_what_differs_from_the_machine_that_made_the_file(tmp_path: Path) -> None:
+def test_a_rerun_notes_differences_from_the_machine_of_the_file(tmp_path: Path) -> None:
     archive = evolved(tmp_path, "hopper_uni")
     cell, meta = int(archive.elites["cell"][0]), archive.meta
     assert replay(archive, cell).notes == ()
@@ -195,7 +195,7 @@ def test_a_replay_names_what_differs_from_the_machine_that_made_the_file(tmp_pat
     assert rerun_notes(replace(archive, meta=meta | old)) == []  # the same processor
 
 
-def test_resuming_training_on_another_machine_is_said_where_it_changes_bits(tmp_path: Path) -> None:
+def test_resuming_training_on_another_machine_is_noted_if_bits_change(tmp_path: Path) -> None:
     archive = evolved(tmp_path, "arm")
     packages, config = archive.meta["packages"], archive.meta["config"]
 
@@ -209,7 +209,7 @@ def test_resuming_training_on_another_machine_is_said_where_it_changes_bits(tmp_
     assert "not to the same bits" in notes("openai_es", libm="0")[0]
 
 
-def test_a_resume_says_it_before_it_continues(
+def test_resume_logs_the_differences_before_it_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     evolved(tmp_path, "arm")

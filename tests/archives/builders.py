@@ -24,7 +24,10 @@ def small_archive(
     normalizer: bool = True,
     seed: int = 0,
 ) -> StoredArchive:
-    """A plausible archive with random contents; for cvt `shape` is `(cells, dimensions)`, for novelty entries ever."""
+    """Return an archive with random content.
+
+    For "cvt" `shape` is `(cells, dimensions)`, for "novelty" `(all entries so far, dimensions)`.
+    """
     draw = np.random.default_rng(seed)
     dimensions = len(shape) if kind == "grid" else shape[1]
     axes = tuple(Axis(f"axis {k}", "1" if k == 0 else "m", 0.0 - k, 1.0 + k) for k in range(dimensions))
@@ -76,7 +79,7 @@ def small_archive(
 
 
 def history(generations: int) -> dict[str, np.ndarray]:
-    """Metrics that rise as those of a run do."""
+    """Return metrics that increase like those of a run."""
     step = np.arange(1, generations + 1)
     return {
         "generation": step,
@@ -97,13 +100,13 @@ def history(generations: int) -> dict[str, np.ndarray]:
 
 @contextmanager
 def damaged(path: Path) -> Iterator[Any]:
-    """The file, open for changes that no writer of ours would make."""
+    """Open a file for changes that qdrl itself never makes."""
     with h5py.File(path, "r+") as file:
         yield file
 
 
 def replace_dataset(file: Any, name: str, values: Any) -> None:
-    """Put other values, of any shape and dtype, where a dataset was."""
+    """Replace a dataset by values of any shape and dtype."""
     del file[name]
     file[name] = values
 

@@ -1,4 +1,4 @@
-"""Archives as a user may write them, named by reference in experiments."""
+"""A user's own archives, named by reference in experiments."""
 
 from typing import Any
 

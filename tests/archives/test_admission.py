@@ -1,4 +1,4 @@
-"""Who is let into a novelty archive: thresholds by hand, chances by their keys."""
+"""Rules of admission to novelty archives: thresholds by hand, probabilities by the keys of their random numbers."""
 
 import math
 from dataclasses import replace
@@ -22,20 +22,20 @@ def on_a_line(*places: float) -> np.ndarray:
 def admitted(
     rule: Rule, rows: np.ndarray, entries: np.ndarray = NOTHING, *, k: int = 15, broken: int = -1
 ) -> list[int]:
-    """The rows that a rule lets in; one of them may be broken."""
+    """Return the rows that a rule admits; one row may be invalid."""
     valid = np.arange(len(rows)) != broken
     return np.flatnonzero(rule.admitted(np.where(valid[:, None], rows, math.nan), valid, entries, k)).tolist()
 
 
 @pytest.mark.parametrize("rule", [All(), Probability(1.0, Streams(0)), Threshold(0.0)])
-def test_a_row_that_is_not_valid_is_never_let_in(rule: Rule) -> None:
+def test_an_invalid_row_is_never_admitted(rule: Rule) -> None:
     assert admitted(rule, on_a_line(1, 2, 4, 8), broken=2) == [0, 1, 3]
 
 
 # Probability
 
 
-def test_each_row_enters_with_the_same_chance() -> None:
+def test_each_row_is_admitted_with_the_same_probability() -> None:
     rule, entered = Probability(0.2, Streams(3)), np.zeros(50)
     for _ in range(400):
         rows = admitted(rule, np.zeros((50, 1)))
@@ -45,10 +45,10 @@ def test_each_row_enters_with_the_same_chance() -> None:
     assert np.abs(entered - 80).max() < 4 * math.sqrt(400 * 0.2 * 0.8)
 
 
-def test_a_rows_chance_depends_on_seed_batch_and_row_and_on_nothing_else() -> None:
+def test_admission_by_probability_depends_only_on_seed_batch_and_row() -> None:
     rule, same, other = (Probability(0.3, Streams(seed)) for seed in (1, 1, 2))
     first = admitted(rule, np.zeros((100, 1)))
-    assert admitted(rule, np.zeros((100, 1))) == first  # until the batch is over, as when a rank was lost
+    assert admitted(rule, np.zeros((100, 1))) == first  # the same until `count`, as when a generation is repeated
     assert admitted(same, np.ones((40, 1)), on_a_line(5), broken=first[0]) == [row for row in first[1:] if row < 40]
     assert admitted(other, np.zeros((100, 1))) != first
     rule.count(0)
@@ -56,7 +56,7 @@ def test_a_rows_chance_depends_on_seed_batch_and_row_and_on_nothing_else() -> No
 
 
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, math.nan])
-def test_a_chance_that_is_none_is_refused(probability: float) -> None:
+def test_a_probability_outside_0_to_1_is_an_error(probability: float) -> None:
     with pytest.raises(ValueError, match="probability must be above 0 and at most 1"):
         Probability(probability, Streams(0))
 
@@ -64,19 +64,19 @@ def test_a_chance_that_is_none_is_refused(probability: float) -> None:
 # Threshold
 
 
-def test_rows_enter_one_after_the_other_when_they_are_far_from_all_before() -> None:
+def test_a_row_is_admitted_if_its_novelty_to_entries_and_earlier_rows_exceeds_the_threshold() -> None:
     rows = on_a_line(0.5, 2.0, 2.5, 4.0, 1.0, 2.0)
     # 0.5 from 0; 2 from 0; 0.5 from row 1; 2 from row 1; 1 from 0, which is not above 1; row 1 again
     assert admitted(Threshold(1.0), rows, on_a_line(0), k=1) == [1, 3]
 
 
-def test_the_first_row_of_all_has_nothing_to_be_like() -> None:
+def test_the_first_row_of_an_empty_archive_is_admitted() -> None:
     assert admitted(Threshold(1e9), on_a_line(3, 4)) == [0]
 
 
-def test_the_mean_is_taken_over_k_neighbours_or_as_many_as_there_are() -> None:
+def test_the_threshold_uses_k_neighbours_or_all_if_there_are_fewer() -> None:
     entries = on_a_line(0, 10)
-    # Row 0 is 4 and 6 from the entries: mean 5. Row 1 stands on row 0, which entered: 0 and 4, mean 2.
+    # Row 0 has distances 4 and 6 to the entries: mean 5. Row 1 equals row 0, an entry by then: 0 and 4, mean 2.
     assert admitted(Threshold(4.9), on_a_line(4, 4), entries, k=2) == [0]
     assert admitted(Threshold(5.0), on_a_line(4, 4), entries, k=2) == []
     assert admitted(Threshold(4.9), on_a_line(4), entries, k=15) == [0]
@@ -84,7 +84,7 @@ def test_the_mean_is_taken_over_k_neighbours_or_as_many_as_there_are() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 20), st.floats(0, 2))
-def test_whole_batches_are_let_in_as_if_rows_came_alone(seed: int, axes: int, k: int, threshold: float) -> None:
+def test_a_batch_is_admitted_like_its_rows_one_by_one(seed: int, axes: int, k: int, threshold: float) -> None:
     draw = np.random.default_rng(seed)
     entries, rows = draw.normal(size=(draw.integers(0, 30), axes)), np.round(draw.normal(size=(40, axes)), 1)
     known, expected = entries, []
@@ -95,7 +95,7 @@ def test_whole_batches_are_let_in_as_if_rows_came_alone(seed: int, axes: int, k:
     assert admitted(Threshold(threshold), rows, entries, k=k) == expected
 
 
-def test_many_entries_raise_the_threshold_and_a_drought_lowers_it() -> None:
+def test_many_admissions_raise_the_threshold_and_batches_without_any_lower_it() -> None:
     rule = Threshold(6.0, adaptation=Adaptation())
     for entered, expected in [(4, 6.0), (5, 6 * 1.2), (1, 6 * 1.2)]:
         rule.count(entered)
@@ -105,14 +105,14 @@ def test_many_entries_raise_the_threshold_and_a_drought_lowers_it() -> None:
     assert rule.threshold == 6 * 1.2
     rule.count(0)
     assert rule.threshold == 6 * 1.2 * 0.95
-    for entered in (0, 0, 1, *[0] * 9):  # an entry ends a drought
+    for entered in (0, 0, 1, *[0] * 9):  # an admitted row resets the count of empty batches
         rule.count(entered)
     assert rule.threshold == 6 * 1.2 * 0.95
     rule.count(0)
     assert rule.threshold == 6 * 1.2 * 0.95 * 0.95
 
 
-def test_a_threshold_is_not_lowered_below_its_floor_and_never_raised_to_it() -> None:
+def test_the_threshold_is_not_lowered_below_its_floor_nor_raised_to_it() -> None:
     adaptation = Adaptation(lower_after=1, lower_factor=0.5, floor=0.25)
     for threshold, expected in ((0.4, 0.25), (0.25, 0.25), (0.1, 0.1)):
         rule = Threshold(threshold, adaptation=adaptation)
@@ -120,7 +120,7 @@ def test_a_threshold_is_not_lowered_below_its_floor_and_never_raised_to_it() -> 
         assert rule.threshold == expected
 
 
-def test_a_fixed_threshold_stays() -> None:
+def test_a_threshold_without_adaptation_stays_constant() -> None:
     rule = Threshold(6.0)
     for entered in (100, *[0] * 50):
         rule.count(entered)
@@ -138,7 +138,7 @@ def test_a_fixed_threshold_stays() -> None:
         lambda: Threshold(1.0, adaptation=replace(Adaptation(), lower_after=3)),
     ],
 )
-def test_a_restored_rule_goes_on_as_the_one_that_was_saved(make) -> None:
+def test_a_restored_rule_admits_the_same_rows_as_the_saved_one(make) -> None:
     rule, restored = make(), make()
     for entered in (9, 0, 0):
         rule.count(entered)

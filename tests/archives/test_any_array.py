@@ -1,4 +1,4 @@
-"""Archives accept tensors, numpy arrays and lists alike, and refuse what is no batch and no occupied cell."""
+"""Archives accept tensors, NumPy arrays and lists, and reject batches and cells that do not fit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +61,7 @@ def filled(make: Callable[[], AnyArchive], form: Callable[[np.ndarray], Any]) ->
 
 @make_archive
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_the_same_numbers_makes_the_same_archive(make: Callable[[], AnyArchive], form: str) -> None:
+def test_every_array_type_of_the_same_numbers_gives_the_same_archive(make: Callable[[], AnyArchive], form: str) -> None:
     expected, archive = filled(make, torch.from_numpy), filled(make, FORMS[form])
     for name, column in expected.state_dict().items():
         np.testing.assert_array_equal(archive.state_dict()[name], column, err_msg=name)
@@ -73,7 +73,7 @@ def test_every_form_of_the_same_numbers_makes_the_same_archive(make: Callable[[]
 
 
 @make_archive
-def test_a_function_may_return_genomes_as_numpy(make: Callable[[], AnyArchive]) -> None:
+def test_a_function_may_return_genomes_as_a_numpy_array(make: Callable[[], AnyArchive]) -> None:
     rows = batch()
     genomes = rows["genomes"]
     archive = make()
@@ -97,7 +97,7 @@ def test_a_function_may_return_genomes_as_numpy(make: Callable[[], AnyArchive]) 
         ({"generation": np.ones(2, int)}, r"generation must be one number or \(6,\) of them, got \(2,\)"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused_in_one_line(
+def test_a_batch_of_wrong_shape_or_dtype_is_an_error_of_one_line(
     make: Callable[[], AnyArchive], change: dict[str, Any], message: str
 ) -> None:
     rows = {name: values for name, values in batch().items() if name not in ("evaluation_seed", "descriptor_std")}
@@ -108,7 +108,7 @@ def test_a_batch_that_does_not_fit_is_refused_in_one_line(
     assert len(archive) == 0
 
 
-def test_the_genome_of_an_empty_cell_is_refused_and_the_nearest_occupied_cell_named() -> None:
+def test_the_error_for_an_empty_cell_names_the_nearest_occupied_cell() -> None:
     archive = competing()
     archive.add(np.ones((2, 3)), [1.0, 2.0], [[0.05, 0.05], [0.95, 0.95]])
     grown = CentroidalVoronoi(np.array([[1.0, 10], [9, 90], [5, 50]]), [0, 0], [10, 100])
@@ -135,7 +135,7 @@ def test_the_genome_of_an_empty_cell_is_refused_and_the_nearest_occupied_cell_na
         voronoi.genomes_of([0])
 
 
-def test_an_archive_is_shown_in_one_line() -> None:
+def test_the_repr_of_an_archive_is_one_line() -> None:
     assert repr(filled(competing, np.asarray)) == (
         "Archive(5 of 100 cells, Grid(10 x 10 cells over [0, 1] x [0, 1]), 3 parameters, float32 on cpu)"
     )

@@ -1,4 +1,4 @@
-"""The rule of insertion, with pyribs as the oracle, and everything else an archive promises."""
+"""Archives with cells: insertion with pyribs as the oracle, fields, state, statistics and sampling."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from qdrl.archives.statistics import Statistics
 
 QD_OFFSET = -3.5
 PARAMETERS = 3
-CENTROIDS = np.random.default_rng(8).uniform([-1, 0], [1, 2], (40, 2))  # equal spans: pyribs knows no others
+CENTROIDS = np.random.default_rng(8).uniform([-1, 0], [1, 2], (40, 2))  # equal spans: pyribs supports no others
 SHAPE = (4, 3)
 
 
@@ -32,7 +32,7 @@ def cvt_archive() -> Archive:
 
 
 def row_archive(cells: int = 10) -> Archive:
-    """Cell k holds descriptors from k to k + 1."""
+    """Return an archive whose cell k covers descriptors from k to k + 1."""
     return Archive(Grid([0], [cells], [cells]), PARAMETERS)
 
 
@@ -58,7 +58,7 @@ def assert_same(left: Archive, right: Archive) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a generation; every genome is unique, so that an elite tells its row."""
+    """Rows of a generation; every genome is unique, so that an elite identifies its row."""
 
     fitness: np.ndarray
     descriptor: np.ndarray
@@ -91,7 +91,7 @@ def batches(draw: st.DrawFn) -> list[Batch]:
 
 @st.composite
 def dense_batches(draw: st.DrawFn) -> list[Batch]:
-    """Larger ones, from a seed: many rows a cell."""
+    """Return larger batches from a seed, with many rows per cell."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     return [
         Batch(
@@ -180,7 +180,7 @@ def test_splitting_or_joining_batches_in_order_changes_nothing(
 
 
 @given(dense_batches(), st.randoms(use_true_random=False))
-def test_the_order_of_rows_decides_between_equals_only(sequence: list[Batch], random):
+def test_the_order_of_rows_matters_only_between_rows_of_equal_fitness(sequence: list[Batch], random):
     batch = sequence[1]
     order = list(range(len(batch.fitness)))
     random.shuffle(order)
@@ -202,14 +202,14 @@ def test_only_a_strictly_better_row_replaces_an_elite():
     assert archive.state_dict()["evaluation_seed"].tolist() == [11, 22]
 
 
-def test_of_equal_rows_in_a_batch_the_lowest_enters():
+def test_among_rows_of_equal_fitness_the_lowest_row_is_inserted():
     archive = row_archive()
     insertion = archive.add(genomes(1, 2, 3, 4), floats(1, 7, 7, 7), in_cells(3, 3, 3, 3))
     assert insertion.accepted.tolist() == [1]
     assert archive.state_dict()["genome"][:, 0].tolist() == [2]
 
 
-def test_signed_zeros_are_equal():
+def test_fitness_of_plus_and_minus_zero_is_equal():
     for zeros in ((0.0, -0.0), (-0.0, 0.0)):
         archive = row_archive()
         assert archive.add(genomes(1, 2), floats(*zeros), in_cells(0, 0)).accepted.tolist() == [0]
@@ -220,11 +220,11 @@ def test_statuses_are_relative_to_the_archive_before_the_batch():
     archive = row_archive()
     archive.add(genomes(1), floats(5), in_cells(0))
     insertion = archive.add(genomes(2, 3, 4, 5, 6), floats(6, 7, 1, 2, 4), in_cells(0, 0, 1, 1, 0))
-    assert insertion.status.tolist() == [1, 1, 2, 2, 0]  # rows 0 and 2 lose to batch mates all the same
+    assert insertion.status.tolist() == [1, 1, 2, 2, 0]  # although rows 0 and 2 lose to other rows of the batch
     assert insertion.accepted.tolist() == [1, 3]
 
 
-def test_rows_that_are_not_valid_never_enter_whatever_they_hold():
+def test_invalid_rows_are_never_inserted_whatever_their_values():
     archive = row_archive()
     nan, inf = torch.nan, torch.inf
     fitness = floats(nan, 9, inf, 1, 9, -inf)
@@ -238,7 +238,7 @@ def test_rows_that_are_not_valid_never_enter_whatever_they_hold():
 
 
 @given(dense_batches(), st.integers(0, 2**32))
-def test_leaving_rows_out_is_the_same_as_marking_them_not_valid(sequence: list[Batch], seed: int):
+def test_omitting_rows_equals_marking_them_invalid(sequence: list[Batch], seed: int):
     batch = sequence[1]
     valid = np.random.default_rng(seed).random(len(batch.fitness)) < 0.5
     marked, left_out = grid_archive(), grid_archive()
@@ -256,7 +256,7 @@ def test_leaving_rows_out_is_the_same_as_marking_them_not_valid(sequence: list[B
 @pytest.mark.parametrize(
     ("fitness", "place"), [(torch.nan, 0), (torch.inf, 0), (-torch.inf, 0), (1, torch.nan), (1, -torch.inf)]
 )
-def test_a_valid_row_that_is_not_finite_is_refused_by_its_number(fitness: float, place: float):
+def test_a_valid_row_that_is_not_finite_is_an_error_that_names_it(fitness: float, place: float):
     archive = row_archive()
     with pytest.raises(ValueError, match="row 1 has a fitness or descriptor that is not finite or exceeds 1e"):
         archive.add(genomes(1, 2), floats(0, fitness), in_cells(0, place), valid=torch.tensor([True, True]))
@@ -264,7 +264,7 @@ def test_a_valid_row_that_is_not_finite_is_refused_by_its_number(fitness: float,
 
 
 @given(batches())
-def test_a_function_is_asked_for_the_genomes_of_accepted_rows_only_and_in_order(sequence: list[Batch]):
+def test_the_genome_function_is_called_once_for_accepted_rows_in_order(sequence: list[Batch]):
     given_whole, asked = grid_archive(), grid_archive()
     for batch in sequence:
         questions: list[Tensor] = []
@@ -307,7 +307,7 @@ def broken_exchange(rows: Tensor) -> Tensor:
         ({"colour": 3}, "unknown fields .'colour'.; known: evaluation_seed, generation, emitter, parent_cell"),
     ],
 )
-def test_a_failing_insertion_leaves_the_archive_as_it_was(change: dict, message: str):
+def test_a_failed_insertion_leaves_the_archive_unchanged(change: dict, message: str):
     archive, untouched = row_archive(), row_archive()
     for each in (archive, untouched):
         each.add(genomes(1), floats(5), in_cells(0), generation=1)
@@ -317,7 +317,7 @@ def test_a_failing_insertion_leaves_the_archive_as_it_was(change: dict, message:
     assert_same(archive, untouched)
 
 
-def test_fields_are_kept_with_the_elites_and_never_inherited_from_the_elite_before():
+def test_fields_are_stored_with_an_elite_and_not_inherited_from_the_replaced_one():
     archive = row_archive()
     seeds = torch.tensor([2**62 + 1, 2**62 + 2])
     archive.add(
@@ -356,7 +356,7 @@ def test_genomes_are_copied_whatever_their_dtype_and_gradients():
     assert not archive.genomes.requires_grad
 
 
-def test_many_long_genomes_arrive_whole():
+def test_genomes_longer_than_a_block_are_copied_completely():
     # Longer than the block that is copied at once, and not a multiple of it.
     archive = Archive(Grid([0], [100], [100]), 9001)
     batch = torch.from_numpy(np.random.default_rng(0).standard_normal((100, 9001), np.float32))
@@ -365,7 +365,7 @@ def test_many_long_genomes_arrive_whole():
     assert torch.equal(archive.genomes_of(places), batch)
 
 
-def test_an_empty_batch_and_an_empty_archive_have_numbers_too():
+def test_empty_batches_and_archives_have_statistics():
     archive = row_archive(cells=4)
     insertion = archive.add(torch.zeros(0, PARAMETERS), torch.zeros(0), torch.zeros(0, 1))
     assert [len(part) for part in vars(insertion).values()] == [0, 0, 0]
@@ -374,7 +374,7 @@ def test_an_empty_batch_and_an_empty_archive_have_numbers_too():
     assert np.isnan([statistics.max_fitness, statistics.mean_fitness]).all()
 
 
-def test_statistics_are_those_of_the_elites_and_follow_every_batch():
+def test_statistics_are_those_of_the_current_elites():
     archive = Archive(Grid([0], [4], [4]), PARAMETERS, qd_offset=-10)
     archive.add(genomes(1, 2), floats(1, 2), in_cells(0, 2))
     assert archive.statistics() == Statistics(2, 0.5, qd_score=23, max_fitness=2, mean_fitness=1.5)
@@ -385,7 +385,7 @@ def test_statistics_are_those_of_the_elites_and_follow_every_batch():
 
 @pytest.mark.parametrize("make", [grid_archive, cvt_archive])
 @given(before=batches(), after=batches())
-def test_a_restored_archive_goes_on_like_the_one_that_was_saved(
+def test_a_restored_archive_continues_like_the_saved_one(
     make: Callable[[], Archive], before: list[Batch], after: list[Batch]
 ):
     straight = make()
@@ -395,7 +395,7 @@ def test_a_restored_archive_goes_on_like_the_one_that_was_saved(
     for column in saved.values():
         column.flags.writeable = False  # as it comes from some files
     resumed = make()
-    add(resumed, dense_example())  # what was there before must go
+    add(resumed, dense_example())  # loading must remove these elites
     resumed.load_state_dict(saved)
     assert_same(straight, resumed)
     for archive in (straight, resumed):
@@ -429,7 +429,7 @@ def test_a_saved_state_is_a_copy_ordered_by_cell():
         ({"cell": np.array([-1])}, "cells -1 to -1 do not fit 10 cells"),
     ],
 )
-def test_a_state_of_another_archive_is_refused_and_nothing_is_lost(change: dict, message: str):
+def test_a_state_that_does_not_fit_is_an_error_and_changes_nothing(change: dict, message: str):
     archive, untouched = row_archive(), row_archive()
     for each in (archive, untouched):
         each.add(genomes(1), floats(5), in_cells(0))
@@ -451,7 +451,7 @@ def test_sampling_is_uniform_over_the_occupied_cells():
     assert torch.equal(archive.genomes_of(cells), archive.genomes[cells])
 
 
-def test_a_new_elite_can_be_sampled_at_once():
+def test_a_new_elite_can_be_sampled_immediately():
     archive = row_archive()
     archive.add(genomes(1), floats(1), in_cells(4))
     archive.sample(np.random.default_rng(0), 3)
@@ -459,14 +459,14 @@ def test_a_new_elite_can_be_sampled_at_once():
     assert set(archive.sample(np.random.default_rng(0), 50).tolist()) == {4, 6}
 
 
-def test_sampling_from_an_empty_archive_is_refused():
+def test_sampling_from_an_empty_archive_is_an_error():
     with pytest.raises(ValueError, match="cannot sample from an empty archive"):
         row_archive().sample(np.random.default_rng(0), 1)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("geometry", [grid_archive().geometry, cvt_archive().geometry], ids=lambda g: g.kind)
-def test_a_device_gives_the_same_elites_as_the_host(geometry: Geometry):
+def test_an_archive_on_a_gpu_has_the_same_elites_as_on_the_cpu(geometry: Geometry):
     host, other = Archive(geometry, PARAMETERS), Archive(geometry, PARAMETERS, device="cuda")
     for seed in range(3):
         random = np.random.default_rng(seed)

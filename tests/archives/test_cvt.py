@@ -32,14 +32,14 @@ def test_a_descriptor_is_in_the_cell_of_its_nearest_centroid(seed: int, dimensio
     assert got.tolist() == KDTree(centroids).query(descriptor)[1].tolist()
 
 
-def test_a_descriptor_as_near_to_two_centroids_is_in_the_lower_cell():
+def test_a_descriptor_equally_near_to_two_centroids_is_in_the_lower_cell():
     cells = unit_cells(np.array([[0.75, 0.5], [0.25, 0.5], [0.25, 0.5], [0.5, 0.0]]))
     ties = torch.tensor([[0.5, 0.5], [0.25, 0.5], [0.0, 0.5]], dtype=torch.float64)
     assert cells.cell_of(ties).tolist() == [0, 1, 1]
 
 
 @given(st.integers(0, 2**32), st.integers(0, 999))
-def test_a_rows_cell_does_not_depend_on_its_neighbours(seed: int, row: int):
+def test_the_cell_of_a_row_does_not_depend_on_other_rows(seed: int, row: int):
     draw = np.random.default_rng(seed)
     centroids = np.round(draw.random((700, 2)), 1)  # many exact ties
     descriptor = torch.from_numpy(np.round(draw.random((1000, 2)), 2))
@@ -47,12 +47,12 @@ def test_a_rows_cell_does_not_depend_on_its_neighbours(seed: int, row: int):
     assert cells.cell_of(descriptor)[row] == cells.cell_of(descriptor[row : row + 1])[0]
 
 
-def test_no_rows_have_no_cells():
+def test_cells_of_no_rows_are_empty():
     assert unit_cells(np.ones((3, 2))).cell_of(torch.zeros(0, 2, dtype=torch.float64)).shape == (0,)
 
 
 @pytest.mark.parametrize(("dimensions", "cells"), [(1, 20), (2, 200), (3, 150), (5, 30)])
-def test_placing_is_deterministic_and_stays_in_the_bounds(dimensions: int, cells: int):
+def test_placed_centroids_are_deterministic_distinct_and_inside_the_bounds(dimensions: int, cells: int):
     lower, upper = -np.arange(1.0, dimensions + 1), np.arange(dimensions) * 10.0 + 1
 
     def placed(seed: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_placing_is_deterministic_and_stays_in_the_bounds(dimensions: int, cells
     assert not np.array_equal(centroids, placed(1))
 
 
-def test_units_do_not_matter():
+def test_placed_centroids_scale_with_the_units_of_the_axes():
     unit = place_centroids(np.random.default_rng(3), 50, [0, 0], [1, 1], samples=2000)
     scaled = place_centroids(np.random.default_rng(3), 50, [-1, 10], [1, 1010], samples=2000)
     assert np.allclose(scaled, [-1, 10] + unit * [2, 1000], rtol=1e-14)
@@ -77,8 +77,8 @@ def test_units_do_not_matter():
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("iterations", [1, 5, 40])
-def test_iterations_are_lloyds(dimensions: int, iterations: int):
-    # 300 cells: enough for the shortcut by the triangle inequality, which must change nothing.
+def test_iterations_equal_lloyds_algorithm(dimensions: int, iterations: int):
+    # 300 cells are enough for the shortcut by the triangle inequality, which must not change the result.
     def placed(iterations: int) -> np.ndarray:
         generator = np.random.default_rng(5)
         box = [0.0] * dimensions, [1.0] * dimensions
@@ -94,7 +94,7 @@ def test_iterations_are_lloyds(dimensions: int, iterations: int):
 
 
 @pytest.mark.parametrize(("dimensions", "cells"), [(2, 256), (2, 37), (4, 256)])
-def test_cells_are_as_even_as_scikit_learns(dimensions: int, cells: int):
+def test_the_quantisation_error_is_close_to_that_of_scikit_learn(dimensions: int, cells: int):
     samples = np.random.default_rng(1).random((10_000, dimensions))  # the same that place_centroids draws
     box = [0.0] * dimensions, [1.0] * dimensions
     ours = place_centroids(np.random.default_rng(1), cells, *box, samples=10_000)
@@ -109,18 +109,18 @@ def test_a_cell_without_samples_keeps_its_centroid():
 
 
 @pytest.mark.parametrize("cells", [0, -1, 101])
-def test_fewer_samples_than_cells_are_refused(cells: int):
+def test_a_number_of_cells_outside_1_to_samples_is_an_error(cells: int):
     with pytest.raises(UserError, match=f"cells must be between 1 and the 100 samples, got {cells}"):
         place_centroids(np.random.default_rng(0), cells, [0], [1], samples=100)
 
 
 @pytest.mark.parametrize("centroids", [np.zeros(3), np.zeros((3, 1)), np.zeros((0, 2)), np.full((3, 2), np.nan)])
-def test_centroids_that_do_not_fit_the_bounds_are_refused(centroids: np.ndarray):
+def test_centroids_of_a_wrong_shape_or_not_finite_are_an_error(centroids: np.ndarray):
     with pytest.raises(UserError, match=r"centroids must be finite and of shape \(cells, 2\)"):
         CentroidalVoronoi(centroids, [0, 0], [1, 1])
 
 
-def test_the_units_of_an_axis_do_not_matter():
+def test_the_cell_of_a_descriptor_does_not_depend_on_the_units_of_the_axes():
     draw = np.random.default_rng(3)
     centroids, descriptor = draw.random((50, 2)), draw.random((2000, 2))
     stretch = np.array([8.0, 0.25])
@@ -129,18 +129,18 @@ def test_the_units_of_an_axis_do_not_matter():
     assert torch.equal(stretched.cell_of(torch.from_numpy(descriptor * stretch)), plain)
 
 
-def test_where_neighbours_are_no_small_part_of_the_cells_the_plain_search_is_used(
+def test_brute_force_is_used_if_neighbourhoods_would_cover_most_cells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("neighbourhoods cost more than they save here")
+        raise AssertionError("brute force is faster here")
 
     monkeypatch.setattr(cvt, "_neighbourhoods", refuse)
     for axes, cells in ((8, 1100), (4, 200), (6, 500)):
         place_centroids(np.random.default_rng(0), cells, [0] * axes, [1] * axes, samples=1200, iterations=1)
 
 
-def test_the_search_among_neighbours_finds_the_plain_result_in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_in_neighbourhoods_equals_brute_force_and_uses_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, squared_distance = [], cvt._squared_distance
 
     def spy(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Opening HDF5 files: what is wrong with a file is a user's error, what is wrong with code stays that code's."""
+"""Opening HDF5 files: faults of a file are UserErrors, errors of the calling code pass through unchanged."""
 
 from pathlib import Path
 
@@ -27,14 +27,14 @@ def flip_a_bit_of_the_fitness(path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", [TypeError, KeyError, AttributeError, IndexError, ValueError, RuntimeError, OSError, MemoryError, Exception]
 )
-def test_an_error_of_the_code_that_reads_passes_through_unchanged(path: Path, kind: type[Exception]) -> None:
+def test_an_error_raised_by_the_calling_code_passes_through_unchanged(path: Path, kind: type[Exception]) -> None:
     error = kind("a bug")
     with pytest.raises(kind) as raised, open_hdf5(path):
         raise error
     assert raised.value is error
 
 
-def test_a_wrong_name_passes_through_as_h5py_raises_it(path: Path) -> None:
+def test_a_keyerror_of_h5py_for_a_missing_name_passes_through(path: Path) -> None:
     with pytest.raises(KeyError, match="missing"), open_hdf5(path) as file:
         file["missing"][:]
 
@@ -47,13 +47,13 @@ def test_an_error_in_a_callback_that_h5py_calls_passes_through(path: Path) -> No
         file.visititems(visit)
 
 
-def test_damage_found_while_reading_is_a_users_error(path: Path) -> None:
+def test_damage_found_while_reading_is_a_usererror(path: Path) -> None:
     flip_a_bit_of_the_fitness(path)
     with pytest.raises(UserError, match=r"archive.h5: cannot be read: .*"), open_hdf5(path) as file:
         file["elites/fitness"][:]
 
 
-def test_damage_found_by_the_checks_is_a_users_error_and_a_bug_of_theirs_is_not(
+def test_damage_found_by_checks_is_a_usererror_but_a_bug_in_a_check_is_not(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> list[str]:

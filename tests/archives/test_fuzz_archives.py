@@ -1,4 +1,4 @@
-"""Damaged and hostile files are served or refused in one line; `tests/programs/fuzz_archives.py` is the campaign."""
+"""Damaged and hostile files are read or refused in one line; `tests/programs/fuzz_archives.py` is the campaign."""
 
 import shutil
 from pathlib import Path
@@ -21,12 +21,12 @@ from tests.programs.fuzz_archives import Source, bad, make_sources, run_campaign
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    """Archives and checkpoints of small real runs, sealed and not."""
+    """Return archives and checkpoints of small real runs, with and without seals."""
     return make_sources(tmp_path_factory.mktemp("sources"))
 
 
 def refusal_of(path: Path) -> str | None:
-    """Why an archive is not opened."""
+    """Return why an archive cannot be opened; None if it can."""
     try:
         open_archive(path)
     except UserError as error:
@@ -34,7 +34,7 @@ def refusal_of(path: Path) -> str | None:
     return None
 
 
-def test_files_with_changed_bytes_never_end_or_mislead_the_program(
+def test_files_with_changed_bytes_are_reported_and_never_crash_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection, "run_child", run_forked)
@@ -59,7 +59,7 @@ def test_every_structural_mutant_is_refused_in_one_line_or_opened(tmp_path: Path
         shutil.copyfile(good, path)
         if change_structure(path, np.random.default_rng(number), name) == "none":
             continue
-        write_seal(path)  # the structure is what is tested
+        write_seal(path)  # so that only the structure is wrong
         refusal = refusal_of(path)
         assert "\n" not in str(refusal)
         (opened if refusal is None else refused).append(name)
@@ -68,7 +68,7 @@ def test_every_structural_mutant_is_refused_in_one_line_or_opened(tmp_path: Path
     assert not {"soft link", "sparse fitness", "compression bomb", "cycle of groups", "NaN fitness"} & set(opened)
 
 
-def test_verbs_serve_or_refuse_hostile_files(sources: list[Source], tmp_path: Path) -> None:
+def test_verbs_read_or_refuse_hostile_files(sources: list[Source], tmp_path: Path) -> None:
     results = run_campaign(tmp_path, list(range(24)), sources)
     assert bad(results) == []
     counts = summary(results)
@@ -83,7 +83,7 @@ def test_verbs_serve_or_refuse_hostile_files(sources: list[Source], tmp_path: Pa
         pytest.param(np.float64(0.5), id="scalar", marks=pytest.mark.slow),  # 6 s: the same checks of another type
     ],
 )
-def test_any_one_dataset_may_be_a_scalar_or_text(sources: list[Source], tmp_path: Path, wrong: Any) -> None:
+def test_a_dataset_replaced_by_a_scalar_or_text_is_reported(sources: list[Source], tmp_path: Path, wrong: Any) -> None:
     path = tmp_path / "changed.h5"
     for source in sources:
         if source.path.name != "archive.h5":  # those of the runs, with champions, lineages and actors
@@ -100,11 +100,11 @@ def test_any_one_dataset_may_be_a_scalar_or_text(sources: list[Source], tmp_path
 
 
 @pytest.mark.slow  # a sample of the campaign
-def test_verbs_serve_or_refuse_two_hundred_hostile_files(sources: list[Source], tmp_path: Path) -> None:
+def test_verbs_read_or_refuse_two_hundred_hostile_files(sources: list[Source], tmp_path: Path) -> None:
     assert bad(run_campaign(tmp_path, list(range(24, 224)), sources)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.campaign
-def test_verbs_serve_or_refuse_ten_thousand_hostile_files(sources: list[Source], tmp_path: Path) -> None:
+def test_verbs_read_or_refuse_ten_thousand_hostile_files(sources: list[Source], tmp_path: Path) -> None:
     assert bad(run_campaign(tmp_path, list(range(10_000)), sources)) == []

@@ -24,7 +24,7 @@ def grids(draw: st.DrawFn) -> Grid:
 
 @st.composite
 def grids_and_descriptors(draw: st.DrawFn) -> tuple[Grid, np.ndarray]:
-    """Descriptors on borders, next to borders, inside and far outside."""
+    """Return descriptors on borders, next to borders, inside and far outside."""
     grid = draw(grids())
     axes = []
     for low, high, count in zip(grid.lower, grid.upper, grid.shape, strict=True):
@@ -40,14 +40,14 @@ def cells_of_pyribs(grid: Grid, descriptor: np.ndarray) -> np.ndarray:
 
 
 @given(grids_and_descriptors())
-def test_a_descriptor_is_in_the_cell_that_pyribs_says(case: tuple[Grid, np.ndarray]):
+def test_the_cell_of_a_descriptor_is_that_of_pyribs(case: tuple[Grid, np.ndarray]):
     grid, descriptor = case
     got = grid.cell_of(torch.from_numpy(descriptor))
     assert got.dtype == torch.int64
     assert got.tolist() == cells_of_pyribs(grid, descriptor).tolist()
 
 
-def test_a_sum_that_misses_its_border_by_rounding_is_in_the_upper_cell():
+def test_a_descriptor_just_below_a_border_by_rounding_is_in_the_upper_cell():
     grid = Grid([0], [1], [10])
     assert grid.cell_of(torch.tensor([[0.1 + 0.2], [0.3], [0.3 - 1e-9], [0.29]], dtype=torch.float64)).tolist() == [
         3,
@@ -73,7 +73,7 @@ def test_the_centre_of_every_cell_is_in_it_and_cells_are_numbered_row_major(grid
 
 
 @given(grids_and_descriptors(), st.integers(0, 29))
-def test_a_rows_cell_does_not_depend_on_its_neighbours_and_descriptors_stay_as_they_are(
+def test_the_cell_of_a_row_does_not_depend_on_other_rows_and_descriptors_are_unchanged(
     case: tuple[Grid, np.ndarray], row: int
 ):
     grid, descriptor = case
@@ -83,7 +83,7 @@ def test_a_rows_cell_does_not_depend_on_its_neighbours_and_descriptors_stay_as_t
     assert np.array_equal(tensor.numpy(), descriptor)
 
 
-def test_no_rows_have_no_cells():
+def test_cells_of_no_rows_are_empty():
     assert Grid([0, 0], [1, 1], [2, 2]).cell_of(torch.zeros(0, 2, dtype=torch.float64)).shape == (0,)
 
 
@@ -99,6 +99,6 @@ def test_no_rows_have_no_cells():
         ([0, 0], [1, 1], [2, 0], "a grid over 2 axes needs 2 positive cell counts"),
     ],
 )
-def test_impossible_grids_are_refused_with_what_is_wrong(lower: list, upper: list, shape: list, message: str):
+def test_invalid_grids_are_errors_that_name_the_fault(lower: list, upper: list, shape: list, message: str):
     with pytest.raises(UserError, match=message):
         Grid(lower, upper, shape)

@@ -1,3 +1,5 @@
+"""Archive files: writing, reading, queries, atomic replacement, validation and digests."""
+
 import json
 import signal
 import subprocess
@@ -34,13 +36,13 @@ from tests.helpers.forked import run_forked
 
 @pytest.fixture(autouse=True)
 def _inspected_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new Python for every damaged file would take most of the time; `test_inspection` starts real ones."""
+    """Inspect damaged files in a fork, which is faster than the new process that `test_inspection` starts."""
     monkeypatch.setattr(inspection, "run_child", run_forked)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A good archive file."""
+    """Return a valid archive file."""
     path = tmp_path / "archive.h5"
     write_archive(path, small_archive())
     return path
@@ -68,7 +70,7 @@ def assert_same_arrays(read: dict[str, np.ndarray], written: dict[str, np.ndarra
 
 @pytest.mark.parametrize(("kind", "shape"), [("grid", (5,)), ("grid", (3, 4)), ("cvt", (20, 3)), ("novelty", (9, 2))])
 @pytest.mark.parametrize("normalizer", [True, False])
-def test_an_archive_read_back_is_the_archive_written(
+def test_reading_a_written_archive_returns_the_same_content(
     tmp_path: Path, kind: str, shape: tuple[int, ...], normalizer: bool
 ) -> None:
     written = small_archive(kind=kind, shape=shape, elites=4, normalizer=normalizer)
@@ -87,7 +89,7 @@ def test_an_archive_read_back_is_the_archive_written(
     text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
     extreme=st.sampled_from([0.0, -0.0, 5e-324, -1e308, 1e308]),
 )
-def test_any_archive_survives_the_file(
+def test_any_archive_is_unchanged_after_writing_and_reading(
     tmp_path: Path, elites: int, parameters: int, generations: int, seed: int, text: str, extreme: float
 ) -> None:
     written = small_archive(elites=elites, parameters=parameters, generations=generations, seed=seed)
@@ -97,7 +99,7 @@ def test_any_archive_survives_the_file(
     assert_same(open_archive(tmp_path / "a.h5"), written)
 
 
-def test_columns_that_a_writer_leaves_out_read_as_unknown(tmp_path: Path) -> None:
+def test_missing_columns_are_read_as_their_default_values(tmp_path: Path) -> None:
     written = small_archive(elites=3)
     for name in ("emitter", "parent_cell", "n_evaluations", "fitness_std", "descriptor_std"):
         del written.elites[name]
@@ -118,7 +120,7 @@ def test_one_genome_is_read_without_the_others(path: Path) -> None:
     assert read.parameters == 6
 
 
-def test_an_integer_is_a_cell_and_a_row_is_named(path: Path) -> None:
+def test_genome_takes_a_cell_by_position_and_a_row_by_keyword(path: Path) -> None:
     written = small_archive()
     for archive in (open_archive(path), written):
         for row, cell in enumerate(archive.elites["cell"]):
@@ -138,7 +140,7 @@ def test_an_integer_is_a_cell_and_a_row_is_named(path: Path) -> None:
         assert archive.genome(row=0).any()
 
 
-def test_a_stored_archive_is_shown_in_one_line(path: Path) -> None:
+def test_the_repr_of_a_stored_archive_is_one_line(path: Path) -> None:
     axes = "over axis 0 [0, 1], axis 1 [m] [-1, 2]"
     assert repr(open_archive(path)) == f"StoredArchive(7 of 20 cells, grid of toy {axes}, {path})"
     assert repr(replace(small_archive(), meta={})) == (
@@ -146,12 +148,12 @@ def test_a_stored_archive_is_shown_in_one_line(path: Path) -> None:
     )
 
 
-def test_a_genome_that_is_not_finite_is_found_when_it_is_read(path: Path) -> None:
+def test_a_genome_that_is_not_finite_is_an_error_when_it_is_read(path: Path) -> None:
     with damaged(path) as file:
         genomes = file["elites/genome"][:]
         genomes[2, 1] = np.nan
         replace_dataset(file, "elites/genome", genomes)
-    write_seal(path)  # as a program would leave it that wrote what it should not
+    write_seal(path)  # as if a program had written it so
     archive = open_archive(path)
     assert np.isfinite(archive.genome(row=1)).all()
     with pytest.raises(UserError, match=f"genome of cell {archive.elites['cell'][2]} has values that are not finite"):
@@ -159,7 +161,7 @@ def test_a_genome_that_is_not_finite_is_found_when_it_is_read(path: Path) -> Non
     assert validate(path) == ["/elites/genome: not finite in rows [2]"]
 
 
-def test_one_elite_and_the_digest_of_a_large_file_take_little_memory(tmp_path: Path) -> None:
+def test_reading_one_elite_and_the_digest_of_a_large_file_needs_little_memory(tmp_path: Path) -> None:
     path, elites, parameters = tmp_path / "large.h5", 2000, 4000
     small = small_archive(kind="cvt", shape=(elites, 2), elites=elites, parameters=1)
     genomes = np.random.default_rng(0).random((elites, parameters), np.float32)
@@ -178,14 +180,14 @@ def test_one_elite_and_the_digest_of_a_large_file_take_little_memory(tmp_path: P
     assert content_digest(path) != digest
 
 
-def test_genomes_of_a_file_replaced_meanwhile_are_refused(path: Path) -> None:
+def test_genomes_of_a_file_that_was_replaced_after_opening_are_an_error(path: Path) -> None:
     before = open_archive(path)
     write_archive(path, small_archive(seed=1))
     with pytest.raises(UserError, match="have changed since it was read"):
         before.genome(row=0)
 
 
-def test_a_checkpoint_gives_back_its_archive_and_its_state(tmp_path: Path) -> None:
+def test_reading_a_checkpoint_returns_its_archive_and_state(tmp_path: Path) -> None:
     state = {"generation": 7, "critic": {"weights": np.arange(6.0).reshape(2, 3), "name": "td3"}, "empty": {}}
     write_checkpoint(tmp_path / "c.h5", small_archive(), state)
     archive, read = read_checkpoint(tmp_path / "c.h5")
@@ -195,7 +197,7 @@ def test_a_checkpoint_gives_back_its_archive_and_its_state(tmp_path: Path) -> No
     assert validate(tmp_path / "c.h5") == []
 
 
-def test_large_arrays_of_a_checkpoint_stay_in_the_file_until_asked_for(tmp_path: Path) -> None:
+def test_large_arrays_of_a_checkpoint_are_read_on_access(tmp_path: Path) -> None:
     replay = np.random.default_rng(0).normal(size=(2**15, 5))
     write_checkpoint(tmp_path / "c.h5", small_archive(), {"replay": {"reward": replay}})
     read = read_checkpoint(tmp_path / "c.h5")[1]["replay"]["reward"]
@@ -210,22 +212,22 @@ def test_large_arrays_of_a_checkpoint_stay_in_the_file_until_asked_for(tmp_path:
         np.asarray(read)
 
 
-def test_a_row_that_is_not_there_is_named(path: Path) -> None:
+def test_the_error_for_a_missing_row_names_it(path: Path) -> None:
     archive = open_archive(path)
     assert np.array_equal(archive.genome(row=-1), archive.all_genomes()[-1])
     with pytest.raises(IndexError, match=f"row 1000000 of an archive of {len(archive)} elites"):
         archive.genome(row=10**6)
 
 
-def test_an_archive_is_not_taken_for_a_checkpoint(path: Path) -> None:
+def test_an_archive_without_state_is_not_read_as_a_checkpoint(path: Path) -> None:
     with pytest.raises(UserError, match="not a checkpoint"):
         read_checkpoint(path)
 
 
-# Asking
+# Queries
 
 
-def test_the_elite_of_an_empty_cell_is_refused_with_the_nearest_occupied_one() -> None:
+def test_the_error_for_an_empty_cell_of_a_file_names_the_nearest_occupied_one() -> None:
     archive = small_archive(shape=(10,), elites=2)
     archive.elites["cell"][:] = [2, 9]
     archive.elites["descriptor"][:] = archive.centroids[[2, 9]]
@@ -236,7 +238,7 @@ def test_the_elite_of_an_empty_cell_is_refused_with_the_nearest_occupied_one() -
         archive.row_of(10)
 
 
-def test_an_entry_that_is_not_held_is_refused_with_the_oldest_that_is() -> None:
+def test_the_error_for_a_dropped_entry_names_the_oldest_stored_one() -> None:
     archive = small_archive(kind="novelty", shape=(9, 2), elites=4)
     assert [archive.row_of(cell) for cell in range(5, 9)] == [0, 1, 2, 3]
     with pytest.raises(UserError, match="entry 4 was dropped; the oldest stored entry is 5"):
@@ -247,7 +249,7 @@ def test_an_entry_that_is_not_held_is_refused_with_the_oldest_that_is() -> None:
         small_archive(kind="novelty", shape=(0, 2), elites=0).row_of(0)
 
 
-def test_a_novelty_archive_knows_how_spread_it_is_and_no_coverage() -> None:
+def test_a_novelty_archive_has_a_mean_novelty_and_no_coverage() -> None:
     archive = small_archive(kind="novelty", shape=(4, 1), elites=4)
     archive.elites["descriptor"][:] = [[0.0], [1.0], [3.0], [7.0]]  # mean distances to three: 11, 9, 9, 17 thirds
     assert archive.mean_novelty() == pytest.approx((11 + 9 + 9 + 17) / 12)
@@ -258,7 +260,7 @@ def test_a_novelty_archive_knows_how_spread_it_is_and_no_coverage() -> None:
         small_archive().mean_novelty()
 
 
-def test_nearness_is_measured_in_units_of_the_bounds() -> None:
+def test_the_nearest_elites_are_found_in_units_of_the_bounds() -> None:
     archive = small_archive(shape=(2, 2), elites=2)  # axis 0 spans 1, axis 1 spans 3
     archive.elites["descriptor"][:] = [[0.4, 0.0], [0.0, 0.9]]
     assert archive.nearest(np.zeros(2), 5).tolist() == [1, 0]
@@ -267,7 +269,7 @@ def test_nearness_is_measured_in_units_of_the_bounds() -> None:
 # Atomic writing
 
 
-def test_a_writer_that_raises_midway_leaves_the_old_file_and_no_other(path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(path: Path) -> None:
     good = path.read_bytes()
     with pytest.raises(TypeError):
         write_checkpoint(path, small_archive(seed=1), {"done": 1, "impossible": object()})
@@ -284,7 +286,7 @@ def test_a_writer_that_raises_midway_leaves_the_old_file_and_no_other(path: Path
         ("/history", {"history": {"generation": np.arange(3), "coverage": np.zeros(2)}}),
     ],
 )
-def test_an_archive_that_could_not_be_read_back_is_never_written(path: Path, place: str, wrong: dict[str, Any]) -> None:
+def test_an_archive_that_would_be_invalid_is_not_written(path: Path, place: str, wrong: dict[str, Any]) -> None:
     good = path.read_bytes()
     with pytest.raises(ValueError, match=f"not written, because the file would be invalid: {place}"):
         write_archive(path, replace(small_archive(), **wrong))
@@ -292,7 +294,7 @@ def test_an_archive_that_could_not_be_read_back_is_never_written(path: Path, pla
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_kill_at_any_instant_leaves_a_whole_file(path: Path) -> None:
+def test_a_kill_during_writing_leaves_a_valid_file(path: Path) -> None:
     script = f"""
 from qdrl.archives.hdf5 import write_archive
 from tests.archives.builders import small_archive
@@ -312,13 +314,13 @@ while True:
         seed = open_archive(path).attributes["seed"]
         assert_same(open_archive(path), small_archive(seed=seed, parameters=50_000))
     write_archive(path, small_archive())
-    assert list(path.parent.iterdir()) == [path]  # the next write clears what a kill left behind
+    assert list(path.parent.iterdir()) == [path]  # the next write removes the temporary file of the kill
 
 
-# Damage
+# Damaged files
 
 
-def test_a_file_cut_short_at_any_length_is_refused_in_one_line(path: Path) -> None:
+def test_a_truncated_file_is_an_error_of_one_line(path: Path) -> None:
     whole = path.read_bytes()
     superblock = USER_BLOCK + 48  # from here on, HDF5 knows how long the file was
     for length in [0, 1, 7, USER_BLOCK, USER_BLOCK + 8, superblock, *range(1000, len(whole), 997), len(whole) - 1]:
@@ -336,7 +338,7 @@ def test_a_file_cut_short_at_any_length_is_refused_in_one_line(path: Path) -> No
 
 
 @pytest.mark.parametrize("column", ["genome", "fitness"])
-def test_one_flipped_bit_is_found(path: Path, column: str) -> None:
+def test_validate_finds_a_flipped_bit(path: Path, column: str) -> None:
     stored = small_archive()
     values = stored.all_genomes() if column == "genome" else stored.elites[column]
     content = bytearray(path.read_bytes())
@@ -353,7 +355,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert validate(tmp_path / "none.h5") == ["no such file"]
 
 
-def test_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_files_of_other_programs_are_refused(tmp_path: Path) -> None:
     text, other = tmp_path / "notes.h5", tmp_path / "other.h5"
     text.write_text("not HDF5 at all")
     with h5py.File(other, "w") as file:
@@ -425,7 +427,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("place", "damage"), DAMAGES, ids=[place for place, _ in DAMAGES])
-def test_validate_names_the_place_of_every_damage(path: Path, place: str, damage: Any) -> None:
+def test_validate_names_the_place_of_each_fault(path: Path, place: str, damage: Any) -> None:
     with damaged(path) as file:
         damage(file)
     problems = validate(path)
@@ -448,7 +450,7 @@ NOVELTY_DAMAGES = [
 
 
 @pytest.mark.parametrize(("place", "damage"), NOVELTY_DAMAGES, ids=range(len(NOVELTY_DAMAGES)))
-def test_validate_names_the_damages_of_a_novelty_archive(tmp_path: Path, place: str, damage: Any) -> None:
+def test_validate_names_the_faults_of_a_novelty_archive(tmp_path: Path, place: str, damage: Any) -> None:
     path = tmp_path / "novelty.h5"
     write_archive(path, small_archive(kind="novelty", shape=(9, 2)))
     with damaged(path) as file:
@@ -458,7 +460,7 @@ def test_validate_names_the_damages_of_a_novelty_archive(tmp_path: Path, place: 
     assert problems[0].startswith(place)
 
 
-def test_an_archive_of_format_1_0_is_read_as_it_was(path: Path) -> None:
+def test_an_archive_of_format_1_0_is_read_unchanged(path: Path) -> None:
     with damaged(path) as file:
         file.attrs["format_version"] = "1.0"
     assert_same(open_archive(path), small_archive())
@@ -477,7 +479,7 @@ def test_validate_lists_all_problems_of_a_file(path: Path) -> None:
 # Digest
 
 
-def test_the_digest_does_not_depend_on_when_where_and_how_fast(path: Path, tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_time_machine_or_speed(path: Path, tmp_path: Path) -> None:
     again = small_archive()
     again.history["seconds"][:] *= 3
     again.attributes.update(created_utc="2031-01-01T00:00:00Z", git_commit="another", qdrl_version="0.2.0")
@@ -504,14 +506,14 @@ def change_normalizer(archive: StoredArchive) -> None:
 
 
 @pytest.mark.parametrize("change", [flip_genome_bit, flip_fitness_bit, change_history, change_normalizer])
-def test_the_digest_changes_with_the_smallest_part_of_the_content(path: Path, tmp_path: Path, change: Any) -> None:
+def test_the_digest_changes_with_every_bit_of_the_content(path: Path, tmp_path: Path, change: Any) -> None:
     other = small_archive()
     change(other)
     write_archive(tmp_path / "other.h5", other)
     assert content_digest(tmp_path / "other.h5") != content_digest(path)
 
 
-# What reading needs
+# Imports
 
 
 def test_reading_an_archive_imports_neither_torch_nor_mpi(path: Path) -> None:

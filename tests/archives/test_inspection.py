@@ -1,4 +1,4 @@
-"""Files are inspected in a process of their own before they are trusted."""
+"""Seals of files, and the child process that inspects files without an intact seal."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ REFERENCE = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A good archive file."""
+    """Return a valid archive file."""
     path = tmp_path / "archive.h5"
     write_archive(path, small_archive())
     return path
@@ -41,7 +41,7 @@ def ends(code: int | None) -> Any:
     return lambda path, seconds: (code, "")
 
 
-def test_a_sealed_file_is_opened_without_a_child(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sealed_file_is_opened_without_a_child_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "run_child", no_child)
     assert check_seal(path) == "intact"
     assert path.read_bytes().startswith(b"qdrl-seal 1\nxxh3_128 ")
@@ -58,7 +58,7 @@ def test_one_changed_byte_anywhere_breaks_the_seal(path: Path) -> None:
         assert check_seal(path) == "broken", place
 
 
-def test_an_edited_file_is_opened_with_one_warning_and_validate_reports_it_until_it_is_sealed(
+def test_an_edited_file_opens_with_a_warning_and_is_reported_until_sealed_again(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with damaged(path) as file:
@@ -89,7 +89,7 @@ def test_a_file_of_format_1_0_has_no_seal_and_is_opened_without_a_warning(caplog
         validate(REFERENCE, seal=True)
 
 
-def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
+def test_a_changed_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.h5"
     write_checkpoint(path, small_archive(), {"weights": np.arange(6.0)})
     flip(path, path.stat().st_size - 1)
@@ -106,7 +106,7 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
         (1, "failed (exit code 1)"),
     ],
 )
-def test_a_child_that_does_not_end_well_is_a_verdict(
+def test_a_child_that_crashes_or_exceeds_its_time_is_reported_as_damage(
     path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, verdict: str
 ) -> None:
     monkeypatch.setattr(inspection, "run_child", ends(code))
@@ -118,7 +118,7 @@ def test_a_child_that_does_not_end_well_is_a_verdict(
     assert str(refusal.value) == f"{path}: {problems[0]}"
 
 
-def test_no_child_is_started_beside_mpi(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_child_process_is_started_under_mpi(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "run_child", no_child)
     monkeypatch.setattr("qdrl.archives.hdf5.can_start_processes", lambda: False)
     flip(path, 70)

@@ -1,4 +1,4 @@
-"""Novelty: brute force in plain Python and scikit-learn as oracles, on data full of duplicates and ties."""
+"""Novelty against brute force in plain Python and scikit-learn, on data with many duplicates and ties."""
 
 import math
 from functools import reduce
@@ -22,7 +22,7 @@ COORDINATES = {
 
 @st.composite
 def questions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-    """Rows, references, k, and where among the references some of the rows stand."""
+    """Draw rows, references, k, and the index of each row among the references, -1 for none."""
     number, axes = draw(st.sampled_from(sorted(COORDINATES))), draw(st.integers(1, 5))
     point = st.lists(COORDINATES[number], min_size=axes, max_size=axes)
     references = np.array(draw(st.lists(point, max_size=30))).reshape(-1, axes)
@@ -33,7 +33,7 @@ def questions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]
 
 
 def by_hand(rows: np.ndarray, references: np.ndarray, k: int, own: np.ndarray) -> list[float]:
-    """The definition, in Python's floats."""
+    """Return novelty by its definition, in Python floats."""
     found = []
     for row, place in zip(rows.tolist(), own.tolist(), strict=True):
         others = [other for index, other in enumerate(references.tolist()) if index != place]
@@ -45,14 +45,14 @@ def by_hand(rows: np.ndarray, references: np.ndarray, k: int, own: np.ndarray) -
 
 @pytest.fixture(params=["by force", "by tree"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the sizes, the one or the other."""
+    """Use brute force or the tree, whatever the sizes."""
     monkeypatch.setattr("qdrl.archives.novelty._TREE_REFERENCES", 1 if request.param == "by tree" else 10**9)
     monkeypatch.setattr("qdrl.archives.novelty._TREE_ROWS", 1)
 
 
 @pytest.mark.usefixtures("engine")
 @given(questions())
-def test_novelty_is_the_mean_distance_to_the_k_nearest_to_the_last_bit(question: tuple) -> None:
+def test_novelty_equals_the_mean_distance_to_the_k_nearest_neighbours_bitwise(question: tuple) -> None:
     rows, references, k, own = question
     assert novelty(rows, references, k, own=own).tolist() == by_hand(rows, references, k, own)
 
@@ -60,7 +60,7 @@ def test_novelty_is_the_mean_distance_to_the_k_nearest_to_the_last_bit(question:
 @pytest.mark.usefixtures("engine")
 @settings(max_examples=15)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 40), st.sampled_from([2, 10, 10**9]))
-def test_many_rows_agree_with_scikit_learn(seed: int, axes: int, k: int, levels: int) -> None:
+def test_novelty_of_many_rows_agrees_with_scikit_learn(seed: int, axes: int, k: int, levels: int) -> None:
     draw = np.random.default_rng(seed)
     references, rows = (draw.integers(0, levels, (count, axes)) / levels for count in (300, 40))
     oracle, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(references).kneighbors(rows)
@@ -71,9 +71,11 @@ def test_many_rows_agree_with_scikit_learn(seed: int, axes: int, k: int, levels:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.data())
-def test_a_row_is_the_same_bits_whatever_others_are_asked_for(seed: int, axes: int, data: st.DataObject) -> None:
+def test_the_novelty_of_a_row_does_not_depend_on_other_rows_or_the_order_of_references(
+    seed: int, axes: int, data: st.DataObject
+) -> None:
     draw = np.random.default_rng(seed)
-    references, rows = draw.normal(size=(600, axes)), draw.normal(size=(50, axes))  # asked for at once: by the tree
+    references, rows = draw.normal(size=(600, axes)), draw.normal(size=(50, axes))  # enough rows for the tree
     whole = novelty(rows, references, 15)
     some = data.draw(st.lists(st.integers(0, 49), max_size=40))
     assert novelty(rows[some], references, 15).tolist() == whole[some].tolist()
@@ -81,28 +83,28 @@ def test_a_row_is_the_same_bits_whatever_others_are_asked_for(seed: int, axes: i
 
 
 @pytest.mark.usefixtures("engine")
-def test_ties_that_only_the_order_of_addition_tells_apart_are_not_left_to_the_tree() -> None:
-    draw = np.random.default_rng(50)  # scipy adds eight squares in another order, and proposes the wrong one of two
+def test_ties_within_rounding_are_decided_by_exact_distances_not_by_the_tree() -> None:
+    draw = np.random.default_rng(50)  # SciPy adds eight squares in another order and returns the wrong neighbour
     references, rows = draw.integers(0, 6, (60, 8)) * 0.1, draw.integers(0, 6, (5, 8)) * 0.1
     assert novelty(rows, references, 1).tolist() == by_hand(rows, references, 1, np.full(5, -1))
 
 
-def test_a_row_does_not_count_itself_but_does_count_its_twin() -> None:
+def test_a_row_is_not_its_own_neighbour_but_an_equal_reference_is() -> None:
     references = np.array([[0.0], [0.0], [3.0], [7.0]])
-    assert novelty([[0.0]], references, 2, own=[0]).tolist() == [1.5]  # its twin at 0, and 3
+    assert novelty([[0.0]], references, 2, own=[0]).tolist() == [1.5]  # the equal reference at 0, and 3
     assert novelty([[0.0]], references, 2, own=[-1]).tolist() == [0.0]
     assert novelty([[0.0]], references, 2).tolist() == [0.0]
     assert novelty(references, references, 1, own=np.arange(4)).tolist() == [0, 0, 3, 4]
 
 
 @pytest.mark.usefixtures("engine")
-def test_among_more_twins_than_neighbours_novelty_is_zero() -> None:
+def test_novelty_is_zero_among_more_than_k_equal_references() -> None:
     references = np.repeat([[0.1, 0.7], [5.0, 5.0]], 40, axis=0)
     assert novelty(references, references, 15, own=np.arange(80)).tolist() == [0.0] * 80
 
 
 @pytest.mark.usefixtures("engine")
-def test_with_fewer_neighbours_than_k_all_count_and_with_none_novelty_is_infinite() -> None:
+def test_fewer_than_k_neighbours_are_all_used_and_without_any_novelty_is_infinite() -> None:
     references = np.array([[1.0], [2.0]])
     assert novelty([[0.0]], references, 15).tolist() == [1.5]
     assert novelty(references, references, 15, own=[0, 1]).tolist() == [1.0, 1.0]
@@ -126,7 +128,7 @@ def test_with_fewer_neighbours_than_k_all_count_and_with_none_novelty_is_infinit
         ({"own": [-2]}, r"own must lie within -1\.\.0, got -2"),
     ],
 )
-def test_wrong_questions_are_refused_in_one_line(change: dict, message: str) -> None:
+def test_invalid_arguments_of_novelty_are_errors_of_one_line(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as refusal:
         novelty(**{"descriptors": [[0.0, 0.0]], "references": [[1.0, 1.0]], "k": 3} | change)
     assert "\n" not in str(refusal.value)

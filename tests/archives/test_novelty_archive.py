@@ -1,4 +1,4 @@
-"""The archive that grows: a plain list as the oracle."""
+"""Novelty archives, with a plain list as the oracle."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def growing(rule: Rule | None = None, capacity: int | None = None, **options) ->
 
 
 def batch(*numbers: int) -> dict[str, Any]:
-    """Rows that all their columns tell apart by a number."""
+    """Return rows whose columns all depend on the row's number."""
     number = torch.tensor(numbers, dtype=torch.float64)
     return {
         "genomes": number.float()[:, None] + torch.arange(PARAMETERS) / 8,
@@ -36,7 +36,7 @@ def batch(*numbers: int) -> dict[str, Any]:
 
 
 def numbers_of(archive: NoveltyArchive) -> list[int]:
-    """The numbers of the rows it holds, once every column agrees on them."""
+    """Return the numbers of the stored rows, after checking that every column belongs to them."""
     state = archive.state_dict()
     found = state["genome"][:, 0].astype(int).tolist()
     expected = {name: column.numpy() for name, column in batch(*found).items()}
@@ -55,7 +55,7 @@ def assert_same(left: NoveltyArchive, right: NoveltyArchive) -> None:
         assert np.array_equal(value, theirs[name], equal_nan=True), name
 
 
-def test_every_valid_row_is_appended_in_order_and_told_its_number() -> None:
+def test_valid_rows_are_appended_in_order_and_numbered() -> None:
     archive = growing()
     first = archive.add(**batch(7, 3), generation=4, emitter=1)
     second = archive.add(**batch(5, 8, 9), valid=torch.tensor([True, False, True]))
@@ -74,7 +74,9 @@ def test_every_valid_row_is_appended_in_order_and_told_its_number() -> None:
     st.none() | st.integers(1, 100),
     st.randoms(use_true_random=False),
 )
-def test_it_holds_what_a_list_would_hold(batches: list[list[bool]], capacity: int | None, random) -> None:
+def test_a_novelty_archive_stores_the_newest_valid_rows_like_a_list(
+    batches: list[list[bool]], capacity: int | None, random
+) -> None:
     archive, entered = growing(capacity=capacity), []
     for rows in batches:
         numbers = [random.randrange(1000) for _ in rows]
@@ -96,14 +98,14 @@ def test_it_holds_what_a_list_would_hold(batches: list[list[bool]], capacity: in
 
 
 def restored(archive: NoveltyArchive) -> NoveltyArchive:
-    """Another archive with its state, in place of what that one held before."""
+    """Return another archive, whose entries were replaced by the state of this one."""
     other = growing(capacity=archive.capacity)
     other.add(**batch(*range(70)))
     other.load_state_dict(archive.state_dict())
     return other
 
 
-def test_parents_are_drawn_uniformly_over_the_entries_held() -> None:
+def test_parents_are_drawn_uniformly_from_the_stored_entries() -> None:
     archive = growing(capacity=4)
     for numbers in ((0, 1, 2), (3, 4, 5)):
         archive.add(**batch(*numbers))
@@ -114,7 +116,7 @@ def test_parents_are_drawn_uniformly_over_the_entries_held() -> None:
         growing().sample(np.random.default_rng(0), 1)
 
 
-def test_statistics_know_no_coverage() -> None:
+def test_statistics_of_a_novelty_archive_have_no_coverage() -> None:
     archive = growing()
     assert np.isnan([archive.statistics().coverage, archive.statistics().max_fitness]).all()
     archive.add(**batch(1, 2))
@@ -125,7 +127,7 @@ def test_statistics_know_no_coverage() -> None:
     assert (archive.geometry.kind, archive.geometry.shape, archive.geometry.neighbours) == ("novelty", (2,), 2)
 
 
-def test_an_entry_that_was_dropped_is_named() -> None:
+def test_the_error_for_a_dropped_entry_names_the_stored_ones() -> None:
     archive = growing(capacity=3)
     for numbers in ((0, 1, 2), (3, 4)):
         archive.add(**batch(*numbers))
@@ -138,15 +140,15 @@ def test_an_entry_that_was_dropped_is_named() -> None:
         growing().genomes_of(torch.tensor([0]))
 
 
-def test_the_rule_is_asked_about_rows_beside_the_entries_held() -> None:
+def test_the_rule_compares_rows_with_the_stored_entries_only() -> None:
     archive = growing(Threshold(0.15, neighbours=1), capacity=2)
     assert archive.add(**batch(0, 10, 20)).accepted.tolist() == [0, 2]  # at 0, 0.1, 0.2
-    assert archive.add(**batch(1, 40)).accepted.tolist() == [1]  # near the entry at 0, which then is dropped
+    assert archive.add(**batch(1, 40)).accepted.tolist() == [1]  # close to the entry at 0, which is dropped afterwards
     assert archive.add(**batch(1, 21)).accepted.tolist() == [0]
     assert numbers_of(archive) == [40, 1]
 
 
-def test_a_function_is_asked_for_the_genomes_of_rows_that_enter_only() -> None:
+def test_the_genome_function_is_called_for_admitted_rows_only() -> None:
     archive, asked = growing(Probability(0.5, Streams(1))), []
 
     def take(rows: Tensor) -> Tensor:
@@ -179,7 +181,7 @@ def lost(rows: Tensor) -> Tensor:
         ({"colour": 3}, "unknown fields"),
     ],
 )
-def test_a_failing_insertion_leaves_archive_and_rule_as_they_were(change: dict, message: str) -> None:
+def test_a_failed_insertion_leaves_archive_and_rule_unchanged(change: dict, message: str) -> None:
     archive, untouched = (growing(Probability(0.5, Streams(1))) for _ in range(2))
     for each in (archive, untouched):
         each.add(**batch(1, 2, 3, 4))
@@ -200,7 +202,7 @@ RULES: dict[str, Callable[[], Rule]] = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("capacity", [None, 5])
-def test_a_restored_archive_goes_on_like_the_one_that_was_saved(rule: str, capacity: int | None) -> None:
+def test_a_restored_archive_continues_like_the_saved_one(rule: str, capacity: int | None) -> None:
     draw = np.random.default_rng(0)
     straight, resumed = (growing(RULES[rule](), capacity) for _ in range(2))
     for generation in range(6):
@@ -213,7 +215,7 @@ def test_a_restored_archive_goes_on_like_the_one_that_was_saved(rule: str, capac
     assert_same(straight, resumed)
 
 
-def test_an_archive_takes_entries_of_a_file_that_knows_no_rule() -> None:
+def test_a_state_without_a_rule_restores_the_entries_and_a_new_rule() -> None:
     archive, other = growing(Probability(0.9, Streams(1))), growing(Probability(0.9, Streams(1)))
     for _ in range(3):
         archive.add(**batch(1, 2, 3))
@@ -224,14 +226,14 @@ def test_an_archive_takes_entries_of_a_file_that_knows_no_rule() -> None:
     assert other.rule.state_dict() == {"batch": 0}
 
 
-def test_of_more_rows_than_the_capacity_only_the_last_enter() -> None:
+def test_a_batch_larger_than_the_capacity_adds_its_last_rows_only() -> None:
     archive = growing(capacity=2)
     insertion = archive.add(**batch(*range(5)))
     assert (insertion.accepted.tolist(), insertion.cell.tolist()) == ([3, 4], [-1, -1, -1, 0, 1])
     assert numbers_of(archive) == [3, 4]
 
 
-def test_entries_of_an_archive_that_dropped_some_go_on_in_one_without_a_capacity() -> None:
+def test_a_state_with_dropped_entries_continues_in_an_archive_without_capacity() -> None:
     small, large = growing(capacity=50), growing()
     for first in (0, 40, 80):
         small.add(**batch(*range(first, first + 40)))
@@ -251,7 +253,7 @@ def test_entries_of_an_archive_that_dropped_some_go_on_in_one_without_a_capacity
         ({name: np.zeros(3) for name in ("cell", *FIELDS)} | {"cell": np.arange(3)}, "do not fit a capacity of 2"),
     ],
 )
-def test_a_state_of_another_archive_is_refused_and_nothing_is_lost(change: dict, message: str) -> None:
+def test_a_state_that_does_not_fit_is_an_error_and_changes_nothing(change: dict, message: str) -> None:
     archive, untouched = growing(capacity=2), growing(capacity=2)
     for each in (archive, untouched):
         each.add(**batch(1, 2))
@@ -268,14 +270,14 @@ def test_a_saved_state_is_a_copy() -> None:
     assert state["fitness"].tolist() == [10, 20]
 
 
-def test_genomes_may_be_numbers_of_another_type() -> None:
+def test_genomes_may_be_int64_numbers_of_lineages() -> None:
     archive = NoveltyArchive([0.0], [1.0], 1, dtype=torch.int64)
     archive.add(torch.tensor([[2**60 + 1]]), torch.zeros(1), torch.zeros(1, 1))
     assert archive.genomes_of(archive.occupied_cells).tolist() == [[2**60 + 1]]
 
 
 @pytest.mark.gpu
-def test_a_device_holds_the_same_entries_as_the_host() -> None:
+def test_an_archive_on_a_gpu_stores_the_same_entries_as_on_the_cpu() -> None:
     there, here = (growing(RULES["threshold"](), 70, device=device) for device in ("cuda", "cpu"))
     for _ in range(3):
         rows = np.random.default_rng(0).integers(0, 10_000, 200).tolist()
@@ -288,7 +290,7 @@ def test_a_device_holds_the_same_entries_as_the_host() -> None:
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"capacity": 0}])
-def test_impossible_settings_are_refused(options: dict) -> None:
+def test_invalid_settings_are_errors(options: dict) -> None:
     with pytest.raises(ValueError, match="k and capacity must be at least 1"):
         NoveltyArchive([0.0], [1.0], 1, **options)
     with pytest.raises(UserError, match="must be finite and below"):

@@ -19,13 +19,13 @@ PORTABLE_DIGESTS = {
 }
 
 
-def test_the_reference_archive_is_small_whole_and_what_it_was() -> None:
+def test_the_reference_archive_is_small_valid_and_has_the_recorded_digest() -> None:
     assert REFERENCE.stat().st_size < 300_000
     assert validate(REFERENCE) == []
     assert content_digest(REFERENCE) == DIGEST
 
 
-def test_its_meaning_survives() -> None:
+def test_the_content_of_the_reference_archive_is_read_correctly() -> None:
     archive = open_archive(REFERENCE)
     statistics = archive.statistics()
     assert [axis.name for axis in archive.axes] == ["right foot contact", "left foot contact"]
@@ -37,7 +37,7 @@ def test_its_meaning_survives() -> None:
     assert archive.attributes["seed"] == 7
 
 
-def test_its_genomes_still_fit_its_task_and_its_normaliser_its_elites() -> None:
+def test_its_genomes_fit_its_task_and_every_generation_has_statistics() -> None:
     archive = open_archive(REFERENCE)
     assert task_of(archive).parameters == archive.parameters == archive.genome(row=0).shape[0]
     assert archive.normalizer is not None
@@ -45,7 +45,7 @@ def test_its_genomes_still_fit_its_task_and_its_normaliser_its_elites() -> None:
     assert np.isfinite(archive.normalizer["at.mean"]).all()
 
 
-def test_the_older_archive_keeps_the_products_of_blas_and_a_replay_says_so() -> None:
+def test_an_archive_of_format_1_0_is_rerun_with_blas_and_the_rerun_notes_it() -> None:
     archive = open_archive(REFERENCE)
     assert arithmetic_of(archive) == "blas"
     task: Any = task_of(archive)
@@ -55,7 +55,7 @@ def test_the_older_archive_keeps_the_products_of_blas_and_a_replay_says_so() -> 
 
 
 @pytest.mark.parametrize("name", list(PORTABLE_DIGESTS))
-def test_portable_archives_are_small_whole_and_what_they_were(name: str) -> None:
+def test_portable_archives_are_small_valid_and_have_the_recorded_digests(name: str) -> None:
     path = REFERENCE.parent / f"{name}.h5"
     assert path.stat().st_size < 320_000
     assert validate(path) == []

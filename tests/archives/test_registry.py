@@ -1,4 +1,4 @@
-"""Kinds of archives: the built-in ones, and one of a user's own named by reference."""
+"""Kinds of archives: the built-in ones, and a user's own named by reference."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -44,17 +44,18 @@ def test_a_built_in_kind_builds_an_empty_archive_of_that_kind(kind: str, options
     assert archive.geometry.lower.tolist() == [-1, -1]
 
 
-def test_every_kind_of_the_table_goes_by_its_own_name() -> None:
+def test_each_registered_archive_has_its_key_as_kind() -> None:
     for name, settings in ARCHIVES.items():
         assert settings.model_fields["kind"].annotation == Literal[name]
 
 
-def test_a_grid_of_other_axes_than_the_tasks_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"archive.shape: needs a number of cells for each of 2 axes \(x, y\), got \[3\]"):
+def test_a_grid_with_another_number_of_axes_than_the_task_is_an_error() -> None:
+    message = r"archive.shape: needs a number of cells for each of 2 axes \(x, y\), got \[3\]"
+    with pytest.raises(UserError, match=message):
         build_archive(GridSettings(kind="grid", shape=(3,)), REQUEST)
 
 
-def test_a_users_archive_runs_and_its_file_can_be_read_plotted_and_checked(tmp_path: Path) -> None:
+def test_a_users_archive_runs_and_its_file_is_valid_and_can_be_plotted(tmp_path: Path) -> None:
     outcome = start(experiment(kind=f"{OWN}:Ring", cells=10), OneProcess(), folder=tmp_path / "run")
     assert validate(outcome.archive) == []
     stored = open_archive(outcome.archive)
@@ -87,7 +88,7 @@ def test_a_run_with_a_users_archive_is_resumed_exactly(tmp_path: Path, name: str
         ("no_such_module:X", "cannot import module 'no_such_module'"),
     ],
 )
-def test_a_kind_that_is_none_is_refused_in_one_line(kind: str, words: str) -> None:
+def test_an_unknown_kind_of_archive_is_an_error_of_one_line(kind: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as refused:
         experiment(kind=kind)
     assert "\n" not in str(refused.value)
@@ -100,7 +101,7 @@ def test_settings_of_a_users_archive_are_checked() -> None:
         experiment(kind=f"{OWN}:Ring", shape=[3, 3])
 
 
-def test_an_archive_that_files_cannot_describe_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_an_archive_of_a_kind_that_files_cannot_store_is_refused_before_writing(tmp_path: Path) -> None:
     message = "builds an archive of kind 'ring'; files store 'grid', 'cvt', 'novelty'"
     with pytest.raises(UserError, match=message):
         start(experiment(kind=f"{OWN}:Odd"), OneProcess(), folder=tmp_path / "run")

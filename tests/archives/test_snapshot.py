@@ -1,4 +1,4 @@
-"""Live archives saved to files: what they hold is what a run would have written, and what does not fit is refused."""
+"""Archives in memory saved to files: the content equals a run's file, and what files cannot store is an error."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("table", [{"kind": "grid", "shape": [4, 4]}, {"kind": "novelty", "capacity": 15}])
-def test_a_saved_archive_is_the_one_that_the_run_wrote(tmp_path: Path, table: dict) -> None:
+def test_a_saved_archive_equals_the_file_of_the_run(tmp_path: Path, table: dict) -> None:
     outcome = start(parse_experiment(SETTINGS | {"archive": table}), OneProcess(), folder=tmp_path / "run")
     expected, parts = open_archive(outcome.archive), load(tmp_path / "run")
     saved = parts.archive.save(tmp_path / "saved.h5", parts.task, seed=3, emitters=parts.algorithm.emitters)
@@ -55,7 +55,7 @@ def arm(parameters: int = 8) -> qdrl.Archive:
     return qdrl.Archive(qdrl.Grid([-1, -1], [1, 1], (4, 4)), parameters)
 
 
-def test_what_a_file_cannot_say_truly_is_refused(tmp_path: Path) -> None:
+def test_an_archive_that_files_cannot_store_is_an_error(tmp_path: Path) -> None:
     task = qdrl.make_task("arm", parameters=8)
     path, row = tmp_path / "a.h5", {"fitness": [1.0], "descriptor": [[0.6, 0.6]]}
     with pytest.raises(ValueError, match="the archive has 7 parameters, task 'arm' has 8"):

@@ -55,7 +55,7 @@ def test_no_dimensions_give_the_actor_itself() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.data())
-def test_a_row_is_the_same_bits_beside_any_others(rows: int, dimensions: int, data: st.DataObject) -> None:
+def test_the_bits_of_a_row_do_not_depend_on_other_rows(rows: int, dimensions: int, data: st.DataObject) -> None:
     policy = Mlp(6, 3, MlpSettings(hidden_sizes=(17,)))
     actor = normal(conditioned(policy, dimensions).parameters)
     descriptors = normal(rows, dimensions, seed=1)
@@ -64,7 +64,7 @@ def test_a_row_is_the_same_bits_beside_any_others(rows: int, dimensions: int, da
     assert torch.equal(inject(policy, actor, descriptors[start:end]), inject(policy, actor, descriptors)[start:end])
 
 
-def test_the_actor_of_another_policy_is_refused() -> None:
+def test_an_actor_of_another_policy_is_an_error() -> None:
     policy = Mlp(6, 3, MlpSettings(hidden_sizes=(17,)))
     with pytest.raises(ValueError, match="2 descriptor dimensions"):
         inject(policy, normal(conditioned(policy, 1).parameters), torch.zeros(1, 2))

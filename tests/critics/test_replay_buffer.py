@@ -43,7 +43,7 @@ def assert_same(ours: SampledTransitions, theirs: SampledTransitions) -> None:
 
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 25), max_size=8))
-def test_it_holds_the_newest_transitions_in_order(capacity: int, inserts: list[int]) -> None:
+def test_the_buffer_stores_the_newest_transitions_in_order(capacity: int, inserts: list[int]) -> None:
     buffer, expected, first = ReplayBuffer(capacity, 3, 2, 1), deque(maxlen=capacity), 0
     for count in inserts:
         buffer.add(numbered(first, count))
@@ -109,14 +109,14 @@ def test_a_restored_buffer_continues_with_the_same_samples(capacity: int, count:
     )
 
 
-def test_a_state_is_not_changed_by_what_comes_after_it() -> None:
+def test_a_saved_state_does_not_change_with_the_buffer() -> None:
     buffer = buffer_of(numbered(0, 4))
     state = buffer.state_dict()
     buffer.add(numbered(4, 4))
     assert state["reward"].tolist() == [0, 1, 2, 3]
 
 
-def test_a_state_fits_a_larger_replay_and_no_smaller_one() -> None:
+def test_a_state_fits_a_larger_buffer_but_not_a_smaller_one() -> None:
     state = buffer_of(numbered(0, 5)).state_dict()
     larger = ReplayBuffer(7, 3, 2, 1)
     larger.load_state_dict(state)
@@ -147,7 +147,7 @@ def test_every_transition_is_drawn_as_often_as_any_other() -> None:
     assert len(set(counts.tolist())) > 1
 
 
-def test_a_minibatch_needs_as_many_transitions_as_it_takes() -> None:
+def test_a_minibatch_larger_than_the_buffer_is_an_error() -> None:
     buffer = buffer_of(numbered(0, 9), capacity=20)
     with pytest.raises(RuntimeError, match="holds 9 transitions, a minibatch needs 10"):
         buffer.sample(np.random.default_rng(0), (1, 10))

@@ -104,7 +104,7 @@ def test_the_actor_moves_every_few_steps_counted_over_phases(
         ("paper", [{"critic"}, set(NETWORKS), {"critic"}]),
     ],
 )
-def test_targets_move_when_the_order_says(order: Literal["code", "paper"], moves: list[set[str]]) -> None:
+def test_targets_are_updated_as_the_order_states(order: Literal["code", "paper"], moves: list[set[str]]) -> None:
     td3 = small(SMALL.model_copy(update={"steps": 1, "order": order}))
     buffer, generator = buffer_of(transitions(50, 7, 3, 2)), np.random.default_rng(0)
     for expected in moves:
@@ -125,7 +125,7 @@ def test_a_phase_depends_on_its_generator_alone() -> None:
     assert not torch.equal(third.critic, one.critic)
 
 
-def test_a_phase_may_take_other_steps_than_the_settings_say() -> None:
+def test_a_phase_may_have_another_number_of_steps_than_the_settings() -> None:
     given, set_ = small(), small(SMALL.model_copy(update={"steps": 4}))
     buffer = buffer_of(transitions(50, 7, 3, 2))
     counts = given.train(buffer, np.random.default_rng(0), steps=4)
@@ -136,7 +136,7 @@ def test_a_phase_may_take_other_steps_than_the_settings_say() -> None:
         given.train(buffer, np.random.default_rng(0), steps=0)
 
 
-def test_first_networks_differ_and_targets_start_as_what_they_follow() -> None:
+def test_initial_networks_differ_and_targets_start_as_copies() -> None:
     td3 = small()
     assert not torch.equal(td3.critic[0], td3.critic[1])
     assert torch.equal(td3.critic, td3.critic_target)
@@ -219,12 +219,12 @@ def test_training_needs_a_minibatch() -> None:
         small().train(buffer, np.random.default_rng(0))
 
 
-def test_the_replay_of_other_descriptors_is_refused() -> None:
+def test_a_replay_buffer_of_other_descriptor_dimensions_is_an_error() -> None:
     with pytest.raises(ValueError, match="buffer has 1 descriptor dimensions, expected 2"):
         small().train(buffer_of(transitions(50, 7, 3, 1)), np.random.default_rng(0))
 
 
-def test_an_actor_must_see_its_descriptor() -> None:
+def test_an_actor_without_inputs_for_the_descriptor_is_an_error() -> None:
     with pytest.raises(ValueError, match="dimensions must be 0 to 2 for an actor of 3 inputs, got 3"):
         Td3(Mlp(3, 1, MlpSettings()), 3, SMALL, np.random.default_rng(0))
 
@@ -252,7 +252,7 @@ def test_defaults_are_those_of_the_papers() -> None:
     "change",
     [{"discount": 1.0}, {"noise": -1}, {"hidden_sizes": ()}, {"order": "papers"}, {"length_scale": 0}, {"tau": 0.1}],
 )
-def test_settings_that_cannot_be_are_refused(change: dict) -> None:
+def test_invalid_settings_are_errors(change: dict) -> None:
     with pytest.raises(ValidationError):
         Td3Settings(**change)
 

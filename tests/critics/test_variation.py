@@ -88,7 +88,7 @@ def test_an_offspring_depends_on_its_own_descriptor() -> None:
     rows=st.integers(1, 9),
     data=st.data(),
 )
-def test_a_row_is_the_same_bits_beside_any_others_and_in_any_memory(
+def test_the_bits_of_a_row_do_not_depend_on_other_rows_or_memory(
     hidden: tuple[int, ...], critic: tuple[int, ...], actions: int, rows: int, data: st.DataObject
 ) -> None:
     """As on several ranks: each has its own buffers and rows, and has varied other rows before."""
@@ -158,6 +158,6 @@ def test_shapes_that_do_not_fit_are_refused(wrong: int) -> None:
         PolicyGradient(policy, critic, SETTINGS).vary(*parts)
 
 
-def test_the_critic_of_another_task_is_refused() -> None:
+def test_a_critic_of_another_task_is_an_error() -> None:
     with pytest.raises(ValueError, match="critic has 4 inputs, fewer than 7 observation and 3 action dimensions"):
         PolicyGradient(Mlp(7, 3, MlpSettings()), Mlp(4, 1, MlpSettings()), SETTINGS)

@@ -69,7 +69,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_commit_is_that_of_the_first_question_whatever_is_committed_later(checkout: Path) -> None:
+def test_the_commit_is_read_once_and_later_commits_do_not_change_it(checkout: Path) -> None:
     module = _package_in(checkout / "qdrl")
     before = module.git_commit()
     assert len(before) == 40
@@ -100,7 +100,7 @@ def test_an_installed_package_inside_another_projects_checkout_names_no_commit(c
     assert _package_in(checkout / place).git_commit() == ""
 
 
-def test_no_checkout_no_git_and_a_started_mpi_name_no_commit(
+def test_without_a_checkout_or_git_or_after_mpi_started_there_is_no_commit(
     checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _package_in(tmp_path_factory.mktemp("bare") / "qdrl").git_commit() == ""
@@ -120,7 +120,7 @@ def test_variables_of_a_git_hook_do_not_name_another_repository(
     assert len(_package_in(checkout / "qdrl").git_commit()) == 40
 
 
-def test_a_file_has_the_licence_that_the_user_stated_and_none_otherwise() -> None:
+def test_a_file_has_the_stated_licence_or_none() -> None:
     assert "license" not in origin(1, "now", ranks=1, commit="abc")[0]
     attributes, _ = origin(1, "now", ranks=1, commit="abc", license="CC-BY-4.0")
     assert (attributes["license"], attributes["git_commit"]) == ("CC-BY-4.0", "abc")
@@ -130,9 +130,7 @@ def test_a_file_has_the_licence_that_the_user_stated_and_none_otherwise() -> Non
 
 
 @pytest.mark.mpi
-def test_no_process_is_started_after_mpi_has_and_git_is_asked_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_process_is_started_after_mpi_and_git_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(WATCH.format(seen=str(tmp_path / "seen")))
     (tmp_path / "arm.toml").write_text(ARM)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")

@@ -50,17 +50,17 @@ def test_the_source_of_a_reference_is_that_of_its_module_and_is_read_without_run
 
 
 @pytest.mark.parametrize("name", ["math:sqrt", "nowhere_at_all:f", "__main__:f", "numpy._core._multiarray_umath:add"])
-def test_what_has_no_source_is_stored_without_one(name: str) -> None:
+def test_a_reference_without_source_is_stored_without_one(name: str) -> None:
     (entry,) = sources_of([name]).values()
     assert name == "__main__:f" or entry == {"source": None, "sha256": None}
     assert not is_users(name)
 
 
-def test_installed_code_is_no_users_code() -> None:
+def test_installed_code_does_not_count_as_users_code() -> None:
     assert not any(map(is_users, ["gymnasium.envs.classic_control:CartPoleEnv", "json:loads", "qdrl.run.start:start"]))
 
 
-def test_partials_and_functions_from_elsewhere_lead_to_where_they_were_defined() -> None:
+def test_partials_and_imported_functions_resolve_to_their_defining_module() -> None:
     assert definition_of(functools.partial(sha256, b"")) == "_hashlib:openssl_sha256"
     assert definition_of(functools.partial(mine_too)) == f"{__name__}:mine_too"
     assert definition_of(math.sqrt) == "math:sqrt"
@@ -71,7 +71,7 @@ def mine_too() -> None:
     """A function of this module."""
 
 
-def test_only_sources_that_were_known_and_differ_have_changed() -> None:
+def test_only_known_sources_that_differ_count_as_changed() -> None:
     now = {"a:f": {"sha256": "1"}, "b:g": {"sha256": "2"}, "c:h": {"sha256": None}}
     assert changed_sources(None, now) == []
     assert changed_sources({"b:g": {"sha256": "3"}, "c:h": {"sha256": None}}, now) == ["b:g"]
