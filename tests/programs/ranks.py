@@ -47,7 +47,7 @@ def evaluation_of(rows: range, *, moments: bool) -> Evaluation:
 
 
 def asked_rows(count: int) -> dict[str, torch.Tensor]:
-    """Rows to ask genomes of."""
+    """Return rows whose genomes are requested: ascending ones, reversed ones and repeated ones."""
     everything = torch.arange(count)
     return {
         "all": everything,
@@ -55,6 +55,7 @@ def asked_rows(count: int) -> dict[str, torch.Tensor]:
         "odd": everything[1::2],
         "last": everything[-1:],
         "back": everything.flip(0),
+        "twice": everything.repeat_interleave(2),
     }
 
 
