@@ -6,16 +6,9 @@ import pytest
 
 from qdrl.archives import layout
 from qdrl.archives.files import open_hdf5
-from qdrl.archives.hdf5 import open_archive, write_archive
+from qdrl.archives.hdf5 import open_archive
 from qdrl.errors import UserError
 from tests.archives.builders import small_archive
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "archive.h5"
-    write_archive(path, small_archive())
-    return path
 
 
 def flip_a_bit_of_the_fitness(path: Path) -> None:

@@ -40,14 +40,6 @@ def _inspected_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "run_child", run_forked)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return a valid archive file."""
-    path = tmp_path / "archive.h5"
-    write_archive(path, small_archive())
-    return path
-
-
 def assert_same(read: StoredArchive, written: StoredArchive) -> None:
     for name in ("axes", "kind", "shape", "neighbours", "fitness_name", "qd_offset", "emitters", "attributes", "meta"):
         assert getattr(read, name) == getattr(written, name), name

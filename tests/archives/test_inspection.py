@@ -19,14 +19,6 @@ from tests.archives.builders import damaged, small_archive
 REFERENCE = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return a valid archive file."""
-    path = tmp_path / "archive.h5"
-    write_archive(path, small_archive())
-    return path
-
-
 def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1

@@ -1,14 +1,6 @@
 """Experiments that several tests run."""
 
-DCRL_HOPPER = """
-name = "critics"
-seed = 4
-[task]
-name = "hopper_uni"
-episode_length = 30
-[policy]
-hidden_sizes = [8, 8]
-normalize_observations = true
+_DCRL = """
 [archive]
 cells = 32
 samples = 2000
@@ -23,6 +15,27 @@ gradient = { steps = 5, batch_size = 16 }
 [run]
 generations = 6
 checkpoint_seconds = 0
+"""
+DCRL_HOPPER = f"""
+name = "critics"
+seed = 4
+[task]
+name = "hopper_uni"
+episode_length = 30
+[policy]
+hidden_sizes = [8, 8]
+normalize_observations = true
+{_DCRL}
 [compute]
 worlds = 8
+"""
+DCRL_POINT = f"""
+name = "dcrl"
+seed = 4
+[task]
+name = "point_omni"
+episode_length = 20
+[policy]
+hidden_sizes = [8]
+{_DCRL}
 """

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from qdrl.config import Experiment, parse_experiment
-from qdrl.parallel.launcher import abort, launched_rank
 from qdrl.parallel.ranks import OneProcess, Ranks, connect
 from qdrl.run.build import build
 from qdrl.run.resume import resume
 from qdrl.run.start import start
+from tests.programs.ending import aborting_all_ranks
 
 GENERATIONS = 5
 SEARCHERS: dict[str, dict[str, Any]] = {
@@ -101,15 +101,10 @@ def _wait_for_rows(metrics: Path, rows: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
+    """Run one program; an exception ends all ranks."""
     program, folder = arguments
-    try:
+    with aborting_all_ranks():
         {"split": split, "kill": kill}[program](connect(), Path(folder))
-    except Exception as error:
-        rank = launched_rank()
-        if rank is None:
-            raise
-        abort(error, rank)
 
 
 if __name__ == "__main__":

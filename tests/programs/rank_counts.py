@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qdrl.config import load_experiment
-from qdrl.parallel.launcher import abort, launched_rank
 from qdrl.parallel.ranks import Ranks, connect
 from qdrl.run.resume import resume
 from qdrl.run.start import start
+from tests.programs.ending import aborting_all_ranks
 
 
 def _evolve(ranks: Ranks, folders: Sequence[Path], name: str) -> None:
@@ -43,16 +43,11 @@ def _split(ranks: Ranks, folders: Sequence[Path]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
+    """Run one program; an exception ends all ranks."""
     program, folder = arguments
     folders = sorted(path.parent for path in Path(folder).glob("*/config.toml"))
-    try:
+    with aborting_all_ranks():
         {"alone": _alone, "split": _split}[program](connect(), folders)
-    except Exception as error:
-        rank = launched_rank()
-        if rank is None:
-            raise
-        abort(error, rank)
 
 
 if __name__ == "__main__":

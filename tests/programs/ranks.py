@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from qdrl.evaluation import Candidates, Evaluation, ObservationMoments, evaluated
-from qdrl.parallel.launcher import abort, launched_rank
 from qdrl.parallel.ranks import Ranks, connect, repeat_after_losses
+from tests.programs.ending import aborting_all_ranks
 
 PARAMETERS = 5
 COUNTS = (0, 1, 2, 3, 7, 64)
@@ -149,15 +149,10 @@ PROGRAMS = {"exchange": exchange, "learn": learn, "fail": fail, "leave": leave, 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one program, and end all ranks when it fails here, as `qdrl.__main__` does."""
+    """Run one program; an exception ends all ranks."""
     program, folder = arguments
-    try:
+    with aborting_all_ranks():
         PROGRAMS[program](connect(), Path(folder))
-    except Exception as error:
-        rank = launched_rank()
-        if rank is None:
-            raise
-        abort(error, rank)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from qdrl.errors import RankLost
 from qdrl.parallel.ranks import OneProcess, repeat_after_losses
 from qdrl.run.resume import load
 from qdrl.run.start import start
+from tests.helpers.experiments import DCRL_POINT
 from tests.helpers.processes import mpirun
 
 ULFM = ["--with-ft", "ulfm"]
@@ -29,29 +30,6 @@ shape = [20, 20]
 [algorithm]
 name = "map_elites"
 batch_size = 37
-[run]
-generations = 6
-checkpoint_seconds = 0
-"""
-DCRL = """
-name = "dcrl"
-seed = 4
-[task]
-name = "point_omni"
-episode_length = 20
-[policy]
-hidden_sizes = [8]
-[archive]
-cells = 32
-samples = 2000
-[algorithm]
-name = "dcrl_map_elites"
-batch_size = 12
-gradient_rows = 3
-actor_rows = 3
-replay_capacity = 700
-critic = { steps = 20, batch_size = 16, hidden_sizes = [16, 16] }
-gradient = { steps = 5, batch_size = 16 }
 [run]
 generations = 6
 checkpoint_seconds = 0
@@ -126,7 +104,7 @@ def test_the_next_first_rank_writes_the_last_files_and_draws_the_figures(
 def test_a_job_that_cannot_write_its_last_files_says_so_and_is_resumed_from_the_save_before(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, digest = _write(tmp_path, DCRL)
+    config, digest = _write(tmp_path, DCRL_POINT)
     monkeypatch.setenv("QDRL_TEST_DYING_MOMENT", moment)
     run = tmp_path / "run"
     arguments = ["-m", "qdrl", "evolve", config, "--output", run]
