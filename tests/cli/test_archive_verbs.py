@@ -377,7 +377,7 @@ def test_validate_of_no_file_exits_with_2(tmp_path: Path) -> None:
     assert call("validate", tmp_path / "none.h5").code == 2
     outcome = call("validate", tmp_path)
     assert outcome.code == 2
-    assert "holds no archive.h5" in outcome.error
+    assert "has no archive.h5" in outcome.error
 
 
 # All verbs

@@ -62,7 +62,9 @@ def test_a_task_is_checked_by_name_or_as_an_experiment_sets_it(tmp_path: Path) -
 def test_a_task_that_fails_its_check_is_an_error_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.last_angle", lambda _: [float("nan")])
     (tmp_path / "pendulum.toml").write_text(PENDULUM)
-    with pytest.raises(UserError, match=r"task 'gym:Pendulum-v1': all 6 evaluations failed; the first one: .* gave"):
+    with pytest.raises(
+        UserError, match=r"task 'gym:Pendulum-v1': all 6 evaluations failed; the first one: .* returned"
+    ):
         _output("tasks", str(tmp_path / "pendulum.toml"), "--check")
     with pytest.raises(UserError, match="--check needs the name of a task"):
         _output("tasks", "--check")
