@@ -31,7 +31,7 @@ def test_a_minimal_experiment_gets_the_documented_defaults() -> None:
 
 
 @pytest.mark.parametrize("archive", [{}, {"kind": "grid", "shape": [3]}, {"kind": "novelty", "rule": "threshold"}])
-def test_what_is_resolved_parses_to_the_same_experiment(archive: dict) -> None:
+def test_resolved_settings_parse_to_the_same_experiment(archive: dict) -> None:
     experiment = parse_experiment(_with(task={"name": "hopper_uni", "episode_length": 50}, archive=archive, seed=3))
     assert parse_experiment(experiment.resolved()) == experiment
 
@@ -141,7 +141,7 @@ def test_a_file_that_is_missing_or_no_toml_is_refused_in_one_line(tmp_path: Path
         ("archive.capacity=9", {"kind": "novelty", "capacity": 9}),
     ],
 )
-def test_what_a_person_would_call_right_is_read_as_it_was_meant(override: str, expected: dict) -> None:
+def test_numbers_and_tables_in_other_notations_are_read_as_meant(override: str, expected: dict) -> None:
     table = override.partition("=")[0].rpartition(".")[0]
     data = tomllib.loads(f'name = "x"\ntask.name = "arm"\nrun.generations = 1\n{override}')
     place: Any = parse_experiment(data)
@@ -173,7 +173,7 @@ def test_any_file_name_gives_a_run_name_and_stays_as_the_title(
     assert parse_experiment(experiment.resolved()) == experiment
 
 
-def test_what_is_no_experiment_file_is_named_with_the_verb_for_it(tmp_path: Path) -> None:
+def test_the_error_for_another_file_names_the_verb_for_it(tmp_path: Path) -> None:
     (tmp_path / "archive.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / "quick.toml").write_text("")
     (tmp_path / "run").mkdir()
@@ -190,7 +190,7 @@ def test_what_is_no_experiment_file_is_named_with_the_verb_for_it(tmp_path: Path
             load_experiment(tmp_path / path)
 
 
-def test_modules_beside_the_experiment_file_are_found_after_all_others(
+def test_modules_in_the_folder_of_the_experiment_file_are_found_after_all_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])

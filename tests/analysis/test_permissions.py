@@ -53,7 +53,7 @@ def _forget_the_module() -> Any:
         del sys.modules[name]
 
 
-def test_no_verb_runs_what_a_file_names(
+def test_no_verb_runs_code_that_a_file_names(
     archive: StoredArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def test_no_verb_runs_what_a_file_names(
     assert not any(name.startswith("hostile_things") for name in sys.modules)
 
 
-def test_what_the_user_allows_is_run(archive: StoredArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_code_is_run(archive: StoredArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = int(archive.elites["cell"][0])
     with pytest.raises(UserError, match="No module named 'hostile_things'"):
         replay(archive, cell, allow_code=True)

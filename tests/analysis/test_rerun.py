@@ -150,7 +150,11 @@ def test_an_elite_that_cannot_be_rerun_is_an_error_of_one_line(tmp_path: Path) -
         (replace(archive, meta=meta | {"task": {"name": "point_omni"}}), cell, "is incomplete"),
         (replace(archive, meta=meta | {"policy": {"layers": [3, 2]}}), cell, "is incomplete"),
         (replace(archive, meta=meta | {"policy": policy | {"activation": "relish"}}), cell, "activation"),
-        (replace(archive, meta=meta | {"policy": policy | {"arithmetic": "portable-9"}}), cell, "unknown arithmetic 'portable-9'"),
+        (
+            replace(archive, meta=meta | {"policy": policy | {"arithmetic": "portable-9"}}),
+            cell,
+            "unknown arithmetic 'portable-9'",
+        ),
         (replace(archive, meta=meta | {"policy": policy | {"layers": [5, 9, 2]}}), cell, "parameters"),
         (replace(archive, meta=meta | {"task": {"options": {"name": "future"}}}), cell, "no task 'future'"),
         (replace(archive, meta=meta | {"task": task | {"options": task["options"] | {"wind": 3}}}), cell, "wind"),

@@ -41,7 +41,7 @@ def by_hand(lineage: Lineage) -> np.ndarray:
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000), held=st.lists(st.integers(0, 39), max_size=6))
-def test_a_genome_is_the_same_bits_whoever_of_its_ancestors_is_held(seed: int, held: list[int]) -> None:
+def test_the_bits_of_a_genome_do_not_depend_on_which_ancestors_are_kept(seed: int, held: list[int]) -> None:
     ancestry = grown(seed)
     decoder = decoder_of(ancestry)
     decoder.hold(held)
@@ -62,7 +62,7 @@ def test_children_are_their_parents_and_one_mutation() -> None:
     assert len(children) == 3
 
 
-def test_what_is_held_costs_one_mutation_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_of_a_kept_genome_costs_one_mutation(monkeypatch: pytest.MonkeyPatch) -> None:
     ancestry, calls = grown(2, founders=1, nodes=30), []
     noise = KeyedNoise().source()
     monkeypatch.setattr(KeyedNoise, "add", lambda self, genome, number, sigma: calls.append(number))
@@ -76,7 +76,7 @@ def test_what_is_held_costs_one_mutation_a_child(monkeypatch: pytest.MonkeyPatch
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1000), keep=st.lists(st.integers(0, 39), min_size=1, max_size=8))
-def test_pruning_forgets_only_what_nobody_needs(seed: int, keep: list[int]) -> None:
+def test_pruning_removes_unused_nodes_only(seed: int, keep: list[int]) -> None:
     ancestry = grown(seed)
     before = {node: ancestry.lineage(node) for node in keep}
     needed = {node for kept in keep for node in ancestry.path(kept)}
@@ -121,13 +121,13 @@ def test_a_rebased_lineage_is_shorter_and_decodes_to_the_same_bits() -> None:
     assert ancestry.keyframes == {}
 
 
-def test_lineages_travel_between_trees() -> None:
+def test_lineages_can_be_inserted_into_another_tree() -> None:
     ancestry, other = grown(4), grown(5)
     node = other.insert(ancestry.lineage(30))
     assert np.array_equal(decoder_of(other).genome(node), decoder_of(ancestry).genome(30))
 
 
-def test_lineages_that_cannot_be_put_in_are_refused() -> None:
+def test_lineages_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ValueError, match="a lineage has at least a first genome"):
         Ancestry().insert(Lineage(np.empty(0, np.uint32), np.empty(0, np.float32)))
     with pytest.raises(ValueError, match="keyframe 4 is missing"):
@@ -153,7 +153,7 @@ def test_a_lineage_takes_eight_bytes_a_mutation() -> None:
         ({"keyframes": {"0": np.array([np.nan])}}, "not finite"),
     ],
 )
-def test_a_state_that_is_no_tree_is_refused_and_changes_nothing(change: dict, message: str) -> None:
+def test_a_state_that_is_not_a_tree_is_an_error_and_changes_nothing(change: dict, message: str) -> None:
     ancestry = grown(6)
     good = {"parent": [-1, 0, 1], "seed": [3, 4, 5], "sigma": [0.0, 0.1, 0.1], "keyframes": {}}
     with pytest.raises(ValueError, match=message):

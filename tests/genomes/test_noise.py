@@ -19,13 +19,13 @@ def noise_of(source: object, length: int, number: int = 5) -> np.ndarray:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_keyed_noise_is_the_stream_of_its_number(length: int) -> None:
+def test_keyed_noise_is_drawn_from_the_stream_of_its_seed(length: int) -> None:
     generator = np.random.Generator(np.random.SFC64(5))
     np.testing.assert_array_equal(noise_of(KeyedNoise().source(), length), generator.standard_normal(length, "f4"))
 
 
 @pytest.mark.parametrize("settings", [KeyedNoise(), TableNoise(size=300_000, seed=1)])
-def test_noise_is_standard_normal_and_another_for_another_number(settings: KeyedNoise | TableNoise) -> None:
+def test_noise_is_standard_normal_and_differs_between_seeds(settings: KeyedNoise | TableNoise) -> None:
     source = settings.source()
     one, other = noise_of(source, 50_000, 3), noise_of(source, 50_000, 200_000)
     for values in (one, other):
@@ -33,14 +33,14 @@ def test_noise_is_standard_normal_and_another_for_another_number(settings: Keyed
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
 
 
-def test_a_table_is_cut_at_the_number() -> None:
+def test_the_noise_of_a_table_starts_at_its_index() -> None:
     settings = TableNoise(size=5000, seed=9)
     table = np.random.Generator(np.random.PCG64(9)).standard_normal(5000, np.float32)
     np.testing.assert_array_equal(noise_of(settings.source(), 100, 77), table[77:177])
 
 
 @given(seed=st.integers(0, 2**32), parameters=st.integers(1, 100))
-def test_numbers_drawn_for_a_table_never_reach_beyond_it(seed: int, parameters: int) -> None:
+def test_indices_drawn_for_a_table_never_exceed_it(seed: int, parameters: int) -> None:
     source = TableNoise(size=100).source()
     number = source.draw(np.random.default_rng(seed), parameters)
     assert 0 <= number <= 100 - parameters
@@ -62,7 +62,7 @@ def test_a_table_shorter_than_a_genome_is_refused() -> None:
         source.add(np.zeros(10, np.float32), 100, 1.0)
 
 
-def test_a_shared_table_is_the_table() -> None:
+def test_a_shared_table_equals_the_table_of_one_process() -> None:
     alone, shared = TableNoise(size=1000).source(), TableNoise(size=1000).source()
 
     def room(size, fill):

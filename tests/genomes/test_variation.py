@@ -58,7 +58,7 @@ def test_gaussian_adds_independent_noise_of_its_deviation() -> None:
 
 
 @pytest.mark.parametrize("operator", [IsoLine(), Gaussian()])
-def test_a_child_comes_from_its_stream_alone_and_leaves_its_parents_as_they_were(operator: IsoLine | Gaussian) -> None:
+def test_a_child_depends_on_its_stream_only_and_parents_are_not_modified(operator: IsoLine | Gaussian) -> None:
     pair = parents(50)[: operator.parents]
     before = [parent.copy() for parent in pair]
     child, again = (operator(np.random.default_rng(3), *pair) for _ in range(2))
@@ -79,7 +79,7 @@ def test_tensors_vary_as_arrays_do(operator: IsoLine | Gaussian) -> None:
 
 
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf"), "much"])
-def test_scales_that_cannot_be_are_refused(sigma: Any) -> None:
+def test_invalid_scales_are_errors(sigma: Any) -> None:
     with pytest.raises(ValidationError):
         IsoLine(iso_sigma=sigma)
     with pytest.raises(ValidationError):

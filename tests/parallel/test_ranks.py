@@ -41,7 +41,7 @@ def test_without_a_launcher_one_process_does_all_rows_and_shares_with_itself(no_
 
 
 @pytest.mark.parametrize("name", LAUNCHER_VARIABLES)
-def test_the_launcher_tells_the_rank(name: str, no_launcher: None, monkeypatch: pytest.MonkeyPatch):
+def test_the_rank_is_read_from_the_launcher(name: str, no_launcher: None, monkeypatch: pytest.MonkeyPatch):
     assert launched_rank() is None
     monkeypatch.setenv(name, "3")
     assert launched_rank() == 3
@@ -57,7 +57,7 @@ def test_the_launcher_tells_the_rank(name: str, no_launcher: None, monkeypatch: 
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),  # a batch script, not a rank
     ],
 )
-def test_the_launcher_tells_how_many_ranks_there_are(
+def test_the_number_of_ranks_is_read_from_the_launcher(
     environment: dict[str, str], expected: int | None, no_launcher: None, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
@@ -68,7 +68,7 @@ def test_the_launcher_tells_how_many_ranks_there_are(
 
 
 @pytest.mark.parametrize(("node", "expected"), [("0", 4), ("1", 4), ("2", 3), ("3", 1)])
-def test_slurm_tells_how_many_ranks_a_node_has(
+def test_the_number_of_ranks_of_a_node_is_read_from_slurm(
     node: str, expected: int, no_launcher: None, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
@@ -127,7 +127,7 @@ def test_without_mpi4py_one_rank_runs_alone_and_several_are_refused(
 
 
 @pytest.mark.mpi
-def test_ranks_that_are_each_alone_are_refused(no_launcher: None, monkeypatch: pytest.MonkeyPatch):
+def test_ranks_that_mpi_does_not_connect_are_an_error(no_launcher: None, monkeypatch: pytest.MonkeyPatch):
     program = "from qdrl.parallel.ranks import connect; connect()"
     environment = {"PMI_RANK": "1", "PMI_SIZE": "2"}
     done = subprocess.run(
@@ -170,7 +170,7 @@ def exchanged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.mpi
-def test_sharing_gives_every_rank_what_one_process_has_bit_for_bit(exchanged: list[Path]):
+def test_every_rank_has_the_bits_of_one_process_after_sharing(exchanged: list[Path]):
     for saved in exchanged:
         with np.load(saved.with_suffix(".npz")) as seen:
             for count in COUNTS:  # fewer rows than ranks, and none, among them
@@ -193,7 +193,7 @@ def _assert_seen(seen: np.lib.npyio.NpzFile, prefix: str, count: int, *, moments
 
 
 @pytest.mark.mpi
-def test_ranks_split_rows_into_even_blocks_and_agree_on_what_one_of_them_knows(exchanged: list[Path]):
+def test_ranks_split_rows_into_even_blocks_and_share_flags_and_values(exchanged: list[Path]):
     size = len(exchanged)
     told = [ast.literal_eval(saved.with_suffix(".txt").read_text()) for saved in exchanged]
     assert [t[:3] for t in told] == [(rank, size, rank == 0) for rank in range(size)]

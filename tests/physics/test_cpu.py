@@ -91,7 +91,7 @@ def test_a_world_is_mujoco_stepped_by_hand(robot: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("robot", ["walker2d", "ant"])
-def test_worlds_together_in_any_slot_are_each_as_if_alone(robot: str, threads: int) -> None:
+def test_a_world_does_not_depend_on_its_slot_or_other_worlds(robot: str, threads: int) -> None:
     episodes = [Episode(robot, seed) for seed in range(5)]
     worlds = episodes[0].worlds(5, threads)
     slots = [3, 0, 4, 1, 2]
@@ -119,7 +119,7 @@ def test_a_step_advances_the_first_worlds_only(count: int, threads: int) -> None
     assert moved.tolist() == [slot < count for slot in range(5)]
 
 
-def test_a_reset_gives_the_state_that_was_asked_for_before_any_step() -> None:
+def test_a_reset_sets_the_requested_state() -> None:
     episode = Episode("walker2d", seed=3)
     worlds = episode.worlds(2)
     episode.start(worlds, 1)
@@ -133,7 +133,7 @@ def test_a_reset_gives_the_state_that_was_asked_for_before_any_step() -> None:
 
 
 @pytest.mark.parametrize("robot", ["walker2d", "ant", "humanoid"])
-def test_nothing_of_an_episode_is_left_after_a_reset(robot: str) -> None:
+def test_a_reset_removes_all_state_of_the_episode_before(robot: str) -> None:
     """The solver's warm start and the last control would change the first steps otherwise."""
     earlier, later = Episode(robot, seed=4), Episode(robot, seed=5)
     fallen = Episode(robot, seed=6).alone()[-1]  # on the ground, where the solver has work from the first step
@@ -161,7 +161,7 @@ def test_the_warm_start_is_kept_between_steps() -> None:
 
 
 @pytest.mark.parametrize("robot", ["walker2d", "humanoid"])
-def test_a_moved_world_goes_on_exactly_and_its_old_slot_can_start_anew(robot: str) -> None:
+def test_a_moved_world_continues_exactly_and_its_old_slot_can_be_reset(robot: str) -> None:
     episode, other = Episode(robot, seed=7), Episode(robot, seed=8)
     worlds = episode.worlds(3)
     for slot in range(3):
@@ -182,7 +182,7 @@ def test_a_moved_world_goes_on_exactly_and_its_old_slot_can_start_anew(robot: st
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("harm", ["nan control", "huge speed", "nan position"])
-def test_a_broken_world_says_so_until_its_reset_and_writes_no_log(
+def test_a_broken_world_is_reported_until_its_reset_and_writes_no_log(
     harm: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -208,7 +208,7 @@ def test_a_broken_world_says_so_until_its_reset_and_writes_no_log(
     assert capfd.readouterr() == ("", "")
 
 
-def test_only_the_asked_fields_are_kept() -> None:
+def test_only_the_requested_fields_are_stored() -> None:
     model = build_model(ROBOTS["hopper"], touch=True)
     worlds = make_cpu_worlds(model, 2, frame_skip=4, fields=("qpos", "xpos"))
     assert {name: tuple(t.shape) for name, t in worlds.state.items()} == {

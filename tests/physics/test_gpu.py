@@ -108,13 +108,13 @@ def test_ten_control_steps_are_those_of_mujoco_and_the_same_feet_touch(name: str
     assert not ours.overflows.any()
 
 
-def test_torch_sees_the_simulations_own_numbers() -> None:
+def test_torch_tensors_share_the_memory_of_the_simulation() -> None:
     worlds = worlds_of("hopper", 2)
     assert worlds.control.data_ptr() == worlds._data.ctrl.ptr
     assert worlds.state["qpos"].data_ptr() == worlds._data.qpos.ptr
 
 
-def test_worlds_that_begin_anew_forget_and_leave_the_others_alone() -> None:
+def test_a_reset_clears_its_worlds_and_leaves_the_others_unchanged() -> None:
     controls = controls_of("hopper", 25, 3)
     worlds, alone = worlds_of("hopper", 3), worlds_of("hopper", 3)
     for each in (worlds, alone):
@@ -136,7 +136,7 @@ def test_worlds_that_begin_anew_forget_and_leave_the_others_alone() -> None:
         assert same(everything(one, rows), everything(other, rows))
 
 
-def test_a_world_that_moves_goes_on_as_it_would_have() -> None:
+def test_a_moved_world_continues_unchanged() -> None:
     controls = controls_of("hopper", 20, 3)
     worlds, alone = worlds_of("hopper", 3), worlds_of("hopper", 3)
     for each in (worlds, alone):
@@ -151,7 +151,7 @@ def test_a_world_that_moves_goes_on_as_it_would_have() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, 1e11])
-def test_a_broken_world_is_known_until_its_reset_and_breaks_no_other(value: float) -> None:
+def test_a_broken_world_is_reported_until_its_reset_and_breaks_no_other(value: float) -> None:
     worlds, alone = worlds_of("hopper", 3), worlds_of("hopper", 3)
     for each in (worlds, alone):
         each.reset(range(3), *states_of("hopper", (1, 2, 3)))
@@ -166,7 +166,7 @@ def test_a_broken_world_is_known_until_its_reset_and_breaks_no_other(value: floa
     assert not worlds.unstable(1)
 
 
-def test_too_little_room_for_contacts_is_told() -> None:
+def test_an_overflow_of_the_contact_buffers_is_reported() -> None:
     budget = ContactBudget(model_of("hopper"))
     budget.contacts, budget.constraints = 1, 1
     worlds = worlds_of("hopper", 2, budget)
@@ -182,7 +182,7 @@ def test_too_little_room_for_contacts_is_told() -> None:
     assert (budget.contacts, budget.constraints) == (2, 2)
 
 
-def test_a_solver_that_stops_at_its_iterations_is_no_overflow() -> None:
+def test_a_solver_at_its_iteration_limit_is_not_an_overflow() -> None:
     worlds = worlds_of("hopper", 2)
     kinds = worlds._mjw.OverflowType
     worlds._overflow[0] = int(kinds.ITERATIONS | kinds.LS_ITERATIONS)
@@ -190,7 +190,7 @@ def test_a_solver_that_stops_at_its_iterations_is_no_overflow() -> None:
     assert worlds.overflows.tolist() == [0, int(kinds.NEFC)]
 
 
-def test_a_worlds_memory_is_what_its_arrays_take() -> None:
+def test_the_memory_of_a_world_is_that_of_its_arrays() -> None:
     model = model_of("ant")
     budget = ContactBudget(model)
     each = world_bytes(model, budget)
@@ -200,7 +200,7 @@ def test_a_worlds_memory_is_what_its_arrays_take() -> None:
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
-def test_a_budget_has_room_for_twice_what_flailing_robots_need(name: str) -> None:
+def test_the_contact_budget_is_at_least_twice_the_need_of_random_actions(name: str) -> None:
     model = model_of(name)
     budget, data = ContactBudget(model), mujoco.MjData(model)
     most = [0, 0]
@@ -212,7 +212,7 @@ def test_a_budget_has_room_for_twice_what_flailing_robots_need(name: str) -> Non
     assert budget.constraints > most[1]
 
 
-def test_a_missing_gpu_or_library_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_or_library_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="torch finds no GPU"):
             device_of("cuda")
@@ -221,7 +221,7 @@ def test_a_missing_gpu_or_library_is_told_in_one_line(monkeypatch: pytest.Monkey
         worlds_of("hopper", 1)
 
 
-def test_ranks_of_a_node_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_a_node_use_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     chosen = []

@@ -23,7 +23,7 @@ def test_only_one_module_imports_mujoco() -> None:
 
 
 @pytest.mark.parametrize("gl", ["nonsense", "disable"])
-def test_physics_and_gymnasium_work_where_nothing_can_be_drawn(gl: str) -> None:
+def test_physics_and_gymnasium_work_without_opengl(gl: str) -> None:
     code = (
         "import gymnasium; from qdrl.tasks.environments.ids import require_environment;"
         "from qdrl.physics.library import mujoco;"

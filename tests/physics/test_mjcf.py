@@ -37,7 +37,7 @@ def test_a_stored_model_may_name_its_own_files() -> None:
     assert stored_source(mjcf, {"a.obj": b"v"}).mjcf == mjcf
 
 
-def test_files_of_one_name_in_two_folders_are_kept_apart(tmp_path: Path) -> None:
+def test_files_with_the_same_name_in_two_folders_are_both_stored(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "part.obj").write_text(name)

@@ -87,7 +87,7 @@ def test_same_padding_puts_the_odd_zero_last() -> None:
 
 
 @pytest.mark.parametrize("normalised", [0, 30])
-def test_a_row_is_the_same_bits_whoever_stands_beside_it(normalised: int) -> None:
+def test_the_bits_of_a_row_do_not_depend_on_other_rows(normalised: int) -> None:
     shape = conv(virtual_batch_norm=normalised)
     genomes, seen = rows(shape, 5), images(shape, 5)
     many, one = shape.population(5), shape.population(1)

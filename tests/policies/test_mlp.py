@@ -52,7 +52,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("hidden", [(), (7,), (16, 5), (128, 128)])
-def test_a_population_computes_what_torch_computes_a_network_at_a_time(
+def test_a_population_equals_torchs_networks_one_by_one(
     hidden: tuple[int, ...], activation: Activation, output: Output
 ) -> None:
     mlp = network(17, hidden, 6, activation, output)
@@ -64,7 +64,7 @@ def test_a_population_computes_what_torch_computes_a_network_at_a_time(
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (128, 128)])
-def test_files_that_name_no_arithmetic_keep_the_products_of_blas(hidden: tuple[int, ...]) -> None:
+def test_files_without_an_arithmetic_use_blas(hidden: tuple[int, ...]) -> None:
     mlp = Mlp(17, 6, MlpSettings(hidden_sizes=hidden, output="clip"), BLAS)
     genomes, observations = 0.3 * drawn(5, mlp.parameters), drawn(5, 17, seed=1)
     population = mlp.population(5)
@@ -115,7 +115,7 @@ def test_first_networks_have_lecun_uniform_kernels_and_zero_biases() -> None:
         assert abs(kernels.mean().item()) < 0.03 * bound
 
 
-def test_a_streams_first_network_stays_the_same_for_ever() -> None:
+def test_the_initial_network_of_a_stream_never_changes_between_versions() -> None:
     """Stored archives replay only as long as this holds."""
     row = network(4, (3,), 2).initial(Streams(7).generator(Purpose.INITIAL, 0, 5))
     assert row[:3].tolist() == [-0.7445807456970215, 0.7988957762718201, -0.41175028681755066]
@@ -134,7 +134,7 @@ sizes = st.integers(1, 40)
     slots=st.integers(1, 70),
     data=st.data(),
 )
-def test_a_rows_actions_are_the_same_bits_beside_any_neighbours(
+def test_the_bits_of_a_rows_actions_do_not_depend_on_other_rows(
     inputs: int,
     hidden: tuple[int, ...],
     outputs: int,
@@ -176,7 +176,7 @@ def test_the_policies_of_the_robots_give_the_same_bits_in_every_slot_and_batch(o
         assert torch.equal(population.act(observation.repeat(count, 1)), expected.expand(count, -1)), count
 
 
-def test_a_broken_neighbour_leaves_a_row_alone() -> None:
+def test_a_row_that_is_not_finite_does_not_affect_others() -> None:
     mlp = network(4, (8,), 2)
     population = mlp.population(3)
     population.load(range(3), drawn(3, mlp.parameters))
@@ -198,7 +198,7 @@ def test_a_moved_network_acts_from_its_new_slot() -> None:
     assert torch.equal(population.act(observations[:1])[0], expected)
 
 
-def test_observations_are_left_as_they_were() -> None:
+def test_observations_are_not_modified() -> None:
     mlp = network(4, (), 4, output="tanh")
     population, observations = mlp.population(2), drawn(2, 4)
     before = observations.clone()
@@ -210,7 +210,7 @@ def test_observations_are_left_as_they_were() -> None:
 @pytest.mark.parametrize(
     "options", [{"hidden_sizes": (0,)}, {"activation": "rely"}, {"output": "softmax"}, {"layers": (8,)}]
 )
-def test_shapes_that_cannot_be_are_refused(options: dict) -> None:
+def test_invalid_shapes_are_errors(options: dict) -> None:
     with pytest.raises(ValidationError):
         MlpSettings(**options)
 

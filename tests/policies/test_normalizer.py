@@ -45,7 +45,7 @@ def assert_same(ours: ObservationNormalizer, theirs: ObservationNormalizer) -> N
     np.testing.assert_array_equal(ours.var, theirs.var)
 
 
-def test_before_anything_is_seen_it_leaves_observations_as_they_are() -> None:
+def test_without_statistics_observations_are_unchanged() -> None:
     mean, var = ObservationNormalizer(SIZE).snapshot(0)
     observations = torch.tensor([[1.5, -2.0, 9.0]])
     same = normalize_(observations.clone(), torch.from_numpy(mean).float(), deviation_of(var))
@@ -78,7 +78,7 @@ def test_rows_that_failed_are_left_out() -> None:
     assert_same(normalizer, after(good))
 
 
-def test_a_snapshot_stands_still_while_statistics_move_on() -> None:
+def test_a_snapshot_does_not_change_with_later_statistics() -> None:
     normalizer = after(seen([5, 7]))
     mean, var = (part.copy() for part in normalizer.snapshot(4))
     absorb(normalizer, seen([11], seed=1))
@@ -87,7 +87,7 @@ def test_a_snapshot_stands_still_while_statistics_move_on() -> None:
     assert not np.array_equal(normalizer.snapshot(5)[0], mean)
 
 
-def test_state_keeps_the_asked_generations_and_goes_on_with_the_same_bits() -> None:
+def test_the_state_keeps_the_requested_generations_and_continues_with_the_same_bits() -> None:
     normalizer = ObservationNormalizer(SIZE)
     for generation in range(4):
         normalizer.snapshot(generation)
@@ -104,7 +104,7 @@ def test_state_keeps_the_asked_generations_and_goes_on_with_the_same_bits() -> N
         np.testing.assert_array_equal(kept, first)
 
 
-def test_a_state_is_not_changed_by_what_is_seen_after_it() -> None:
+def test_a_saved_state_does_not_change_with_later_observations() -> None:
     normalizer = after(seen([5]))
     state = normalizer.state_dict([])
     mean = state["mean"].copy()
@@ -113,7 +113,7 @@ def test_a_state_is_not_changed_by_what_is_seen_after_it() -> None:
     assert state["at.mean"].shape == (0, SIZE)
 
 
-def test_normalised_observations_are_cut_at_ten_deviations() -> None:
+def test_normalised_observations_are_clipped_at_ten_deviations() -> None:
     observations = torch.tensor([[1.0, 5.0], [1000.0, -1000.0]])
     out = normalize_(observations, torch.tensor([1.0, 1.0]), deviation_of(np.array([4.0, 16.0])))
     assert out is observations
@@ -122,7 +122,7 @@ def test_normalised_observations_are_cut_at_ten_deviations() -> None:
 
 
 @pytest.mark.parametrize("var", [0.0, 1e-12, 1e-4])
-def test_a_constant_observation_is_not_blown_up(var: float) -> None:
+def test_a_constant_observation_is_not_divided_by_zero(var: float) -> None:
     assert deviation_of(np.array([var])).item() == pytest.approx(0.01)
 
 

@@ -84,7 +84,7 @@ def test_the_plot_is_drawn_on_the_axes_given_and_returns_them() -> None:
     assert not right.collections
 
 
-def test_the_colour_scale_is_what_was_asked_for() -> None:
+def test_the_colour_scale_has_the_given_limits() -> None:
     axes = plot_heatmap(small_archive(), vmin=-3, vmax=1000, colormap="magma")
     mesh = axes.collections[0]
     assert mesh.get_clim() == (-3, 1000)
@@ -135,7 +135,7 @@ def test_dollars_in_names_are_drawn_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("make", [live_archive, live_novelty_archive])
-def test_a_live_archive_is_drawn_as_the_stored_one(tmp_path: Path, make: Callable[[], Any]) -> None:
+def test_an_archive_in_memory_is_drawn_like_the_stored_one(tmp_path: Path, make: Callable[[], Any]) -> None:
     archive, task = make(), make_task("arm", parameters=3)
     archive.save(tmp_path / "a.h5", task)
     save_figure(figure_of_heatmap(archive, task=task), tmp_path / "live.png")
@@ -165,7 +165,7 @@ def test_another_column_can_be_shown_and_emitters_go_by_name() -> None:
         ({"value": "emitter", "vmin": 0}, "vmin cannot be given for 'emitter', whose values are names"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_with_the_way_out(options: dict[str, Any], message: str) -> None:
+def test_the_error_for_what_cannot_be_drawn_names_the_fix(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         plot_heatmap(small_archive(), **options)
 
@@ -197,7 +197,7 @@ def test_borders_run_between_cells_only() -> None:
     np.testing.assert_array_equal(borders(cell), [[0, 1, 0], [0, 1, 0]])
 
 
-def test_cvt_cells_carry_the_fitness_of_their_elites() -> None:
+def test_cvt_cells_show_the_fitness_of_their_elites() -> None:
     archive = small_archive(kind="cvt", shape=(30, 2), elites=20)
     picture = plot_heatmap(archive).images[0]
     values: Any = picture.get_array()
@@ -279,7 +279,7 @@ def test_cvt_elites_outside_the_bounds_fall_into_the_edge_bins() -> None:
     assert np.argwhere(~first.mask).tolist() == [[0, first.shape[1] - 1]]
 
 
-def test_heatmap_and_projections_send_each_other_the_wrong_dimensions() -> None:
+def test_heatmap_and_projections_name_each_other_for_other_dimensions() -> None:
     with pytest.raises(UserError, match="use figure_of_heatmap"):
         plot_heatmap(small_archive(shape=(2, 2, 2)))
     with pytest.raises(UserError, match="need three axes"):

@@ -52,7 +52,7 @@ def same(one: list[Any], other: list[Any]) -> bool:
     return all(torch.equal(a, b) for first, second in steps for a, b in zip(first, second, strict=True))
 
 
-def test_a_game_is_its_seed_wherever_and_whenever_it_is_played() -> None:
+def test_a_game_depends_on_its_seed_only() -> None:
     settings = AtariSettings(name="atari:frostbite")
     two = AtariWorlds(settings, 2)
     first = played(two, range(2), [11, 12])
@@ -63,7 +63,7 @@ def test_a_game_is_its_seed_wherever_and_whenever_it_is_played() -> None:
     assert not all(torch.equal(pictures[0], pictures[1]) for _, _, pictures in first)
 
 
-def test_a_world_that_moves_to_another_slot_goes_on_there() -> None:
+def test_a_world_moved_to_another_slot_continues_there() -> None:
     settings = AtariSettings(name="atari:pong")
     straight, moved = AtariWorlds(settings, 3), AtariWorlds(settings, 3)
     for worlds in (straight, moved):
@@ -76,7 +76,7 @@ def test_a_world_that_moves_to_another_slot_goes_on_there() -> None:
     assert torch.equal(moved.observe(torch.zeros(2)), straight.observe(torch.zeros(3))[[2, 1]])
 
 
-def test_policies_see_four_pictures_between_0_and_1() -> None:
+def test_policies_observe_four_pictures_between_0_and_1() -> None:
     worlds = AtariWorlds(AtariSettings(name="atari:pong"), 2)
     *_, (_, _, pictures) = played(worlds, range(2), [1, 2], steps=8)
     assert pictures.shape == (2, 4 * 84 * 84)
@@ -85,7 +85,7 @@ def test_policies_see_four_pictures_between_0_and_1() -> None:
     assert len({picture.numpy().tobytes() for picture in pictures[0].view(4, -1)}) > 1
 
 
-def test_descriptors_say_how_long_and_how_often_the_button() -> None:
+def test_descriptors_are_episode_length_and_share_of_button_presses() -> None:
     worlds = AtariWorlds(AtariSettings(name="atari:pong", episode_length=50), 1)
     worlds.reset([0], [3])
     for button in (1, 0, 17, 2):  # fire, nothing, down, left and fire, up
@@ -96,7 +96,7 @@ def test_descriptors_say_how_long_and_how_often_the_button() -> None:
 
 
 @pytest.mark.parametrize("normalised", [0, 12])
-def test_a_row_is_the_same_however_many_games_stand_beside_it(normalised: int) -> None:
+def test_a_rows_result_does_not_depend_on_the_number_of_games(normalised: int) -> None:
     found = []
     for worlds in (1, 3, 5):
         policy = {**POLICY, "virtual_batch_norm": normalised}
@@ -117,7 +117,7 @@ def test_a_run_is_counted_in_frames(tmp_path: Any) -> None:
     assert frames[-2] < 1500 <= frames[-1]
 
 
-def test_games_that_are_not_there_and_frames_of_other_tasks_are_refused() -> None:
+def test_unknown_games_and_frames_of_other_tasks_are_errors() -> None:
     with pytest.raises(UserError, match=r"no game 'frostbit'; did you mean 'frostbite'"):
         make_task("atari:frostbit", policy=POLICY)
     point = {**EXPERIMENT, "task": {"name": "point_omni"}, "policy": {}}

@@ -30,7 +30,7 @@ def evaluate(task: Task, genomes: np.ndarray | list) -> Evaluation:
         ([PI, -PI], (0, 0), -PI),
     ],
 )
-def test_the_arm_reaches_where_trigonometry_says(
+def test_the_arm_reaches_the_point_computed_by_trigonometry(
     angles: list[float], gripper: tuple[float, float], fitness: float
 ) -> None:
     evaluation = evaluate(make_task("arm", parameters=len(angles)), [angles])
@@ -38,7 +38,7 @@ def test_the_arm_reaches_where_trigonometry_says(
     assert evaluation.fitness.item() == pytest.approx(fitness, abs=1e-7)
 
 
-def test_the_arm_is_a_chain_of_complex_numbers_scored_by_the_deviation_of_its_joints() -> None:
+def test_the_arms_descriptor_and_fitness_equal_sums_of_complex_numbers() -> None:
     genomes = np.random.default_rng(0).uniform(-PI, PI, (50, 8)).astype(np.float32)
     evaluation = evaluate(make_task("arm"), genomes)
     ends = np.exp(1j * genomes.astype(float).cumsum(1)).mean(1)
@@ -73,7 +73,7 @@ def test_sphere_and_rastrigin_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["sphere", "rastrigin"])
 @given(rows=st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=4, max_size=4), min_size=1, max_size=20))
-def test_fitness_and_descriptor_stay_within_the_bounds_that_are_told(name: str, rows: list[list[float]]) -> None:
+def test_fitness_and_descriptor_stay_within_the_stated_bounds(name: str, rows: list[list[float]]) -> None:
     task = make_task(name, parameters=4)
     evaluation = evaluate(task, rows)
     assert (evaluation.fitness >= task.spec.qd_offset).all()
@@ -82,14 +82,14 @@ def test_fitness_and_descriptor_stay_within_the_bounds_that_are_told(name: str, 
     assert (evaluation.descriptor.abs() <= bound).all()
 
 
-def test_a_coordinate_beyond_the_domain_counts_less_the_further_out_it_is() -> None:
+def test_a_coordinate_outside_the_domain_counts_less_with_its_distance() -> None:
     evaluation = evaluate(make_task("sphere", parameters=4), [[5.12, 0, 10.24, -51.2]])
     assert evaluation.descriptor[0].tolist() == pytest.approx([5.12, 5.12 / 10.24 - 5.12 / 51.2])
 
 
 @pytest.mark.parametrize("name", ["arm", "sphere", "rastrigin"])
 @given(rows=st.integers(1, 70), row=st.integers(0, 69), parameters=st.integers(2, 40))
-def test_a_rows_result_is_the_same_bits_beside_any_neighbours(name: str, rows: int, row: int, parameters: int) -> None:
+def test_the_bits_of_a_rows_result_do_not_depend_on_other_rows(name: str, rows: int, row: int, parameters: int) -> None:
     row %= rows
     task = make_task(name, parameters=parameters)
     genomes = np.random.default_rng(rows).normal(0, 4, (rows, parameters)).astype(np.float32)

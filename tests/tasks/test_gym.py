@@ -158,29 +158,29 @@ def test_results_do_not_depend_on_the_number_of_worlds(worlds: int) -> None:
     assert torch.equal(ours.descriptor, reference.descriptor)
 
 
-def test_a_descriptor_function_sees_the_whole_episode_as_arrays() -> None:
+def test_a_descriptor_function_receives_the_whole_episode_as_arrays() -> None:
     assert not evaluate(gym_task("CartPole-v1", "looks_closely")).failed.any()
 
 
-def test_observations_of_an_environment_that_reuses_its_array_are_kept_apart() -> None:
+def test_observations_are_copied_if_an_environment_reuses_its_array() -> None:
     assert evaluate(counting("first_of_every_observation")).descriptor.tolist() == [[6.0, 6.0]] * ROWS
 
 
-def test_outputs_are_stretched_over_the_action_space() -> None:
+def test_outputs_are_scaled_to_the_action_space() -> None:
     task = counting()
     genomes = torch.zeros(3, task.parameters)
     genomes[:, -1] = torch.tensor([-50.0, 0.0, 50.0])  # the last bias: tanh gives -1, 0, 1
     assert task.evaluate(candidates(genomes)).fitness.tolist() == [-6.0, 6.0, 18.0]
 
 
-def test_a_discrete_space_that_does_not_begin_at_zero_is_served() -> None:
+def test_a_discrete_space_may_start_at_another_number_than_zero() -> None:
     task = counting(action_space=Discrete(3, start=5))
     genomes = torch.zeros(1, task.parameters)
     genomes[0, -1] = 1.0
     assert task.evaluate(candidates(genomes)).fitness.tolist() == [42.0]
 
 
-def test_a_raising_descriptor_function_fails_its_evaluation_and_the_rest_goes_on(
+def test_a_raising_descriptor_function_fails_its_evaluation_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     evaluation = evaluate(gym_task("CartPole-v1", "raises_on_odd_lengths"))
@@ -194,14 +194,16 @@ def test_a_raising_descriptor_function_fails_its_evaluation_and_the_rest_goes_on
     assert "an odd episode" in caplog.text
 
 
-def test_a_descriptor_of_the_wrong_shape_fails_and_says_which_was_expected(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_descriptor_of_the_wrong_shape_fails_and_the_log_names_the_expected_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert evaluate(gym_task("CartPole-v1", "three_numbers")).failed.all()
     assert "returned shape (3,), expected (2,)" in caplog.text
 
 
 @pytest.mark.parametrize("worlds", [1, 3, 20])
 @pytest.mark.parametrize(("harm", "steps"), [("step", 3), ("reset", 1), ("shape", 3), ("nan", 3), ("text", 3)])
-def test_an_environment_that_breaks_fails_its_evaluation_and_the_rest_goes_on(
+def test_a_raising_environment_fails_its_evaluation_only(
     harm: str, steps: int, worlds: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     healthy, evaluation = evaluate(counting(worlds=worlds)), evaluate(counting(worlds=worlds, harm=harm))
@@ -213,7 +215,7 @@ def test_an_environment_that_breaks_fails_its_evaluation_and_the_rest_goes_on(
     assert len(caplog.records) == 1
 
 
-def test_an_environment_that_raised_is_made_anew() -> None:
+def test_an_environment_that_raised_is_replaced() -> None:
     task = counting(worlds=1, harm="step")
     evaluate(task)
     made = Counting.made
@@ -221,7 +223,7 @@ def test_an_environment_that_raised_is_made_anew() -> None:
     assert Counting.made == made + 2  # rows 1 and 4 of 7 broke it
 
 
-def test_environments_are_made_when_rows_need_them_and_closed_when_they_are_replaced_or_at_the_end() -> None:
+def test_environments_are_made_on_demand_and_closed_when_replaced_or_at_the_end() -> None:
     Counting.made = Counting.closed = 0
     task = counting(worlds=64)
     evaluate(task)
@@ -262,7 +264,7 @@ def every_info_and_action(trajectory: Trajectory) -> list[float]:
     return [0.5, float(np.abs(trajectory.actions).max())]
 
 
-def test_what_an_environment_reuses_or_changes_is_kept_apart() -> None:
+def test_values_that_an_environment_reuses_or_changes_are_copied() -> None:
     gymnasium.register("QdrlReusing-v0", entry_point=f"{__name__}:Reusing", disable_env_checker=True)
     evaluation = evaluate(gym_task("QdrlReusing-v0", "every_info_and_action", episode_length=6))
     assert not evaluation.failed.any()
@@ -270,14 +272,14 @@ def test_what_an_environment_reuses_or_changes_is_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("output", ["tanh", "clip", "linear"])
-def test_no_action_leaves_its_box_whatever_a_policy_puts_out(output: str) -> None:
+def test_actions_are_clipped_to_their_box(output: str) -> None:
     task = gym_task("QdrlCounting-v0", episode_length=6, policy={"hidden_sizes": (), "output": output})
     genomes = torch.zeros(2, task.parameters)
     genomes[:, -1] = torch.tensor([-1e9, 1e9])
     assert task.evaluate(candidates(genomes)).fitness.tolist() == [-6.0, 18.0]
 
 
-def test_discrete_actions_are_chosen_among_outputs_that_no_tanh_has_squashed() -> None:
+def test_discrete_actions_are_the_argmax_of_linear_outputs() -> None:
     kwargs = {"action_space": Discrete(3)}
     task = gym_task("QdrlCounting-v0", episode_length=6, kwargs=kwargs, policy={"hidden_sizes": ()})
     genomes = torch.zeros(1, task.parameters)
@@ -290,7 +292,7 @@ def test_discrete_actions_are_chosen_among_outputs_that_no_tanh_has_squashed() -
     assert as_stored.evaluate(candidates(genomes)).fitness.item() == 0.0
 
 
-def test_a_run_whose_discrete_actions_came_from_a_tanh_is_not_resumed_without_one(tmp_path: Path) -> None:
+def test_a_run_with_discrete_actions_from_a_tanh_is_not_resumed_with_linear_outputs(tmp_path: Path) -> None:
     axes = [UNIT | {"unit": "1"}] * 2
     experiment = {
         "name": "x",
@@ -334,7 +336,7 @@ def shape_of_images(trajectory: Trajectory) -> list[float]:
 
 
 @pytest.mark.parametrize(("keep", "images"), [(None, 101), ("all", 101), ("last", 1)])
-def test_images_keep_their_dtype_and_no_longer_than_their_episode(keep: str | None, images: int) -> None:
+def test_images_keep_their_dtype_and_are_freed_after_their_episode(keep: str | None, images: int) -> None:
     gymnasium.register("QdrlFilming-v0", entry_point=f"{__name__}:Filming", disable_env_checker=True)
     linear = {"hidden_sizes": ()}
     task = gym_task("QdrlFilming-v0", "shape_of_images", episode_length=100, keep_observations=keep, policy=linear)
@@ -388,7 +390,7 @@ def remembering(**options: Any) -> gymnasium.Env:
     return gymnasium.wrappers.NormalizeObservation(gymnasium.make("Pendulum-v1", **options))
 
 
-def test_a_run_warns_once_of_an_environment_that_remembers(tmp_path: Path) -> None:
+def test_a_run_warns_once_of_an_environment_that_keeps_state_between_episodes(tmp_path: Path) -> None:
     gymnasium.register("QdrlRemembering-v0", entry_point=f"{__name__}:remembering", disable_env_checker=True)
     experiment = {
         "name": "x",
@@ -413,7 +415,7 @@ class Unseeded(Counting):
         return self.np_random.uniform(size=2), {}
 
 
-def test_environments_that_do_not_play_an_episode_again_are_found_by_a_few_steps() -> None:
+def test_unrepeatable_environments_are_found_in_a_few_steps() -> None:
     gymnasium.register("QdrlRemembering-v0", entry_point=f"{__name__}:remembering", disable_env_checker=True)
     gymnasium.register("QdrlUnseeded-v0", entry_point=f"{__name__}:Unseeded", disable_env_checker=True)
     for healthy in ("CartPole-v1", "Pendulum-v1", "QdrlCounting-v0"):
@@ -454,14 +456,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_users_mistake_is_told_in_one_line(mistake: str) -> None:
+def test_a_users_mistake_is_an_error_of_one_line(mistake: str) -> None:
     name, options, message = MISTAKES[mistake]
     with pytest.raises(UserError, match=message) as caught:
         gym_task(name, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_descriptor_module_that_is_not_there_is_named() -> None:
+def test_the_error_for_a_missing_descriptor_module_names_it() -> None:
     with pytest.raises(UserError, match="nowhere"):
         make_task("gym:CartPole-v1", descriptor="nowhere.near:function", axes=[UNIT])
 
@@ -473,7 +475,7 @@ def test_the_options_make_the_same_task_again() -> None:
     assert torch.equal(evaluate(task).fitness, again.evaluate(candidates(first_genomes(again, ROWS))).fitness)
 
 
-def test_statistics_of_observations_leave_out_rows_that_broke() -> None:
+def test_observation_statistics_leave_out_failed_rows() -> None:
     task = gym_task(
         "QdrlCounting-v0",
         episode_length=6,

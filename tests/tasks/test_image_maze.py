@@ -46,7 +46,7 @@ def test_physics_and_payoff_are_those_of_the_hard_maze() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_the_robot_is_where_it_is_and_looks_where_it_goes() -> None:
+def test_the_picture_shows_the_robots_position_and_heading() -> None:
     worlds = task_of().make_worlds(1)
     assert isinstance(worlds, ImageMazeWorlds)
     worlds.reset([0], [0])
@@ -69,19 +69,19 @@ def test_the_latest_picture_is_the_last_channel() -> None:
     assert not torch.equal(seen[-1][3], seen[-1][2])
 
 
-def test_pictures_do_not_depend_on_the_worlds_beside() -> None:
+def test_pictures_do_not_depend_on_other_worlds() -> None:
     (_, one), (_, many) = driven(task_of(), 1, 30), driven(task_of(), 5, 30)
     assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
 
 
-def test_a_world_that_moves_takes_its_pictures_along() -> None:
+def test_a_moved_world_keeps_its_pictures() -> None:
     worlds, seen = driven(task_of(), 3, 10)
     assert isinstance(worlds, ImageMazeWorlds)
     worlds.move(2, 0)
     assert torch.equal(worlds.observe(torch.zeros(1)).reshape(4, 84, 84), seen[-1])
 
 
-def test_policies_play_it_the_same_however_many_stand_beside_them() -> None:
+def test_an_episode_does_not_depend_on_the_number_of_worlds() -> None:
     found = [
         task.evaluate(candidates(first_genomes(task, 5)))
         for task in (task_of(worlds=count, episode_length=30) for count in (1, 2, 5))

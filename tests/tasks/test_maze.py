@@ -134,7 +134,7 @@ def still(task: Task) -> Evaluation:
     return task.evaluate(candidates(torch.zeros(1, task.parameters)))
 
 
-def test_range_finders_at_the_start_of_hard_maze_read_what_plain_geometry_says() -> None:
+def test_range_finders_at_the_start_of_hard_maze_equal_plain_geometry() -> None:
     """Each reading is where a line through (36, 184) meets one wall of the published list."""
     readings = [
         100.0,  # -90 degrees: up to the wall 4 49 57 53 at y = 51.4, which is out of range
@@ -191,7 +191,7 @@ def test_a_range_finder_reads_the_nearest_of_several_walls_and_none_that_it_pass
     assert look(MazeWorlds(maze, 1, 1))[1:7] == pytest.approx([1, 1, 0.4, 1, 1, 0.3])
 
 
-def test_a_wall_seen_edge_on_is_no_wall_and_breaks_nothing() -> None:
+def test_a_wall_parallel_to_a_range_finder_is_ignored() -> None:
     maze = room((30, 0, 60, 0), (0, -20, 0, -50), (20, 20, 30, 30))
     assert look(MazeWorlds(maze, 1, 1))[1:7] == [1.0] * 6
 
@@ -219,7 +219,7 @@ def test_an_action_is_a_share_of_the_full_speed(asked: tuple[float, float], reac
     assert places[-1][0] - places[-2][0] == pytest.approx(reached)
 
 
-def test_a_wall_stops_the_robot_and_leaves_it_its_speed() -> None:
+def test_a_wall_stops_the_robot_but_not_its_speed() -> None:
     worlds = MazeWorlds(room((50, -300, 50, 300)), 1, 1000)
     into_the_wall = drive(worlds, [(0.0, 1.0)] * 40)[:, 0]
     assert 50 - 8 - 3 < into_the_wall[-1] == into_the_wall[-2] <= 50 - 8
@@ -239,7 +239,7 @@ def test_the_end_of_a_wall_is_round(end: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whole_episodes_are_those_of_a_slow_robot(name: str) -> None:
+def test_whole_episodes_equal_those_of_a_plain_simulation(name: str) -> None:
     count, length = 24, 400
     slow, worlds = [SlowRobot(MAZES[name]) for _ in range(count)], MazeWorlds(MAZES[name], count, length)
     flags = set()
@@ -262,7 +262,7 @@ def test_whole_episodes_are_those_of_a_slow_robot(name: str) -> None:
 
 
 @given(count=st.integers(1, 70), room_for=st.integers(0, 9), slot=st.integers(0, 69), seed=st.integers(0, 2**32 - 1))
-def test_a_world_is_the_same_bits_beside_any_neighbours(count: int, room_for: int, slot: int, seed: int) -> None:
+def test_the_bits_of_a_world_do_not_depend_on_other_worlds(count: int, room_for: int, slot: int, seed: int) -> None:
     slot %= count
     actions = restless(30, count, seed)
     many, alone = MazeWorlds(MAZES["hard_maze"], count + room_for, 30), MazeWorlds(MAZES["hard_maze"], 1, 30)
@@ -277,7 +277,7 @@ def test_a_world_is_the_same_bits_beside_any_neighbours(count: int, room_for: in
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_robot_that_is_led_round_the_walls_reaches_the_goal_in_time(name: str) -> None:
+def test_a_robot_steered_around_the_walls_reaches_the_goal_in_time(name: str) -> None:
     slow, worlds, way, rewards = SlowRobot(MAZES[name]), MazeWorlds(MAZES[name], 1, 400), list(WAYS[name]), []
     for _ in range(400):
         if way and math.dist((slow.x, slow.y), way[0]) < 5:
@@ -289,7 +289,7 @@ def test_a_robot_that_is_led_round_the_walls_reaches_the_goal_in_time(name: str)
     assert 0 > sum(rewards) == rewards[-1] > -SUCCESS
 
 
-def test_a_robot_that_stands_still_is_worth_minus_the_way_from_start_to_goal() -> None:
+def test_the_fitness_of_standing_still_is_minus_the_distance_from_start_to_goal() -> None:
     for name, distance in (("hard_maze", math.hypot(5, 164)), ("medium_maze", math.hypot(240, 78))):
         evaluation = still(make_task(name, policy={"hidden_sizes": (4,)}))
         assert evaluation.fitness.item() == pytest.approx(-distance, abs=1e-12)
@@ -306,7 +306,7 @@ def test_fitness_is_minus_the_distance_from_the_descriptor_to_the_goal() -> None
 
 
 @pytest.mark.parametrize(("name", "furthest"), [("hard_maze", (164, 178)), ("medium_maze", (265, 95))])
-def test_descriptor_and_fitness_stay_within_the_bounds_that_are_told(name: str, furthest: tuple[float, float]) -> None:
+def test_descriptor_and_fitness_stay_within_the_stated_bounds(name: str, furthest: tuple[float, float]) -> None:
     task = make_task(name, policy={"hidden_sizes": (8,)}, worlds=128)
     evaluation = task.evaluate(candidates(first_genomes(task, 300, 3.0)))
     assert task.spec.qd_offset == pytest.approx(-math.hypot(*furthest))
@@ -344,7 +344,7 @@ def test_an_action_that_is_not_a_number_fails_its_world_alone() -> None:
         assert not worlds.failed(0)
 
 
-def test_a_world_that_is_moved_goes_on_as_it_was() -> None:
+def test_a_moved_world_continues_unchanged() -> None:
     actions, ages = restless(40, 3), torch.zeros(3, dtype=torch.int64)
     whole, moved = (MazeWorlds(MAZES["hard_maze"], 3, 40) for _ in range(2))
     for age, step in enumerate(actions):
@@ -367,6 +367,6 @@ def test_walls_are_the_published_ones_and_can_be_drawn(name: str) -> None:
     assert walls(name).tolist() == published
 
 
-def test_a_maze_that_there_is_not_names_the_nearest() -> None:
+def test_the_error_for_an_unknown_maze_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no maze 'hard_mase'.*hard_maze"):
         walls("hard_mase")

@@ -10,7 +10,7 @@ from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes
 
 
-def test_a_constant_thrust_moves_the_point_as_the_equations_say() -> None:
+def test_a_constant_thrust_moves_the_point_by_the_equations_of_motion() -> None:
     worlds = PointWorlds(1, episode_length=50)
     worlds.reset([0], [5])
     place, speed = generator_from_seed(5).uniform(-0.1, 0.1, 2), np.zeros(2)

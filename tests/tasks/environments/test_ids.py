@@ -17,7 +17,7 @@ from qdrl.tasks.environments.ids import describe_environment, require_environmen
         ("Nowhere/Thing-v0", "gym:<module>:<id>"),
     ],
 )
-def test_an_id_that_there_is_not_names_the_versions_or_the_nearest(written: str, words: str) -> None:
+def test_the_error_for_an_unknown_id_names_its_versions_or_the_nearest_one(written: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
         require_environment(written)
     assert words in str(caught.value)
@@ -25,7 +25,7 @@ def test_an_id_that_there_is_not_names_the_versions_or_the_nearest(written: str,
 
 
 @pytest.mark.parametrize("known", ["Pendulum-v1", "Pendulum", "module_of_mine:Thing-v0"])
-def test_what_gymnasium_can_try_is_left_to_it(known: str) -> None:
+def test_ids_that_gymnasium_may_resolve_are_not_rejected(known: str) -> None:
     require_environment(known)
 
 

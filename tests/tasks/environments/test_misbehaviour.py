@@ -77,7 +77,7 @@ def assert_failed_alone(evaluation: Evaluation, healthy: Evaluation) -> None:
 
 
 @pytest.mark.parametrize("harm", [*RESET, *STEP, *DESCRIPTOR])
-def test_a_misbehaviour_fails_its_evaluation_alone_and_is_reported_once(
+def test_misbehaviour_fails_its_evaluation_only_and_is_reported_once(
     harm: str, healthy: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = task_of(harm)
@@ -97,13 +97,13 @@ def test_unusual_but_usable_answers_give_the_same_bits(harm: str, healthy: Evalu
     assert torch.equal(evaluation.descriptor, healthy.descriptor)
 
 
-def test_a_ctrl_c_is_no_failed_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_does_not_count_as_a_failed_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEP, "ctrl-c", lambda answer: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         evaluate(task_of("ctrl-c"))
 
 
-def test_a_hanging_step_fails_after_its_time_and_the_rest_gives_the_same_bits(
+def test_a_hanging_step_fails_after_its_time_limit_and_other_rows_keep_their_bits(
     healthy: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
     evaluation = evaluate(task_of("hang", episode_seconds=0.7))
@@ -114,7 +114,7 @@ def test_a_hanging_step_fails_after_its_time_and_the_rest_gives_the_same_bits(
         assert line in caplog.text
 
 
-def test_what_ends_a_worker_process_fails_its_evaluation_alone(
+def test_the_end_of_a_worker_process_fails_its_evaluation_only(
     healthy: Evaluation, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     task = task_of("by seed", pids=str(tmp_path), isolate=True, episode_seconds=3.0)
@@ -129,7 +129,7 @@ def test_what_ends_a_worker_process_fails_its_evaluation_alone(
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
 
 
-def test_a_descriptor_function_that_exits_fails_its_evaluation_alone(
+def test_a_descriptor_function_that_exits_fails_its_evaluation_only(
     healthy: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = task_of("descriptor exits", isolate=True)
@@ -153,13 +153,13 @@ def test_workers_that_are_started_after_mpi_give_the_same_archive_on_any_number_
 
 
 @pytest.mark.parametrize("limit", [{"isolate": True}, {"episode_seconds": 1.0}])
-def test_limits_of_users_code_are_refused_where_there_is_none(limit: dict[str, Any]) -> None:
+def test_limits_of_users_code_are_an_error_for_tasks_without_users_code(limit: dict[str, Any]) -> None:
     match = rf"compute.{next(iter(limit))}: applies only to tasks behind 'gym:', not to 'arm'"
     with pytest.raises(UserError, match=match):
         make_task("arm", **limit)
 
 
-def test_an_environment_that_no_worker_can_make_is_refused_in_one_line() -> None:
+def test_an_environment_that_no_worker_can_make_is_an_error_of_one_line() -> None:
     with pytest.raises(UserError, match=r"compute.isolate: .*entry_point='module:Class'"):
         make_task(
             "gym:CartPole-v1",

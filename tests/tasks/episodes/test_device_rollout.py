@@ -83,7 +83,7 @@ def test_transitions_are_those_of_c_mujoco(device: str) -> None:
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-2, atol=5e-2)
 
 
-def test_the_descriptor_of_omni_tasks_is_where_each_episode_ended() -> None:
+def test_the_descriptor_of_omni_tasks_is_the_final_position() -> None:
     evaluation = evaluated("warp-cpu", "humanoid_omni", length=30, normalize=False)
     assert len(set(evaluation.steps.tolist())) > 2
     seen = evaluation.transitions
@@ -105,7 +105,7 @@ def test_results_are_the_same_for_any_number_of_worlds(worlds: int) -> None:
     assert same(evaluated("warp-cpu"), evaluated("warp-cpu", worlds=worlds))
 
 
-def test_a_batch_that_ran_out_of_room_is_done_again_with_more(
+def test_a_batch_that_overflows_its_buffers_is_repeated_with_larger_ones(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = evaluated("warp-cpu", "hopper_uni")
@@ -115,7 +115,7 @@ def test_a_batch_that_ran_out_of_room_is_done_again_with_more(
     assert "contacts overflowed in a world" in caplog.text
 
 
-def test_more_worlds_than_memory_holds_are_refused_with_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_too_many_worlds_names_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = {"hidden_sizes": (8,)}
     monkeypatch.setattr(devices, "free_memory", lambda _: 10_000_000)
     task: Any = make_task("hopper_uni", policy=policy, worlds=4000, device="warp-cpu")
@@ -130,7 +130,7 @@ def test_more_worlds_than_memory_holds_are_refused_with_how_many_fit(monkeypatch
         fitting.evaluate(candidates)
 
 
-def test_rows_for_which_no_room_is_enough_fail_and_the_rest_goes_on(
+def test_rows_that_overflow_the_largest_buffers_fail_and_the_others_succeed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = evaluated("warp-cpu", "hopper_uni")
@@ -146,7 +146,7 @@ def test_rows_for_which_no_room_is_enough_fail_and_the_rest_goes_on(
     assert "1 rows still overflow the contact buffers after 5 doublings" in caplog.text
 
 
-def test_a_row_that_breaks_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_row_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, reset = evaluated("warp-cpu", "hopper_uni"), DeviceLocomotionWorlds.reset
 
     def breaking(worlds: DeviceLocomotionWorlds, slots: Any, seeds: Any) -> None:
@@ -161,7 +161,7 @@ def test_a_row_that_breaks_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(found.descriptor[others], expected.descriptor[others])
 
 
-def test_a_rank_without_rows_has_nothing() -> None:
+def test_a_rank_without_rows_returns_empty_results() -> None:
     task: Any = make_task("hopper_uni", policy={"hidden_sizes": (8,)}, device="warp-cpu", episode_length=5)
     none = torch.zeros(0, dtype=torch.int64)
     genomes = torch.zeros(0, task.parameters)
@@ -187,7 +187,7 @@ class Nowhere:
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", LOCOMOTION_NAMES)
-def test_a_control_step_asks_its_device_for_nothing_and_moves_no_tensor(name: Any, normalize: bool) -> None:
+def test_a_control_step_reads_nothing_from_its_device_and_moves_no_tensor(name: Any, normalize: bool) -> None:
     """What a graph may hold; tensors without numbers refuse all else."""
     task: Any = make_task(name, policy={"hidden_sizes": (8,), "normalize_observations": normalize})
     made = task.make_worlds(1)
@@ -205,7 +205,7 @@ def test_a_control_step_asks_its_device_for_nothing_and_moves_no_tensor(name: An
 
 
 @pytest.mark.parametrize("name", ["hopper_uni", "halfcheetah_uni", "humanoid_uni", "ant_omni"])
-def test_tensors_of_a_gpu_do_what_arrays_of_the_cpu_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_on_a_gpu_compute_the_same_as_arrays_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = evaluated("warp-cpu", name, length=4)
     without_numpy(monkeypatch)
     found = evaluated("warp-cpu", name, length=4)
@@ -213,7 +213,7 @@ def test_tensors_of_a_gpu_do_what_arrays_of_the_cpu_do(name: str, monkeypatch: p
     torch.testing.assert_close(found.descriptor, expected.descriptor, rtol=1e-3, atol=1e-3)
 
 
-def test_tasks_without_mujoco_are_refused_on_a_device() -> None:
+def test_tasks_without_mujoco_are_an_error_on_a_device() -> None:
     with pytest.raises(UserError, match="'point_omni' runs on cpu, not on 'cuda'"):
         make_task("point_omni", device="cuda")
 
@@ -247,7 +247,7 @@ worlds = 5
 
 
 @pytest.mark.mpi
-def test_a_run_is_the_same_on_two_ranks_and_after_a_stop_and_goes_on_with_its_own_device(tmp_path: Path) -> None:
+def test_a_run_is_the_same_on_two_ranks_and_after_a_stop_and_keeps_its_device(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIG)
     experiment = load_experiment(config, ["compute.device=warp-cpu"])
@@ -272,7 +272,7 @@ def test_a_run_is_the_same_on_two_ranks_and_after_a_stop_and_goes_on_with_its_ow
 
 @pytest.mark.gpu
 @pytest.mark.mpi
-def test_ranks_that_share_a_gpu_make_one_archive_and_go_on_after_a_stop(tmp_path: Path) -> None:
+def test_ranks_that_share_a_gpu_give_one_archive_and_resume_after_a_stop(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIG)
     command = ["-m", "qdrl", "evolve", config, "--device", "cuda", "--output", tmp_path / "run"]

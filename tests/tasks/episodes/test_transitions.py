@@ -58,7 +58,7 @@ def test_observations_are_stored_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("edges", [[0, 1, 4, ROWS], [0, 0, 3, 3, ROWS], [0, ROWS]])
-def test_parts_of_the_rows_join_to_the_whole(edges: list[int]) -> None:
+def test_transitions_of_parts_of_the_rows_join_to_those_of_all(edges: list[int]) -> None:
     whole = transitions_of(evaluate(small_task("hopper_uni", worlds=3)))
     first = int(whole.row[0])
     parts = [whole.within(range(first + start, first + end)) for start, end in pairwise(edges)]
@@ -70,7 +70,7 @@ def test_parts_of_the_rows_join_to_the_whole(edges: list[int]) -> None:
         assert torch.equal(tensor, vars(whole)[field]), field
 
 
-def test_nothing_is_kept_unless_wanted() -> None:
+def test_transitions_are_recorded_only_on_request() -> None:
     task = small_task("point_omni", worlds=2)
     evaluation = task.evaluate(candidates(first_genomes(task, 3)))
     assert evaluation.transitions is None

@@ -80,7 +80,7 @@ def pressed(twin: Any, probe: Any, control: np.ndarray, feet: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in UNI), ("hopper_uni", {"healthy_reward": 0.0})])
-def test_a_thousand_random_actions_do_exactly_what_gymnasium_does(name: str, options: dict[str, float]) -> None:
+def test_a_thousand_random_actions_give_exactly_the_states_of_gymnasium(name: str, options: dict[str, float]) -> None:
     task, draw = locomotion(name, **options), np.random.default_rng(0)
     worlds = worlds_of(task)
     for tensor in worlds.physics.state.values():
@@ -121,7 +121,7 @@ def test_actions_span_gymnasiums_action_space(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOCOMOTION_NAMES)
-def test_the_description_fits_what_the_worlds_do(name: str) -> None:
+def test_the_description_of_a_task_fits_its_worlds(name: str) -> None:
     task = locomotion(name)
     worlds = worlds_of(task, 2)
     worlds.reset([0, 1], [1, 2])
@@ -134,7 +134,7 @@ def test_the_description_fits_what_the_worlds_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["walker2d_uni", "ant_uni"])
-def test_initial_states_are_distributed_as_gymnasiums_and_come_from_the_seed_alone(name: str) -> None:
+def test_initial_states_have_gymnasiums_distribution_and_depend_on_the_seed_only(name: str) -> None:
     task = locomotion(name)
     worlds = worlds_of(task)
     robot = ROBOTS[name.removesuffix("_uni")]
@@ -155,7 +155,7 @@ def test_initial_states_are_distributed_as_gymnasiums_and_come_from_the_seed_alo
     )
 
 
-def test_without_noise_every_episode_starts_in_the_models_own_state() -> None:
+def test_without_noise_every_episode_starts_in_the_models_initial_state() -> None:
     worlds = worlds_of(locomotion("hopper_uni", initial_noise=0.0), 2)
     worlds.reset([0, 1], [1, 2])
     assert torch.equal(worlds.physics.state["qpos"][0], torch.from_numpy(worlds.model.qpos0))
@@ -164,7 +164,7 @@ def test_without_noise_every_episode_starts_in_the_models_own_state() -> None:
 
 
 @pytest.mark.parametrize("name", UNI)
-def test_rewards_of_a_row_do_not_depend_on_its_neighbours(name: str) -> None:
+def test_the_rewards_of_a_row_do_not_depend_on_other_rows(name: str) -> None:
     task = locomotion(name)
     many, alone = worlds_of(task, 13), worlds_of(task)
     actions = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (30, 13, task.spec.action_size)))
@@ -177,7 +177,7 @@ def test_rewards_of_a_row_do_not_depend_on_its_neighbours(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "alive", "cost"), [("ant_omni", 1.0, 0.5), ("humanoid_omni", 5.0, 0.1)])
-def test_omni_rewards_staying_alive_and_saving_energy_and_nothing_else(name: str, alive: float, cost: float) -> None:
+def test_omni_tasks_reward_survival_and_low_effort_only(name: str, alive: float, cost: float) -> None:
     worlds = worlds_of(locomotion(name))
     worlds.reset([0], [1])
     speeds = worlds.physics.state["qvel"].clone()
@@ -199,7 +199,7 @@ def test_omni_rewards_staying_alive_and_saving_energy_and_nothing_else(name: str
     assert any(ends)
 
 
-def test_omni_policies_see_where_they_are_and_how_much_time_is_left() -> None:
+def test_omni_policies_observe_position_and_remaining_time() -> None:
     task = locomotion("ant_omni", episode_length=40, reach=20.0)
     worlds = worlds_of(task)
     worlds.reset([0], [3])
@@ -224,7 +224,7 @@ def test_an_ant_pushed_into_the_trap_is_stopped_by_its_wall(wall: str) -> None:
     assert farthest("anttrap_omni", wall) < 1.5
 
 
-def test_the_traps_mouth_is_open_and_nothing_stands_outside_it() -> None:
+def test_the_trap_is_open_in_front_and_has_no_walls_elsewhere() -> None:
     model = build_model(ROBOTS["ant"], touch=False, trap=True)
     boxes = [(model.geom(wall).pos, model.geom(wall).size) for wall in WALLS]
     lower, upper = (np.array([p + sign * s for p, s in boxes]) for sign in (-1, 1))
@@ -255,7 +255,7 @@ def farthest(name: str, wall: str) -> float:
 
 
 @pytest.mark.parametrize("name", LOCOMOTION_NAMES)
-def test_the_stored_model_simulates_exactly_as_the_one_in_use(name: str) -> None:
+def test_the_stored_model_simulates_exactly_like_the_compiled_one(name: str) -> None:
     task, draw = locomotion(name), np.random.default_rng(3)
     assert task.mjcf is not None
     models = mujoco.MjModel.from_xml_string(task.mjcf), worlds_of(task).model
@@ -285,6 +285,6 @@ def test_robots_that_cannot_fall_have_no_reward_for_health() -> None:
     assert usual.spec.options["healthy_reward"] == 1.0
 
 
-def test_a_reach_for_a_task_without_one_is_refused() -> None:
+def test_reach_is_an_error_for_a_task_without_it() -> None:
     with pytest.raises(UserError, match="reach"):
         make_task("ant_uni", reach=5.0)
