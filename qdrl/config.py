@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, field_validator
 from pydantic_core import to_jsonable_python
 
 from qdrl.algorithms.registry import algorithm_class, algorithm_names
-from qdrl.archives.registry import ARCHIVES, DEFAULT_KIND, archive_settings
+from qdrl.archives.registry import ARCHIVES, archive_kind, archive_settings, refuse_keys_of_another_kind
 from qdrl.archives.seals import is_hdf5
 from qdrl.archives.settings import ArchiveSettings, CvtSettings
 from qdrl.archives.strict_json import from_json, to_json
@@ -27,7 +27,7 @@ from qdrl.settings.base import SettingsModel
 from qdrl.settings.describe import Setting, describe
 from qdrl.settings.overrides import changed
 from qdrl.settings.run import ComputeSettings, RunSettings
-from qdrl.settings.tables import check, check_whole, dotted_keys, fitting, unknown_key
+from qdrl.settings.tables import check, check_whole, dotted_keys, unknown_key
 from qdrl.tasks.registry import settings_class, task_names
 
 
@@ -207,8 +207,8 @@ def _parse(data: Mapping[str, Any]) -> Experiment:
     task = _table(data, "task", required=True)
     algorithm = {"name": "map_elites"} | _table(data, "algorithm")
     policy, archive = _table(data, "policy"), _table(data, "archive")
-    kind = _archive_kind(archive)
-    _refuse_keys_of_another_kind(archive, kind)
+    kind = archive_kind(archive)
+    refuse_keys_of_another_kind(archive, kind)
     sections = {
         "task": check(settings_class(_name(task, "task")), task, "task", known),
         "policy": check(policy_settings(policy), policy, "policy", known),
@@ -272,22 +272,6 @@ def _name(table: Mapping[str, Any], key: str) -> str:
     if not isinstance(name, str):
         raise UserError(f"{key}.name must be a string, got {name!r}")
     return name
-
-
-def _archive_kind(table: Mapping[str, Any]) -> str:
-    """Return the stated kind; where none is stated, the one built-in kind that has all the keys."""
-    return str(table["kind"]) if "kind" in table else fitting(ARCHIVES, table, DEFAULT_KIND)
-
-
-def _refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
-    own = archive_settings(kind).model_fields
-    for key in table:
-        others = [name for name, model in ARCHIVES.items() if key in model.model_fields]
-        if others and key not in own:
-            raise UserError(
-                f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}';"
-                f" without it, '{kind}' takes {', '.join(own)}"
-            )
 
 
 def _all_keys(data: Mapping[str, Any]) -> list[str]:

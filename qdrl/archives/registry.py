@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qdrl.archives.settings import ArchiveRequest, ArchiveSettings, CvtSettings, GridSettings, NoveltySettings
 from qdrl.errors import UserError
 from qdrl.naming import is_reference, load_reference, suggest
+from qdrl.settings.tables import fitting
 
 if TYPE_CHECKING:
     from qdrl.archives.base import AnyArchive
@@ -35,6 +36,35 @@ def archive_settings(kind: str) -> type[ArchiveSettings]:
     if not (isinstance(found, type) and issubclass(found, ArchiveSettings)):
         raise UserError(f"archive.kind: '{kind}' must be a subclass of qdrl.archives.settings.ArchiveSettings")
     return found
+
+
+def archive_kind(table: Mapping[str, Any]) -> str:
+    """Return the kind that a table `[archive]` states; otherwise the one built-in kind that has all its keys.
+
+    Args:
+        table: the table as TOML reads it.
+    """
+    return str(table["kind"]) if "kind" in table else fitting(ARCHIVES, table, DEFAULT_KIND)
+
+
+def refuse_keys_of_another_kind(table: Mapping[str, Any], kind: str) -> None:
+    """Check that no key of a table `[archive]` belongs to another built-in kind.
+
+    Args:
+        table: the table as TOML reads it.
+        kind: its kind.
+
+    Raises:
+        UserError: a key belongs to another kind, which the message names.
+    """
+    own = archive_settings(kind).model_fields
+    for key in table:
+        others = [name for name, model in ARCHIVES.items() if key in model.model_fields]
+        if others and key not in own:
+            raise UserError(
+                f"unknown key 'archive.{key}' in kind '{kind}'; it needs archive.kind = '{others[0]}';"
+                f" without it, '{kind}' takes {', '.join(own)}"
+            )
 
 
 def build_archive(settings: ArchiveSettings, request: ArchiveRequest) -> "AnyArchive":

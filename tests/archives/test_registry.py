@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
-from qdrl.archives.registry import ARCHIVES, archive_settings, build_archive
+from qdrl.archives.registry import ARCHIVES, archive_kind, archive_settings, build_archive
 from qdrl.archives.settings import ArchiveRequest, GridSettings
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
@@ -42,6 +42,20 @@ def test_a_built_in_kind_builds_an_empty_archive_of_that_kind(kind: str, options
     assert settings.most_elites == most
     assert settings.limited_by in type(settings).model_fields
     assert archive.geometry.lower.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ({}, "cvt"),
+        ({"shape": [3]}, "grid"),
+        ({"capacity": 9}, "novelty"),
+        ({"cells": 9, "shape": [3]}, "cvt"),
+        ({"kind": "package.module:Class", "shape": [3]}, "package.module:Class"),
+    ],
+)
+def test_without_a_stated_kind_the_keys_of_the_table_select_it(table: dict[str, Any], kind: str) -> None:
+    assert archive_kind(table) == kind
 
 
 def test_each_registered_archive_has_its_key_as_kind() -> None:
