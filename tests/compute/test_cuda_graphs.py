@@ -27,7 +27,7 @@ name = "graphs"
 seed = 5
 [task]
 name = "{task}"
-episode_length = 5
+episode_length = 3
 [policy]
 hidden_sizes = [8]
 normalize_observations = {normalize}
@@ -40,13 +40,13 @@ batch_size = 8
 gradient_rows = 3
 actor_rows = {rows}
 replay_capacity = 300
-critic = {{ steps = 205, hidden_sizes = [8], batch_size = 10 }}
+critic = {{ steps = 105, hidden_sizes = [8], batch_size = 10 }}
 gradient = {{ steps = 4, batch_size = 10 }}
 [run]
-generations = 4
+generations = 3
 [compute]
 device = "warp-cpu"
-worlds = 4
+worlds = 8
 """
 
 
@@ -79,9 +79,9 @@ def test_graphed_calls_leave_a_run_unchanged(
     rows = 3 if algorithm == "dcrl_map_elites" else 1
     config.write_text(CONFIG.format(rows=rows, task=task, algorithm=algorithm, normalize=str(normalize).lower()))
     without_numpy(monkeypatch)
-    expected = state_after(config, 4)
+    expected = state_after(config, 3)
     record(monkeypatch)
-    found = state_after(config, 4)
+    found = state_after(config, 3)
     assert RecordedCall.captures > 4
     assert_equal(found, expected)
 

@@ -13,7 +13,7 @@ name = "pretended"
 seed = 3
 [task]
 name = "walker2d_uni"
-episode_length = 6
+episode_length = 2
 [policy]
 hidden_sizes = [8]
 normalize_observations = true
@@ -27,7 +27,7 @@ generations = 2
 checkpoint_seconds = 0
 [compute]
 device = "cuda"
-worlds = 5
+worlds = 8
 """
 LEARNING = """
 batch_size = 8
@@ -49,7 +49,9 @@ def written(folder: Path, algorithm: str) -> Path:
     return config
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm", ["dcrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("map_elites", "dcg"))]
+)
 def test_no_tensor_of_the_host_meets_one_of_the_device(tmp_path: Path, algorithm: str) -> None:
     job = run_python(["-m", "tests.helpers.pretended_gpu", written(tmp_path, algorithm), tmp_path / "run"])
     assert job.returncode == 0, job.stderr[-2000:]
@@ -58,8 +60,9 @@ def test_no_tensor_of_the_host_meets_one_of_the_device(tmp_path: Path, algorithm
     assert np.isfinite(archive.elites["fitness"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
-def test_nor_what_ranks_tell_each_other(tmp_path: Path) -> None:
+def test_no_message_between_ranks_mixes_host_and_device(tmp_path: Path) -> None:
     job = mpirun(2, ["-m", "tests.helpers.pretended_gpu", written(tmp_path, "dcrl"), tmp_path / "run"], timeout=180)
     assert job.returncode == 0, job.stderr[-2000:]
     assert open_archive(tmp_path / "run" / "archive.h5").history["generation"].tolist() == list(range(4))
