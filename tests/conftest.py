@@ -6,7 +6,7 @@ from hypothesis import settings
 from qdrl.parallel.launcher import limit_threads
 
 limit_threads()
-settings.register_profile("qdrl", deadline=None, derandomize=True, database=None)
+settings.register_profile("qdrl", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("qdrl")
 
 

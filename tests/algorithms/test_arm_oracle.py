@@ -1,6 +1,7 @@
 """MAP-Elites against pyribs' own: same arm, same cells, same operator, same budget."""
 
 import numpy as np
+import pytest
 import torch
 from ribs.archives import GridArchive
 from ribs.emitters import IsoLineEmitter
@@ -55,6 +56,7 @@ def pyribs(seed: int) -> tuple[float, float]:
     return float(archive.stats.coverage), float(archive.stats.qd_score)
 
 
+@pytest.mark.slow
 def test_coverage_and_qd_score_on_the_arm_are_within_two_per_cent_of_pyribs() -> None:
     mine, theirs = (np.mean([run(seed) for seed in SEEDS], axis=0) for run in (ours, pyribs))
     np.testing.assert_allclose(mine, theirs, rtol=0.02)

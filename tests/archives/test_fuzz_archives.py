@@ -40,7 +40,7 @@ def test_files_with_changed_bytes_are_reported_and_never_crash_the_program(
     monkeypatch.setattr(inspection, "run_child", run_forked)
     good, path = tmp_path / "good.h5", tmp_path / "changed.h5"
     write_archive(good, small_archive())
-    for index in range(60):
+    for index in range(25):
         shutil.copyfile(good, path)
         change_bytes(path, np.random.default_rng(index))
         if path.read_bytes() == good.read_bytes():
@@ -69,7 +69,7 @@ def test_every_structural_mutant_is_refused_in_one_line_or_opened(tmp_path: Path
 
 
 def test_verbs_read_or_refuse_hostile_files(sources: list[Source], tmp_path: Path) -> None:
-    results = run_campaign(tmp_path, list(range(24)), sources)
+    results = run_campaign(tmp_path, list(range(8)), sources)
     assert bad(results) == []
     counts = summary(results)
     assert counts["served"] > 0
@@ -101,7 +101,7 @@ def test_a_dataset_replaced_by_a_scalar_or_text_is_reported(sources: list[Source
 
 @pytest.mark.slow  # a sample of the campaign
 def test_verbs_read_or_refuse_two_hundred_hostile_files(sources: list[Source], tmp_path: Path) -> None:
-    assert bad(run_campaign(tmp_path, list(range(24, 224)), sources)) == []
+    assert bad(run_campaign(tmp_path, list(range(8, 224)), sources)) == []
 
 
 @pytest.mark.slow

@@ -129,6 +129,7 @@ def test_a_file_has_the_stated_licence_or_none() -> None:
     assert parse_experiment(experiment | {"license": "CC0-1.0"}).resolved()["license"] == "CC0-1.0"
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_no_process_is_started_after_mpi_and_git_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(WATCH.format(seen=str(tmp_path / "seen")))

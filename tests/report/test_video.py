@@ -62,7 +62,7 @@ def _working_backend() -> str | None:
 
 # imageio's mp4 reader leaves pipes to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+@pytest.mark.parametrize("suffix", [pytest.param("mp4", marks=pytest.mark.slow), "gif"])
 def test_an_elite_is_filmed_in_real_time_and_something_moves(archive: Path, tmp_path: Path, suffix: str) -> None:
     gl = _working_backend()
     if gl is None:

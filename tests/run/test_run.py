@@ -177,7 +177,7 @@ def describe_or_raise(trajectory: object) -> list[float]:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("ranks", [2, 3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 4))])
 def test_the_archive_is_the_same_for_any_number_of_ranks(hopper: tuple[Path, str], tmp_path: Path, ranks: int) -> None:
     config, digest = hopper
     job = mpirun(ranks, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"], timeout=120, fresh=ranks == 2)
@@ -193,10 +193,10 @@ def test_a_run_killed_at_random_moments_resumes_on_other_ranks_to_the_same_archi
     folder = tmp_path / "run"
     generator = random.Random(20261123)
     arguments = ["-m", "qdrl", "evolve", config, "--output", folder]
-    for _ in range(3):
+    for _ in range(2):
         with ForkedJob(arguments) as job:
             wait_for(folder / "metrics.csv", job)
-            time.sleep(generator.uniform(0.0, 0.6))
+            time.sleep(generator.uniform(0.0, 0.4))
             job.send_signal(signal.SIGKILL)
         arguments = ["-m", "qdrl", "resume", folder]
         if (folder / "archive.h5").exists():
@@ -327,7 +327,7 @@ def test_an_exception_on_rank_one_ends_the_job_within_five_seconds_with_its_trac
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("dying", [0, 2])
+@pytest.mark.parametrize("dying", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_rank_is_survived_and_the_archive_is_the_same(
     hopper: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: int
 ) -> None:

@@ -12,6 +12,7 @@ from tests.helpers.experiments import DCRL_HOPPER
 from tests.helpers.processes import mpirun, run_qdrl, run_until_killed, start_mpirun
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_a_run_that_is_killed_twice_and_stopped_once_resumes_on_other_ranks_to_the_same_archive(tmp_path: Path) -> None:
     config, folder = tmp_path / "config.toml", tmp_path / "run"
@@ -34,7 +35,7 @@ DYING = "algorithm.name=tests.helpers.raising:DcrlDyingOnOneRank"
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("learners", [1, 2])
+@pytest.mark.parametrize("learners", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_rank_that_only_evaluated_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learners: int
 ) -> None:

@@ -22,6 +22,7 @@ def test_novelty_search_solves_the_maze(tmp_path: Path) -> None:
     assert history["evaluations"][-1] < 50_000
 
 
+@pytest.mark.slow
 def test_the_objective_leads_into_the_pocket(tmp_path: Path) -> None:
     experiment = load_experiment(HERE / "objective.toml", ["run.evaluations=15000"], seed=0)
     outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
@@ -30,6 +31,7 @@ def test_the_objective_leads_into_the_pocket(tmp_path: Path) -> None:
     assert nearest[-1] - nearest[-5:].min() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_novelty_search_is_the_same_on_two_ranks(tmp_path: Path) -> None:
     arguments = ["evolve", str(HERE / "novelty.toml"), "--set", "run.evaluations=1500", "--set", "compute.worlds=64"]

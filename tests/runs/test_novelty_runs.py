@@ -91,6 +91,7 @@ def test_a_resumed_run_ends_with_the_archive_of_the_uninterrupted_one(tmp_path: 
     assert content_digest(tmp_path / "short" / "archive.h5") == content_digest(run(tmp_path / "long", rule))
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_two_ranks_make_the_archive_of_one_from_the_beginning_and_resumed(tmp_path: Path) -> None:
     config = tmp_path / "hopper.toml"

@@ -62,6 +62,7 @@ def refuse_another_libm() -> None:
         pytest.skip("MuJoCo's physics is that of another C library here")
 
 
+@pytest.mark.slow
 def test_elites_and_digests_are_the_same_with_libraries_at_their_lowest() -> None:
     refuse_another_libm()
     found = found_under(LOWEST, stride=16)

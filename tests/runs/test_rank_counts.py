@@ -3,9 +3,12 @@
 `test_run.py` shows the same for `qdrl evolve` and `qdrl resume` under mpirun.
 """
 
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from numpy.testing import assert_equal
 
 from qdrl.analysis.decode import champion_genome
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
@@ -45,6 +48,34 @@ mutation = { sigma = 0.2 }
 rebase_depth = 2
 noise = { name = "table", size = 20_000 }"""
 
+POINT = """
+seed = 6
+[task]
+name = "point_omni"
+episode_length = 20
+[policy]
+hidden_sizes = [3]
+normalize_observations = true
+[archive]
+kind = "grid"
+shape = [12, 12]
+[algorithm]
+name = "evotorch"
+batch_size = 26
+searcher = {{ {searcher} }}
+[run]
+generations = 20
+checkpoint_seconds = 0
+"""
+SEARCHERS = {
+    "pgpe": 'name = "pgpe"',
+    "pgpe_adam": 'name = "pgpe", optimizer = { name = "adam" }, initial_stdev = 0.1',
+    "snes": 'name = "snes", initial_stdev = 0.1',
+    "xnes": 'name = "xnes", initial_stdev = 0.1',
+    "cem": 'name = "cem", initial_stdev = 0.1, parenthood_ratio = 0.3',
+    "cmaes": 'name = "cmaes", initial_stdev = 0.1',
+}
+
 
 def experiment(algorithm: str, archive: str = CELLS, hidden_sizes: str = "[]", generations: int = 6) -> str:
     return HOPPER.format(algorithm=algorithm, archive=archive, hidden_sizes=hidden_sizes, generations=generations)
@@ -72,46 +103,62 @@ EXPERIMENTS = {
         generations=5,
     ),
     "deep_ga": experiment(GA, hidden_sizes="[8]", generations=14),
+    **{name: POINT.format(searcher=searcher) for name, searcher in SEARCHERS.items()},
 }
+SLOW = ("pga_map_elites", "dcrl_map_elites", "fewer_parts_than_ranks", "novelty_archive", *SEARCHERS)
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPERIMENTS]
 CRITICS = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites", "four_learners")
 
 
-def _alone(folder: Path) -> None:
-    for name, text in EXPERIMENTS.items():
+def _write(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
         (folder / name).mkdir()
-        (folder / name / "config.toml").write_text(text)
+        (folder / name / "config.toml").write_text(EXPERIMENTS[name])
+
+
+def _run_alone(folder: Path, names: Sequence[str]) -> None:
+    _write(folder, names)
     run_python(["-m", "tests.programs.rank_counts", "alone", folder], check=True)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a folder for each experiment: its file, and its run in one process without MPI."""
-    return made_once(tmp_path_factory, "alone", _alone)
+def _run_on_ranks(folder: Path, names: Sequence[str]) -> None:
+    _write(folder, names)
+    for index, name in enumerate(names):
+        run = folder / name
+        run_until_killed(
+            ["-m", "qdrl", "evolve", run / "config.toml", "--output", run / "killed"], run / "killed", 3 + index % 2
+        )
+        killed = load(run / "killed")
+        assert killed.algorithm.generation < (killed.experiment.run.generations or 0)
+    job = mpirun(4, ["-m", "tests.programs.rank_counts", "split", folder], timeout=600)
+    assert job.returncode == 0, job.stderr
+    assert job.stdout == ""  # EvoTorch logs there unless it is configured
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same folders with runs on 1 to 4 ranks, and with runs that were killed and then resumed on three."""
-
-    def make(folder: Path) -> None:
-        for index, (name, text) in enumerate(EXPERIMENTS.items()):
-            run = folder / name
-            run.mkdir()
-            (run / "config.toml").write_text(text)
-            run_until_killed(
-                ["-m", "qdrl", "evolve", run / "config.toml", "--output", run / "killed"], run / "killed", 3 + index % 2
-            )
-            killed = load(run / "killed")
-            assert killed.algorithm.generation < (killed.experiment.run.generations or 0)
-        job = mpirun(4, ["-m", "tests.programs.rank_counts", "split", folder], timeout=600)
-        assert job.returncode == 0, job.stderr
-
-    return made_once(tmp_path_factory, "ranks", make)
+def _made_once(
+    factory: pytest.TempPathFactory, name: str, title: str, make: Callable[[Path, Sequence[str]], None]
+) -> Path:
+    """Return the folder of an experiment, made together with all others that are as slow."""
+    names = [other for other in EXPERIMENTS if (other in SLOW) == (name in SLOW)]
+    title += "-slow" * (name in SLOW)
+    return made_once(factory, title, partial(make, names=names)) / name
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """The folder of an experiment: its file, and its run in one process without MPI."""
+    return _made_once(tmp_path_factory, name, "alone", _run_alone)
+
+
+@pytest.fixture
+def ranks(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """The same folder with runs on 1 to 4 ranks, and with a run that was killed and then resumed on three."""
+    return _made_once(tmp_path_factory, name, "ranks", _run_on_ranks)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_of_one_process_writes_a_valid_archive(alone: Path, name: str) -> None:
-    path = alone / name / "alone" / "archive.h5"
+    path = alone / "alone" / "archive.h5"
     assert validate(path) == []
     archive = open_archive(path)
     if name in CRITICS:
@@ -120,20 +167,29 @@ def test_a_run_of_one_process_writes_a_valid_archive(alone: Path, name: str) -> 
         assert champion_genome(archive).shape == (11 * 3 + 3,)
     if name == "novelty_archive":
         assert archive.cells > len(archive) == 8
+    if name in SEARCHERS:
+        assert len(archive.history["skipped_updates"]) == 20
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_archive_is_the_same_for_any_number_of_ranks(alone: Path, ranks: Path, name: str, count: int) -> None:
-    path = ranks / name / str(count) / "archive.h5"
-    assert content_digest(path) == content_digest(alone / name / "alone" / "archive.h5")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_archive_is_the_same_for_any_number_of_ranks(alone: Path, ranks: Path, count: int) -> None:
+    path = ranks / str(count) / "archive.h5"
+    assert content_digest(path) == content_digest(alone / "alone" / "archive.h5")
     assert open_archive(path).meta["command"]["ranks"] == count
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(alone: Path, ranks: Path, name: str) -> None:
-    path = ranks / name / "killed" / "archive.h5"
-    assert content_digest(path) == content_digest(alone / name / "alone" / "archive.h5")
-    assert open_archive(path).meta["command"]["ranks"] == 3
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_run_resumes_on_other_ranks_to_the_same_archive(alone: Path, ranks: Path) -> None:
+    assert content_digest(ranks / "killed" / "archive.h5") == content_digest(alone / "alone" / "archive.h5")
+    assert open_archive(ranks / "killed" / "archive.h5").meta["command"]["ranks"] == 3
+    resumed, whole = (load(run).algorithm.state_dict() for run in (ranks / "killed", alone / "alone"))
+    assert_equal(resumed, whole)
+
+
+@pytest.mark.slow
+def test_searchers_of_evotorch_make_archives_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    runs = [_made_once(tmp_path_factory, name, "alone", _run_alone) / "alone" for name in SEARCHERS]
+    assert len({content_digest(run / "archive.h5") for run in runs}) == len(SEARCHERS)

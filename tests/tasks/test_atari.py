@@ -25,11 +25,11 @@ POLICY = {
 }
 EXPERIMENT = {
     "name": "atari",
-    "task": {"name": "atari:frostbite", "episode_length": 40},
+    "task": {"name": "atari:frostbite", "episode_length": 20},
     "policy": {**POLICY, "convolutions": list(POLICY["convolutions"]), "hidden_sizes": [4]},
     "archive": {"kind": "grid", "shape": [5, 5]},
     "algorithm": {"name": "deep_ga", "batch_size": 6, "parents": 2, "candidates": 2, "candidate_episodes": 2},
-    "run": {"frames": 1500},
+    "run": {"frames": 600},
     "compute": {"worlds": 3},
 }
 
@@ -95,12 +95,12 @@ def test_descriptors_are_episode_length_and_share_of_button_presses() -> None:
     assert worlds.descriptor(0, 4).tolist() == [4 / 50, 0.5]
 
 
-@pytest.mark.parametrize("normalised", [0, 12])
+@pytest.mark.parametrize("normalised", [0, 4])
 def test_a_rows_result_does_not_depend_on_the_number_of_games(normalised: int) -> None:
     found = []
-    for worlds in (1, 3, 5):
+    for worlds in (1, 3):
         policy = {**POLICY, "virtual_batch_norm": normalised}
-        task = make_task("atari:frostbite", policy=policy, worlds=worlds, episode_length=30)
+        task = make_task("atari:frostbite", policy=policy, worlds=worlds, episode_length=10)
         found.append(task.evaluate(candidates(first_genomes(task, 5))))
     for evaluation in found[1:]:
         assert torch.equal(evaluation.fitness, found[0].fitness)
@@ -114,7 +114,7 @@ def test_a_run_is_counted_in_frames(tmp_path: Any) -> None:
     frames = [float(line.split(",")[names.index("frames")]) for line in lines[1:]]
     steps = [float(line.split(",")[names.index("env_steps")]) for line in lines[1:]]
     assert frames == [4 * count for count in steps]
-    assert frames[-2] < 1500 <= frames[-1]
+    assert frames[-2] < 600 <= frames[-1]
 
 
 def test_unknown_games_and_frames_of_other_tasks_are_errors() -> None:
