@@ -1,4 +1,4 @@
-"""What every test shares: one thread a library before torch is loaded, and examples that never flicker."""
+"""Settings of all tests: one thread per library before torch is loaded, and reproducible hypothesis examples."""
 
 import pytest
 from hypothesis import settings

@@ -1,4 +1,4 @@
-"""Experiment files: what they may say, and the one line for what they may not."""
+"""Experiment files: defaults, overrides, and errors of one line."""
 
 import sys
 import tomllib

@@ -1,4 +1,4 @@
-"""What README and docs show is run, word for word."""
+"""Examples of README and docs run as written."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Names that users write."""
+"""References to modules, and suggestions for misspelt names."""
 
 from pathlib import Path
 

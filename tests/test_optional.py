@@ -1,4 +1,4 @@
-"""An installation without a package that a verb needs says so in one line; everything else works."""
+"""Without an optional package, the verb that needs it names it in one line, and everything else works."""
 
 import subprocess
 import sys

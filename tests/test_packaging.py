@@ -1,4 +1,4 @@
-"""The wheel holds the package alone and works where nothing but its dependencies is installed."""
+"""The wheel contains only the package and works in an environment with only its dependencies."""
 
 import email
 import subprocess

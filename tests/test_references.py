@@ -1,4 +1,4 @@
-"""Names and paths in documents, docstrings, comments and messages lead somewhere."""
+"""Names and paths in documents, docstrings, comments and messages exist."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""MAP-Elites against pyribs' own: same arm, same cells, same operator, same budget."""
+"""MAP-Elites compared with pyribs: same arm, cells, operator and budget."""
 
 import numpy as np
 import pytest

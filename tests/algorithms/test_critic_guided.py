@@ -1,4 +1,4 @@
-"""PGA-, DCG- and DCRL-MAP-Elites from a notebook: who proposes what, and what is learned from it."""
+"""PGA-, DCG- and DCRL-MAP-Elites without the engine: emitters of rows, stored transitions, training and state."""
 
 from functools import partial
 from typing import Any

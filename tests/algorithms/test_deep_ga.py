@@ -1,4 +1,4 @@
-"""Deep GA from a notebook: who is a parent, who is the elite, and what lineages say."""
+"""Deep GA without the engine: selection of parents and elite, lineages, pruning and state."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""EvoTorch's searchers from a notebook, beside EvoTorch run by itself, and what would trip them."""
+"""EvoTorch's searchers without the engine, compared with EvoTorch's own loop; failures and state."""
 
 import subprocess
 import sys

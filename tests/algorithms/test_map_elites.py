@@ -1,4 +1,4 @@
-"""MAP-Elites from a notebook: no engine, no files, no ranks."""
+"""MAP-Elites without engine, files and ranks."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""NS-ES, NSR-ES and NSRA-ES from a notebook: which mean moves, and towards what."""
+"""NS-ES, NSR-ES and NSRA-ES without the engine: selection of means, their objectives, the archive and state."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""OpenAI-ES from a notebook: what perturbations are, and where the mean goes."""
+"""OpenAI-ES without the engine: mirrored perturbations, ranks, steps of the mean and state."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `qdrl export` writes is enough to act without qdrl; weights of lineages and champions are in test_ga_runs.py."""
+"""The file of `qdrl export` is sufficient to act without qdrl; `test_ga_runs.py` tests lineages and champions."""
 
 import json
 import re

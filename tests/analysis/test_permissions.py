@@ -1,4 +1,4 @@
-"""A file is data: what it names is neither imported nor run unless the user allows it."""
+"""Code that a file names is neither imported nor run unless the user allows it."""
 
 import json
 import sys

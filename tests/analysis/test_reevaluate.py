@@ -1,4 +1,4 @@
-"""Elites and conditioned actors that are run again, from a run of real physics."""
+"""Re-evaluation of elites and conditioned actors of a run with real physics."""
 
 from dataclasses import replace
 from pathlib import Path

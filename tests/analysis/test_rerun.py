@@ -1,4 +1,4 @@
-"""Elites of real, small runs, run again: through qdrl and in plain Gymnasium."""
+"""Reruns of elites of small real runs, by qdrl and in plain Gymnasium."""
 
 from dataclasses import replace
 from pathlib import Path

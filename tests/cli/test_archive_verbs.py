@@ -67,7 +67,7 @@ def run_folder(tmp_path: Path) -> Path:
 # info
 
 
-def test_info_says_where_a_file_comes_from_and_how_it_stands(path: Path) -> None:
+def test_info_prints_the_origin_and_the_statistics_of_a_file(path: Path) -> None:
     out = call("info", path).out
     for part in [
         str(path),
@@ -190,7 +190,7 @@ def test_plot_of_a_lone_file_writes_next_to_it_under_its_name(path: Path) -> Non
     assert {p.name for p in path.parent.iterdir()} == {"toy.h5", "toy_heatmap.png", "toy_curves.png"}
 
 
-def test_plot_writes_where_and_what_it_is_told(path: Path, tmp_path: Path) -> None:
+def test_plot_writes_the_given_column_to_the_given_path(path: Path, tmp_path: Path) -> None:
     wanted = tmp_path / "new" / "map.svg"
     options = ["--value", "generation", "--vmin", 0, "--vmax", 9]
     assert call("plot", path, "--output", wanted, *options).code == 0
@@ -259,7 +259,7 @@ def test_find_without_numbers_is_a_usage_error(path: Path, arguments: list[str])
     assert "--descriptor" in outcome.error
 
 
-def test_find_in_an_empty_archive_says_so(tmp_path: Path) -> None:
+def test_find_in_an_empty_archive_is_an_error(tmp_path: Path) -> None:
     write_archive(tmp_path / "a.h5", small_archive(elites=0))
     assert "the archive is empty" in call("find", tmp_path / "a.h5", "--descriptor", 0, 0).error
 
@@ -267,7 +267,7 @@ def test_find_in_an_empty_archive_says_so(tmp_path: Path) -> None:
 # show
 
 
-def test_show_tells_everything_about_one_elite(path: Path) -> None:
+def test_show_prints_all_columns_of_one_elite(path: Path) -> None:
     archive = small_archive()
     cell = int(archive.elites["cell"][2])
     facts = call_json("show", path, cell)
@@ -325,7 +325,7 @@ def test_a_replay_that_differs_in_the_last_bit_fails_and_shows_it(evolved: Path,
     assert facts["replay"]["steps"] == 1
 
 
-def test_of_a_mean_over_evaluations_one_is_replayed(evolved: Path, tmp_path: Path) -> None:
+def test_one_of_several_evaluations_of_an_elite_is_rerun(evolved: Path, tmp_path: Path) -> None:
     archive = open_archive(evolved)
     elites = archive.elites | {"n_evaluations": np.full(len(archive), 5)}
     write_archive(tmp_path / "means.h5", replace(archive, elites=elites, genomes=archive.all_genomes()))
@@ -338,12 +338,12 @@ def test_of_a_mean_over_evaluations_one_is_replayed(evolved: Path, tmp_path: Pat
 # validate
 
 
-def test_validate_praises_a_good_file(path: Path, run_folder: Path) -> None:
+def test_validate_accepts_a_valid_file(path: Path, run_folder: Path) -> None:
     assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.2, 7 elites\n", "")
     assert call("validate", run_folder).code == 0
 
 
-def test_validate_says_where_a_seal_is_missing() -> None:
+def test_validate_notes_a_missing_seal() -> None:
     path = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"  # made before there were seals
     note = "no seal: a change that keeps the file readable is not found"
     assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.0, 256 elites ({note})\n", "")

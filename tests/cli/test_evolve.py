@@ -1,4 +1,4 @@
-"""`qdrl evolve` and its neighbours as a person at a terminal meets them."""
+"""`qdrl evolve`, `tasks`, `algorithms` and `doctor`, called as from a terminal."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def fresh_qdrl(*arguments: str | Path, folder: Path) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
-def test_evolve_prints_what_it_made_and_draws_it(tmp_path: Path) -> None:
+def test_evolve_prints_the_outcome_and_draws_figures(tmp_path: Path) -> None:
     (tmp_path / "arm.toml").write_text(ARM)
     done = fresh_qdrl("evolve", "arm.toml", "--seed", "3", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -152,7 +152,7 @@ def test_a_descriptor_function_that_cannot_work_is_one_line(tmp_path: Path, modu
 
 
 @pytest.mark.mpi
-def test_a_mistake_under_mpirun_is_said_once(tmp_path: Path) -> None:
+def test_a_mistake_under_mpirun_is_printed_once(tmp_path: Path) -> None:
     (tmp_path / "arm.toml").write_text(ARM + "generatons = 3\n")
     job = mpirun(3, ["-m", "qdrl", "evolve", tmp_path / "arm.toml", "--output", tmp_path / "run"])
     assert job.returncode == 2
@@ -169,7 +169,7 @@ def test_a_mistake_found_after_mpi_began_ends_all_ranks(tmp_path: Path) -> None:
     assert job.stderr.count("taken exists") == 1
 
 
-def test_tasks_lists_every_task_with_what_the_issue_of_fairness_needs() -> None:
+def test_tasks_lists_every_task_with_the_facts_that_comparisons_need() -> None:
     from qdrl.tasks.registry import task_names
 
     listed = run_qdrl("tasks").stdout
@@ -216,7 +216,7 @@ def _doctor() -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
 
-def test_doctor_speaks_where_mpi_is_missing_and_where_it_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_missing_and_broken_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "disable")  # in this process no library may be loaded that others lack
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.delitem(sys.modules, "qdrl.parallel.mpi", raising=False)

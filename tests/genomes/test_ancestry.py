@@ -1,4 +1,4 @@
-"""Lineages and what they decode to."""
+"""Lineages and the genomes they decode to."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Noise by number: the same for everyone, normal, and cut where it says."""
+"""Noise from seeds and from tables: reproducible, normal, inside the table."""
 
 import numpy as np
 import pytest

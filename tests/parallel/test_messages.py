@@ -33,7 +33,7 @@ def episodes(lengths: list[int]) -> Transitions:
 
 @pytest.mark.parametrize("lengths", [[40] * ROWS, [1, 50, 0, 7] * 3, [0] * 8 + [3] * 4, [0] * ROWS])
 @pytest.mark.parametrize(("ranks", "shards"), [(1, 1), (2, 1), (2, 2), (3, 2), (3, 4), (4, 7)])
-def test_each_learner_gets_the_transitions_of_its_shards(lengths: list[int], ranks: int, shards: int) -> None:
+def test_each_learner_receives_the_transitions_of_its_shards(lengths: list[int], ranks: int, shards: int) -> None:
     whole, learners = episodes(lengths), min(ranks, shards)
     held = [block(rank, learners, shards) if rank < learners else range(0) for rank in range(ranks)]
     own = [whole.within(block(rank, ranks, ROWS)) for rank in range(ranks)]

@@ -1,4 +1,4 @@
-"""mujoco is imported in one place, which a broken OpenGL does not stop."""
+"""mujoco is imported in one module, which works with a broken OpenGL."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Models that stand alone, and models out of files that somebody else wrote."""
+"""MJCF models: stored ones without other files, and loading from files with includes and folders."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where a file comes from."""
+"""The provenance of a file: commit, versions and licence."""
 
 import os
 import shutil

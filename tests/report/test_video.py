@@ -1,4 +1,4 @@
-"""Films: drawn where there is an OpenGL without a screen, refused with the way out where there is none."""
+"""Videos: rendered where OpenGL works without a screen, otherwise an error that names the fix."""
 
 import os
 import subprocess

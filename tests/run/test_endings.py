@@ -1,4 +1,4 @@
-"""What ends a run, what is said of it, and the exit code."""
+"""The end of a run: its cause, messages and exit code."""
 
 import signal
 import subprocess
@@ -93,7 +93,7 @@ def test_the_time_of_a_job_stops_it_before_its_budget_and_is_counted_anew(tmp_pa
     assert len(open_archive(again.archive).history["generation"]) == outcome.generations + again.generations
 
 
-def test_the_exit_code_tells_a_stopped_run_from_a_finished_one_and_both_are_explained(tmp_path: Path) -> None:
+def test_a_stopped_and_a_finished_run_have_different_exit_codes_and_messages(tmp_path: Path) -> None:
     config, run = tmp_path / "arm.toml", tmp_path / "run"
     config.write_text('[task]\nname = "arm"\n[archive]\nkind = "grid"\nshape = [4, 4]\n[run]\nminutes = 100.0\n')
     more = ["--set", "algorithm.batch_size=4", "--set", "run.generations=2", "--output", run]
@@ -117,7 +117,7 @@ def test_the_exit_code_tells_a_stopped_run_from_a_finished_one_and_both_are_expl
 
 
 @pytest.mark.parametrize("value", ["", " ", "none", "None", "null"])
-def test_a_setting_without_a_value_is_refused_with_the_way_to_remove_it(tmp_path: Path, value: str) -> None:
+def test_the_error_for_a_setting_without_a_value_names_unset(tmp_path: Path, value: str) -> None:
     (tmp_path / "c.toml").write_text('[task]\nname = "arm"\n[run]\ngenerations = 5\nminutes = 3.0\n')
     with pytest.raises(UserError, match=r"--unset run\.minutes"):
         load_experiment(tmp_path / "c.toml", [f"run.minutes={value}"])
@@ -165,7 +165,7 @@ def test_too_large_a_share_of_failed_evaluations_ends_the_run_and_it_can_be_resu
 
 
 @pytest.mark.mpi
-def test_ranks_end_together_when_every_evaluation_failed_or_the_time_of_the_job_is_up(tmp_path: Path) -> None:
+def test_all_ranks_end_when_every_evaluation_failed_or_the_time_of_the_job_is_over(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     axes = '[[task.axes]]\nname = "angle"\nlower = -4\nupper = 4\n'
     config.write_text(
@@ -197,7 +197,7 @@ def test_a_run_starts_and_resumes_in_a_thread_that_is_not_the_main_one(tmp_path:
     assert [outcome.generations for outcome in outcomes] == [3, 2]
 
 
-def test_signal_handlers_are_left_alone_where_they_are_not_wanted(tmp_path: Path) -> None:
+def test_signal_handlers_are_not_installed_with_handle_signals_false(tmp_path: Path) -> None:
     class Watching(OneProcess):
         handlers: ClassVar[list[Any]] = []
 

@@ -1,4 +1,4 @@
-"""What a run needs, against what it then has; and the refusal of what cannot fit."""
+"""Estimated memory and file sizes compared with real ones, and the error for what does not fit."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def _needs(parts: Parts, ranks: int = 1) -> dict[str, Need]:
     return {need.purpose: need for need in found.needs}
 
 
-def test_the_memory_of_an_archive_is_what_it_takes() -> None:
+def test_the_estimated_memory_of_an_archive_is_that_of_its_arrays() -> None:
     parts = _parts(ARM)
     archive = parts.archive
     assert isinstance(archive, Archive)
@@ -53,7 +53,7 @@ def test_the_memory_of_an_archive_is_what_it_takes() -> None:
     assert _needs(parts)["archive"].bytes == sum(tensor.nbytes for tensor in tensors)
 
 
-def test_the_memory_of_a_replay_and_of_critics_is_what_they_take() -> None:
+def test_the_estimated_memory_of_replay_buffer_and_critics_is_that_of_their_tensors() -> None:
     parts = _parts(DCRL)
     learner = parts.algorithm.learner  # pyright: ignore[reportAttributeAccessIssue]
     needs = _needs(parts)
@@ -75,7 +75,7 @@ def test_ranks_share_rows_and_a_node_has_one_noise_table() -> None:
 
 
 @pytest.mark.parametrize("data", [ARM, DCRL], ids=["arm", "learned"])
-def test_files_become_no_larger_than_said_and_not_much_smaller(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_files_are_at_most_as_large_as_estimated_and_not_much_smaller(tmp_path: Path, data: dict[str, Any]) -> None:
     """With the replay filled and most cells occupied, both within a third."""
     full = data | {"run": {"generations": 12}, "archive": {"shape": [3, 3]}}
     if data is DCRL:
@@ -105,7 +105,7 @@ def test_files_become_no_larger_than_said_and_not_much_smaller(tmp_path: Path, d
         (DCRL | {"algorithm": DCRL["algorithm"] | {"batch_size": 10**6}}, r"algorithm\.batch_size and task\.episode"),
     ],
 )
-def test_what_cannot_fit_is_refused_before_it_is_allocated(
+def test_settings_that_exceed_the_memory_are_an_error_before_allocation(
     monkeypatch: pytest.MonkeyPatch, data: dict[str, Any], words: str
 ) -> None:
     monkeypatch.setattr("qdrl.run.estimate.memory_limit", lambda: 100 * 2**20)  # as a control group would set it
@@ -114,13 +114,13 @@ def test_what_cannot_fit_is_refused_before_it_is_allocated(
     assert "\n" not in str(caught.value)
 
 
-def test_what_fits_is_not_refused() -> None:
+def test_settings_that_fit_into_memory_are_accepted() -> None:
     refuse_what_cannot_fit([Need("archive", "archive.cells", 10)], limit=10)
     with pytest.raises(UserError, match=r"archive\.cells: 11 B a rank for the archive, but only 10 B"):
         refuse_what_cannot_fit([Need("archive", "archive.cells", 11)], limit=10)
 
 
-def test_what_only_learners_have_counts_once_a_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_learners_counts_once_per_learner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qdrl.run.estimate.local_size", lambda: 64)
     monkeypatch.setattr("qdrl.run.estimate._resident", lambda: 1)
     needs = (Need("archive", "", 10), Need("replay", "", 1000, "learner", 2), Need("noise table", "", 500, "node", 1))
@@ -129,7 +129,7 @@ def test_what_only_learners_have_counts_once_a_learner(monkeypatch: pytest.Monke
     assert needed.node_bytes == 64 * (1 + 10) + 2 * 1000 + 500
 
 
-def test_idle_ranks_and_threads_beyond_cores_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_ranks_and_threads_that_exceed_the_cores_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qdrl.run.estimate.allowed_cores", lambda: frozenset({0}))
     monkeypatch.setattr("qdrl.run.estimate.core_quota", lambda: 2.0)
     monkeypatch.setattr("qdrl.run.estimate.local_size", lambda: 6)
@@ -145,7 +145,7 @@ def test_idle_ranks_and_threads_beyond_cores_are_named(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("data", [ARM, DCRL], ids=["arm", "learned"])
-def test_a_dry_run_says_what_a_run_will_take_and_writes_nothing(
+def test_a_dry_run_prints_memory_time_and_sizes_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, Any]
 ) -> None:
     import tomli_w
@@ -187,9 +187,9 @@ def test_the_whole_run_ends_with_its_first_budget_on_the_slowest_rank() -> None:
         (float("inf"), "no end"),
     ],
 )
-def test_a_span_of_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
+def test_durations_are_formatted_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_bytes_are_said_in_the_unit_that_fits() -> None:
+def test_bytes_are_formatted_in_the_unit_that_fits() -> None:
     assert [size(count) for count in (12, 2048, 3 * 2**20, 300 * 2**30)] == ["12 B", "2.0 KiB", "3.0 MiB", "300 GiB"]

@@ -1,4 +1,4 @@
-"""Resuming a run whose files are missing, damaged, older or of another experiment: nothing is lost silently."""
+"""Resuming a run whose files are missing, damaged, older or of another experiment."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_without_a_checkpoint_a_run_with_an_archive_is_refused_and_nothing_is_wr
 @pytest.mark.parametrize(
     ("damage", "words"), [(b"", "is empty"), (b"not HDF5", "is not an HDF5 file"), (None, "is truncated: 1000 of ")]
 )
-def test_a_damaged_checkpoint_is_refused_with_the_ways_out(run: Path, damage: bytes | None, words: str) -> None:
+def test_the_error_for_a_damaged_checkpoint_names_the_alternatives(run: Path, damage: bytes | None, words: str) -> None:
     checkpoint = run / "checkpoint.h5"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000] if damage is None else damage)
     before = contents(run)
@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_ways_out(run: Path, damage: by
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_from_archive_continues_from_the_elites_and_says_that_it_is_inexact(run: Path, damaged: bool) -> None:
+def test_from_archive_continues_from_the_elites_and_logs_that_it_is_inexact(run: Path, damaged: bool) -> None:
     before = open_archive(run / "archive.h5")
     old, rows = (run / "archive.h5").read_bytes(), (run / "metrics.csv").read_bytes()
     (run / "checkpoint.h5").unlink()
@@ -93,7 +93,7 @@ def test_from_archive_continues_from_the_elites_and_says_that_it_is_inexact(run:
     assert open_archive(twice.archive).meta["command"]["inexact_from"] == [6, 10]
 
 
-def test_from_archive_is_refused_where_resuming_is_exact_or_there_is_no_archive(run: Path) -> None:
+def test_from_archive_is_an_error_with_a_good_checkpoint_or_without_an_archive(run: Path) -> None:
     with pytest.raises(UserError, match="without --from-archive"):
         resume(run, OneProcess(), from_archive=True)
     (run / "checkpoint.h5").unlink()
@@ -125,7 +125,7 @@ def test_from_archive_refuses_algorithms_with_more_state_than_elites(
     assert contents(folder) == before
 
 
-def test_from_archive_starts_critics_anew_and_keeps_observation_statistics(tmp_path: Path) -> None:
+def test_from_archive_restarts_critics_and_keeps_observation_statistics(tmp_path: Path) -> None:
     experiment = {
         "name": "point",
         "task": {"name": "point_omni", "episode_length": 12},
@@ -155,7 +155,7 @@ def test_from_archive_starts_critics_anew_and_keeps_observation_statistics(tmp_p
     np.testing.assert_array_equal(after.normalizer["at.mean"][0], before["at.mean"][0])
 
 
-def test_a_run_that_ended_before_its_first_save_starts_again_and_says_so(run: Path) -> None:
+def test_a_run_that_ended_before_its_first_save_starts_again_with_a_warning(run: Path) -> None:
     digest = content_digest(run / "archive.h5")
     rows = (run / "metrics.csv").read_bytes()
     (run / "checkpoint.h5").unlink()
@@ -186,7 +186,7 @@ def test_a_lost_config_is_written_again_from_the_checkpoint(run: Path) -> None:
     assert (run / "config.toml").read_text() == config.replace("generations = 6", "generations = 9")
 
 
-def test_a_folder_that_is_missing_or_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_or_one_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such run folder"):
         resume(tmp_path / "none", OneProcess())
     with pytest.raises(UserError, match="is not a run folder"):
@@ -222,7 +222,7 @@ def test_an_old_run_is_continued_in_the_arithmetic_of_its_files(run: Path) -> No
     assert open_archive(run).meta["task"]["arithmetic"] == "blas"
 
 
-def test_a_resumed_run_keeps_what_its_earlier_generations_ran_with(run: Path) -> None:
+def test_a_resumed_run_keeps_versions_and_commits_of_its_earlier_jobs(run: Path) -> None:
     packages = open_archive(run).meta["packages"]
     before = packages | {"mujoco": "2.0.0"}
     for name in ("checkpoint.h5", "archive.h5"):
@@ -240,7 +240,7 @@ def test_a_resumed_run_keeps_what_its_earlier_generations_ran_with(run: Path) ->
     ("name", "kind", "wrong"),
     [("inexact_from", "integers", ["six"]), ("code_changed_from", "integers", [[6]]), ("earlier", "objects", [3])],
 )
-def test_what_a_file_says_of_earlier_jobs_has_the_right_types_or_is_null(
+def test_the_record_of_earlier_jobs_has_the_right_types_or_is_null(
     run: Path, name: str, kind: str, wrong: list[Any]
 ) -> None:
     edit_meta(run / "checkpoint.h5", "command", {name: wrong})
@@ -250,7 +250,7 @@ def test_what_a_file_says_of_earlier_jobs_has_the_right_types_or_is_null(
     assert resume(run, OneProcess(), overrides=MORE, progress=False).finished
 
 
-def test_an_archive_that_a_kill_left_older_than_its_checkpoint_is_written_though_nothing_is_left_to_run(
+def test_an_archive_older_than_its_checkpoint_is_rewritten_even_if_the_budget_is_spent(
     run: Path, tmp_path: Path
 ) -> None:
     older = tmp_path / "older"
@@ -274,13 +274,13 @@ def test_from_archive_refuses_an_archive_that_was_edited_and_not_sealed(run: Pat
     resume(run, OneProcess(), overrides=MORE, from_archive=True, progress=False)
 
 
-def test_a_folder_with_nothing_but_an_experiment_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_with_only_an_experiment_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[task]\nname = "arm"\n[archive]\nshape = [4, 4]\n[run]\ngenerations = 1\n')
     with pytest.raises(UserError, match="is not a run folder; `qdrl evolve"):
         resume(tmp_path, OneProcess(), progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
-def test_a_file_of_a_run_names_its_folder(run: Path) -> None:
+def test_the_error_for_a_file_of_a_run_names_its_folder(run: Path) -> None:
     with pytest.raises(UserError, match=r"archive\.h5 is a file; to continue its run: qdrl resume "):
         resume(run / "archive.h5", OneProcess(), progress=False)

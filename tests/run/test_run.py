@@ -65,7 +65,7 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return config, content_digest(folder / "alone" / "archive.h5")
 
 
-def test_a_run_folder_holds_everything_the_run_made(tmp_path: Path) -> None:
+def test_a_run_folder_contains_all_files_of_the_run(tmp_path: Path) -> None:
     outcome = start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
     assert outcome.finished
     files = {path.name for path in outcome.folder.iterdir()}
@@ -93,7 +93,7 @@ def test_a_folder_that_exists_is_never_touched(tmp_path: Path) -> None:
     assert (folder / "archive.h5").read_text() == "precious"
 
 
-def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_are_an_error_before_anything_is_written(tmp_path: Path) -> None:
     wrong = ARM | {"archive": {"kind": "grid", "shape": [20, 20, 20]}}
     with pytest.raises(UserError, match=r"archive\.shape.*2 axes"):
         start(parse_experiment(wrong), OneProcess(), folder=tmp_path / "run", progress=False)
@@ -124,7 +124,7 @@ def test_a_run_ends_with_the_generation_that_reaches_its_target(tmp_path: Path) 
     assert content_digest(outcome.archive) == digest  # it has ended
 
 
-def test_a_run_can_be_looked_at_where_it_stands(tmp_path: Path) -> None:
+def test_a_run_can_be_loaded_from_its_last_checkpoint(tmp_path: Path) -> None:
     experiment = parse_experiment(ARM)
     outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
     before = {path: path.read_bytes() for path in outcome.folder.iterdir() if path.is_file()}
@@ -137,7 +137,7 @@ def test_a_run_can_be_looked_at_where_it_stands(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_resuming_refuses_what_would_change_results_and_what_is_no_run(tmp_path: Path) -> None:
+def test_resuming_refuses_changes_of_results_and_folders_without_a_run(tmp_path: Path) -> None:
     start(parse_experiment(ARM), OneProcess(), folder=tmp_path / "run", progress=False)
     with pytest.raises(UserError, match="only run"):
         resume(tmp_path / "run", OneProcess(), overrides=["algorithm.batch_size=3"])
@@ -229,7 +229,7 @@ def test_a_budget_changed_when_resuming_stays_changed(tmp_path: Path) -> None:
     assert load_experiment(tmp_path / "run" / "config.toml").run.generations == 14
 
 
-def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_that_start_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
     experiment = parse_experiment(ARM | {"run": {"generations": 1, "folder": str(tmp_path)}})
     folders = {start(experiment, OneProcess(), progress=False).folder for _ in range(3)}
     assert len(folders) == 3
@@ -243,7 +243,7 @@ def test_a_folder_that_another_job_writes_is_refused(tmp_path: Path) -> None:
             resume(tmp_path / "run", OneProcess(), overrides=["run.generations=20"])
 
 
-def test_a_rank_that_writes_in_place_of_a_lost_one_holds_the_folder_too(tmp_path: Path) -> None:
+def test_a_rank_that_replaces_the_lost_writer_locks_the_folder_too(tmp_path: Path) -> None:
     class Second(OneProcess):
         first = False
 
@@ -294,7 +294,9 @@ def test_a_signal_that_is_repeated_does_not_cut_the_last_save_short(hopper: tupl
 
 
 @pytest.mark.mpi
-def test_a_job_asked_to_stop_keeps_a_checkpoint_and_says_how_to_go_on(hopper: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_job_stopped_by_a_signal_keeps_a_checkpoint_and_prints_how_to_resume(
+    hopper: tuple[Path, str], tmp_path: Path
+) -> None:
     config, _ = hopper
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "qdrl", "evolve", str(config), "--output", str(folder), "--set"]
@@ -328,7 +330,7 @@ def test_an_exception_on_rank_one_ends_the_job_within_five_seconds_with_its_trac
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("dying", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_rank_is_survived_and_the_archive_is_the_same(
+def test_a_job_survives_a_killed_rank_with_the_same_archive(
     hopper: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: int
 ) -> None:
     config, digest = hopper

@@ -1,4 +1,4 @@
-"""What a run does when its files cannot be written, and what it refuses because a file could not hold it."""
+"""Runs whose files cannot be written, and values that files cannot store."""
 
 import csv
 import errno
@@ -106,7 +106,7 @@ def _with(algorithm: type, **tables: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("limited")
-def test_a_full_disk_costs_a_warning_and_the_next_checkpoint_is_tried_again(
+def test_a_full_disk_causes_a_warning_and_the_next_checkpoint_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     LimitedDisk.freed_at = 6
@@ -126,7 +126,7 @@ def test_a_full_disk_costs_a_warning_and_the_next_checkpoint_is_tried_again(
 
 
 @pytest.mark.usefixtures("limited")
-def test_a_disk_that_stays_full_ends_the_run_in_one_line_with_its_last_good_files(tmp_path: Path) -> None:
+def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_keeps_the_last_good_files(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(RunFailed, match=r"generation 8.*File too large.*generation 3.*qdrl resume") as caught:
         start(parse_experiment(_with(LimitedDisk)), OneProcess(), folder=folder, progress=False)
@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_generation(
         resume(tmp_path / "run", OneProcess(), progress=False)
 
 
-def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_could_not_start_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(*arguments: object) -> None:
         raise BlockingIOError
 
@@ -259,7 +259,7 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path, monkeypat
     assert (signal.getsignal(signal.SIGTERM), logger.level, list(logger.handlers)) == before
 
 
-def test_a_metric_that_comes_late_or_once_is_nan_in_the_other_generations(tmp_path: Path) -> None:
+def test_a_metric_that_is_missing_in_a_generation_is_nan_there(tmp_path: Path) -> None:
     Reporting.reported = {"critic_loss": np.float32(0.5), "steps": 3, "sure": True}
     outcome = start(parse_experiment(_with(Reporting)), OneProcess(), folder=tmp_path / "run", progress=False)
     history = open_archive(outcome.archive).history
@@ -290,7 +290,7 @@ def test_a_metric_that_comes_late_or_once_is_nan_in_the_other_generations(tmp_pa
         ({"qd_score": 0.5}, "'qd_score', which the run records"),
     ],
 )
-def test_a_metric_that_files_cannot_hold_ends_the_run_in_that_generation(
+def test_a_metric_that_files_cannot_store_ends_the_run_in_that_generation(
     tmp_path: Path, reported: dict[Any, Any], words: str
 ) -> None:
     Reporting.reported = reported
@@ -353,7 +353,7 @@ def last_two(trajectory: Any) -> list[float]:
     return trajectory.observations[-1][:2]
 
 
-def test_settings_that_files_cannot_hold_are_refused_when_the_experiment_is_read() -> None:
+def test_settings_that_files_cannot_store_are_an_error_when_the_experiment_is_read() -> None:
     with pytest.raises(UserError, match="cannot be stored as TOML and JSON"):
         parse_experiment(_with(Opaque))
     with pytest.raises(UserError, match="array is not JSON serializable"):
@@ -379,7 +379,7 @@ def test_settings_that_files_cannot_hold_are_refused_when_the_experiment_is_read
         ([[1], [1, 2]], "is list"),
     ],
 )
-def test_state_that_a_checkpoint_cannot_hold_is_refused_before_the_run_folder_is_made(
+def test_state_that_a_checkpoint_cannot_store_is_an_error_before_the_folder_is_made(
     tmp_path: Path, memory: Any, words: str
 ) -> None:
     Remembering.remembered = memory
@@ -389,7 +389,7 @@ def test_state_that_a_checkpoint_cannot_hold_is_refused_before_the_run_folder_is
     assert list(tmp_path.iterdir()) == []
 
 
-def test_state_of_arrays_numbers_and_strings_comes_back(tmp_path: Path) -> None:
+def test_state_of_arrays_numbers_and_strings_is_restored(tmp_path: Path) -> None:
     kept = {"array": np.arange(3), "number": 1.5, "text": "é", "flag": True, "list": [1, 2], "empty": {}}
     Remembering.remembered = kept
     outcome = start(parse_experiment(_with(Remembering)), OneProcess(), folder=tmp_path / "run", progress=False)
@@ -399,7 +399,7 @@ def test_state_of_arrays_numbers_and_strings_comes_back(tmp_path: Path) -> None:
     } | {"empty": {}}
 
 
-def test_rows_of_metrics_that_could_not_be_written_follow_later_after_one_warning(tmp_path: Path) -> None:
+def test_rows_of_metrics_that_could_not_be_written_are_written_later_after_one_warning(tmp_path: Path) -> None:
     warnings: list[str] = []
     history, file = History(), MetricsFile(tmp_path / "later" / "metrics.csv", warnings.append)
     for generation in range(3):
@@ -414,7 +414,7 @@ def test_rows_of_metrics_that_could_not_be_written_follow_later_after_one_warnin
     assert "No such file or directory" in warning
 
 
-def test_a_log_on_a_full_disk_is_one_line_on_stderr_and_leaves_the_logger_as_it_was(
+def test_a_log_on_a_full_disk_is_one_line_on_stderr_and_restores_the_logger(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logger = logging.getLogger("qdrl")
@@ -429,7 +429,7 @@ def test_a_log_on_a_full_disk_is_one_line_on_stderr_and_leaves_the_logger_as_it_
     assert (logger.level, list(logger.handlers)) == before
 
 
-def test_a_temporary_file_goes_when_writing_fails(tmp_path: Path) -> None:
+def test_a_failed_write_removes_its_temporary_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "a", "half \ud800")
     assert list(tmp_path.iterdir()) == []

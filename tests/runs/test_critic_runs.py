@@ -36,7 +36,7 @@ DYING = "algorithm.name=tests.helpers.raising:DcrlDyingOnOneRank"
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("learners", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_killed_rank_that_only_evaluated_is_survived(
+def test_a_job_survives_a_killed_rank_that_is_not_a_learner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learners: int
 ) -> None:
     digest = _alone(tmp_path, learners)
@@ -57,7 +57,7 @@ def test_a_killed_rank_that_only_evaluated_is_survived(
         pytest.param(3, 2, "train", marks=pytest.mark.slow),
     ],
 )
-def test_without_a_learner_a_job_ends_and_resumes_to_the_same_archive(
+def test_a_job_that_lost_a_learner_ends_and_resumes_to_the_same_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learners: int, dying: int, moment: str
 ) -> None:
     digest = _alone(tmp_path, learners)

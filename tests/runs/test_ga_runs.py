@@ -1,4 +1,4 @@
-"""What the file of a Deep GA run gives to every verb. Its runs on other ranks are in `test_rank_counts.py`."""
+"""The file of a Deep GA run, read by every verb. `test_rank_counts.py` runs it on several ranks."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_elites_replay_from_their_lineages(archive: Path) -> None:
     assert all(replay(stored, int(cell)).same for cell in stored.elites["cell"])
 
 
-def test_the_tools_say_what_a_lineage_is(archive: Path, tmp_path: Path) -> None:
+def test_info_and_show_describe_lineages(archive: Path, tmp_path: Path) -> None:
     facts = json.loads(CliRunner().invoke(qdrl, ["archive", "info", str(archive), "--json"]).stdout)
     assert facts["lineages"]["noise"] == {"name": "table", "size": 20_000, "seed": 123}
     assert facts["lineages"]["weight_bytes"] == 4 * facts["genome_parameters"] * facts["statistics"]["elites"]
@@ -104,7 +104,7 @@ def test_export_decodes_the_champion_and_elites(archive: Path, tmp_path: Path) -
         assert np.array_equal(np.concatenate(layers), genome)
 
 
-def test_what_is_wrong_with_lineages_is_one_clear_line(archive: Path, tmp_path: Path) -> None:
+def test_faults_of_stored_lineages_are_errors_of_one_line(archive: Path, tmp_path: Path) -> None:
     stored = open_archive(archive)
     with pytest.raises(UserError, match="holds lineages"):
         stored.genome(row=0)
@@ -159,7 +159,7 @@ def test_a_damaged_champion_is_named(archive: Path, tmp_path: Path) -> None:
         assert any(message in problem for problem in validate(bad)), name
 
 
-def test_lineages_of_what_is_no_policy_are_shown_and_exported(tmp_path: Path) -> None:
+def test_lineages_of_genomes_that_are_not_policies_are_shown_and_exported(tmp_path: Path) -> None:
     run, config = tmp_path / "run", tmp_path / "arm.toml"
     config.write_text(
         '[task]\nname = "arm"\n[algorithm]\nname = "deep_ga"\nbatch_size = 20\nparents = 3\ncandidate_episodes = 0\n'

@@ -1,4 +1,4 @@
-"""The experiment of the hard maze, short: novelty search gets out of the pocket that the objective leads into."""
+"""A short version of the experiment on the hard maze: novelty search solves it, selection by fitness does not."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_novelty_search_solves_the_maze(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_objective_leads_into_the_pocket(tmp_path: Path) -> None:
+def test_selection_by_fitness_ends_in_the_dead_end(tmp_path: Path) -> None:
     experiment = load_experiment(HERE / "objective.toml", ["run.evaluations=15000"], seed=0)
     outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
     nearest = -open_archive(outcome.archive).history["champion_fitness"]

@@ -1,4 +1,4 @@
-"""Jobs under `mpirun --with-ft ulfm` one of whose ranks is killed: while they start, at their end, as they leave."""
+"""Jobs under `mpirun --with-ft ulfm` that lose a rank at the start, at the last save or at exit."""
 
 import subprocess
 import sys
@@ -68,7 +68,7 @@ def test_a_job_ends_with_one_line_when_a_rank_is_killed_while_mpi_starts(moment:
 
 
 @pytest.mark.mpi
-def test_a_watched_start_ends_with_the_start_and_costs_no_process_without_ulfm() -> None:
+def test_the_watch_process_ends_after_the_start_and_is_not_used_without_ulfm() -> None:
     for options in (ULFM, []):
         job = mpirun(2, ["-c", START, "never"], timeout=60, options=options)
         assert (job.returncode, job.stdout, job.stderr) == (0, "started\n" * 2, "")
@@ -101,7 +101,7 @@ def test_the_next_first_rank_writes_the_last_files_and_draws_the_figures(
 @pytest.mark.mpi
 @pytest.mark.slow  # a job with a critic, and another that resumes it
 @pytest.mark.parametrize("moment", ["collect", "write"])
-def test_a_job_that_cannot_write_its_last_files_says_so_and_is_resumed_from_the_save_before(
+def test_a_job_that_cannot_write_its_last_files_fails_and_resumes_from_the_previous_save(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, digest = _write(tmp_path, DCRL_POINT)
@@ -120,7 +120,7 @@ def test_a_job_that_cannot_write_its_last_files_says_so_and_is_resumed_from_the_
 
 
 @pytest.mark.mpi
-def test_ranks_leave_with_their_exit_code_when_one_of_them_is_killed_on_the_way_out(tmp_path: Path) -> None:
+def test_ranks_exit_with_their_code_when_one_of_them_is_killed_at_exit(tmp_path: Path) -> None:
     job = mpirun(3, ["-m", "tests.programs.ranks", "leave", tmp_path], timeout=60, options=ULFM)
     assert job.returncode == 75, job.stderr
     assert job.stdout == "left\n"  # what is still buffered is not lost
@@ -128,13 +128,13 @@ def test_ranks_leave_with_their_exit_code_when_one_of_them_is_killed_on_the_way_
 
 @pytest.mark.mpi
 @pytest.mark.slow  # four ranks that import torch
-def test_a_table_in_shared_memory_is_made_again_when_ranks_are_killed_meanwhile(tmp_path: Path) -> None:
+def test_a_table_in_shared_memory_is_rebuilt_after_ranks_are_killed(tmp_path: Path) -> None:
     job = mpirun(4, ["-m", "tests.programs.ranks", "share_memory", tmp_path], timeout=120, options=ULFM)
     assert job.returncode == 0, job.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
 
 
-def test_collective_work_is_done_again_after_every_loss() -> None:
+def test_collective_work_is_repeated_after_every_loss() -> None:
     losses, noted = iter([RankLost("rank 1"), RankLost("rank 2")]), list[str]()
 
     def work() -> int:

@@ -59,7 +59,7 @@ def run(folder: Path, rule: str = "threshold", **tables: object) -> Path:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_run_leaves_a_valid_file_of_those_who_were_let_in(tmp_path: Path, rule: str) -> None:
+def test_a_run_writes_a_valid_file_of_the_admitted_rows(tmp_path: Path, rule: str) -> None:
     path = run(tmp_path / "run", rule)
     assert validate(path) == []
     archive = open_archive(path)
@@ -93,7 +93,7 @@ def test_a_resumed_run_ends_with_the_archive_of_the_uninterrupted_one(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_two_ranks_make_the_archive_of_one_from_the_beginning_and_resumed(tmp_path: Path) -> None:
+def test_two_ranks_give_the_archive_of_one_in_a_new_and_in_a_resumed_run(tmp_path: Path) -> None:
     config = tmp_path / "hopper.toml"
     config.write_text(HOPPER)
     for name, overrides in {"one": [], "resumed": ["run.generations=2"]}.items():
@@ -111,7 +111,7 @@ def test_two_ranks_make_the_archive_of_one_from_the_beginning_and_resumed(tmp_pa
     assert len({content_digest(tmp_path / name / "archive.h5") for name in ("one", "two", "resumed")}) == 1
 
 
-def test_critics_learn_beside_a_novelty_archive_too(tmp_path: Path) -> None:
+def test_algorithms_with_critics_run_on_a_novelty_archive(tmp_path: Path) -> None:
     experiment = {
         "name": "hopper",
         "task": {"name": "hopper_uni", "episode_length": 20},
@@ -167,7 +167,7 @@ def test_info_shows_entries_and_their_spread(path: Path) -> None:
     assert all(words in shown for words in ("novelty", "mean novelty", "entries dropped", "neighbours"))
 
 
-def test_show_and_find_go_by_the_number_of_an_entry(path: Path) -> None:
+def test_show_and_find_use_the_number_of_an_entry(path: Path) -> None:
     archive = open_archive(path)
     cell, place = int(archive.elites["cell"][7]), archive.elites["descriptor"][7]
     facts = json.loads(call("show", path, cell, "--replay", "--json"))
@@ -180,14 +180,14 @@ def test_show_and_find_go_by_the_number_of_an_entry(path: Path) -> None:
     assert str(result.exception) == f"entry 0 was dropped; the oldest stored entry is {archive.elites['cell'][0]}"
 
 
-def test_plot_and_validate_take_it(path: Path) -> None:
+def test_plot_and_validate_read_novelty_archives(path: Path) -> None:
     assert call("plot", path).split() == [
         str(path.parent / "figures" / f"{name}.png") for name in ("heatmap", "curves")
     ]
     assert call("validate", path) == f"{path}: valid qdrl-archive 1.2, 15 elites\n"
 
 
-def test_an_archive_that_nobody_entered_can_be_looked_at(tmp_path: Path) -> None:
+def test_every_verb_reads_an_empty_novelty_archive(tmp_path: Path) -> None:
     lonely = {"archive": {"kind": "novelty", "probability": 1e-9}, "run": {"generations": 1}}
     path = run(tmp_path / "run", **lonely)
     assert len(open_archive(path)) == 0

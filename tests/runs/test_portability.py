@@ -73,7 +73,7 @@ def test_elites_and_digests_are_the_same_with_libraries_at_their_lowest() -> Non
     assert found["notes"] == []
 
 
-def test_digests_are_the_same_without_fma_and_replays_name_the_other_libm() -> None:
+def test_digests_are_the_same_without_fma_and_reruns_note_the_other_libm() -> None:
     found = found_under(WITHOUT_FMA | GENERIC, stride=64)
     assert {name: found[name] for name in DIGESTS} == DIGESTS
     if "fma" in platform_fingerprint()["processor"]:  # and then MuJoCo's own sines change
@@ -83,7 +83,7 @@ def test_digests_are_the_same_without_fma_and_replays_name_the_other_libm() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variables", ALONE, ids=lambda variables: " ".join(map("=".join, variables.items())))
-def test_every_reference_elite_is_the_same_bits_under_each_setting(variables: dict[str, str]) -> None:
+def test_every_reference_elite_gives_the_stored_bits_under_each_setting(variables: dict[str, str]) -> None:
     refuse_another_libm()
     found = found_under(variables, stride=1)
     assert {name: found[name] for name in DIGESTS} == DIGESTS

@@ -1,4 +1,4 @@
-"""Atari games: seeded, the same whoever plays beside, and counted in frames."""
+"""Atari games: seeded, independent of other worlds, and counted in frames."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tasks without physics, by hand."""
+"""Tasks without physics compared with hand-computed values."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The hard maze seen from above: the same physics, and pictures that show it."""
+"""The hard maze seen from above: the same physics, and correct pictures."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""point_omni, by hand."""
+"""point_omni compared with hand-computed values."""
 
 import numpy as np
 import pytest

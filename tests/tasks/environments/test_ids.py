@@ -1,4 +1,4 @@
-"""Ids of Gymnasium environments as people write them."""
+"""Ids of Gymnasium environments and their errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What users' environments and descriptor functions do wrong, each in one episode of three: the others never notice."""
+"""Misbehaviour of users' environments and descriptor functions fails one episode and leaves the others unchanged."""
 
 import os
 from pathlib import Path

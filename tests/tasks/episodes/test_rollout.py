@@ -1,4 +1,4 @@
-"""Episodes of many genomes: a row's result is its own, whatever runs beside it, and nothing costs more than it must."""
+"""Rollouts of many genomes: a row's result does not depend on other rows, and finished worlds cost nothing."""
 
 from collections.abc import Sequence
 from typing import Any

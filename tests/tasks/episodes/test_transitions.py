@@ -1,4 +1,4 @@
-"""The control steps that critics learn from: whole, in order, the same bits however rows are grouped."""
+"""Recorded transitions: complete, in order, and the same bits for any grouping of rows."""
 
 from dataclasses import replace
 from itertools import pairwise

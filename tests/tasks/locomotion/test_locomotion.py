@@ -1,4 +1,4 @@
-"""Locomotion tasks against Gymnasium's own environments, and what Gymnasium has not, by hand."""
+"""Locomotion tasks compared with Gymnasium's environments, and with hand-computed values where it has none."""
 
 import subprocess
 import sys
