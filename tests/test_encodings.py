@@ -27,7 +27,7 @@ def _without_encoding(file: Path) -> list[str]:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         keywords = {keyword.arg for keyword in node.keywords}
         binary = any(isinstance(a, ast.Constant) and isinstance(a.value, str) and "b" in a.value for a in node.args)
-        own = isinstance(node.func, ast.Name) and name == "write_text"  # qdrl.archives.files: it states one
+        own = isinstance(node.func, ast.Name) and name == "write_text"  # qdrl.archives.atomic: it states one
         elsewhere = re.match(r"os\.open|h5.\.open|self\._log\.open", ast.unparse(node.func))  # no text
         reads_or_writes = name in _TEXT and not (binary or own or elsewhere)
         if "encoding" not in keywords and (reads_or_writes or "text" in keywords):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from qdrl.analysis.decode import champion_genome, genome_of, normalization_of, policy_of, task_of
-from qdrl.archives.files import replacing, writing
+from qdrl.archives.atomic import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.strict_json import jsonable
 from qdrl.errors import UserError

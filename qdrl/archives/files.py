@@ -1,18 +1,16 @@
-"""Atomic writing of files, and opening HDF5 files with one-line errors. Nothing is ever unpickled."""
+"""Opening HDF5 files with one-line errors, and writing them atomically. Nothing is ever unpickled."""
 
-import errno
 import io
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from qdrl.archives.atomic import reason_of, replacing
 from qdrl.archives.seals import USER_BLOCK, write_seal
 from qdrl.errors import UserError
 
@@ -113,77 +111,6 @@ def write_hdf5(path: Path, write: Callable[[Any], None], find_problems: Callable
         write_seal(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        OSError: the disk is full, read-only or broken.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; if no error occurs, the file there is flushed to disk and renamed to `path`.
-
-    Raises:
-        OSError: the disk is full, read-only or broken. The temporary file is removed.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")  # always the same name: the next write removes a leftover
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        with suppress(OSError):  # on a read-only disk; the first error is the one to report
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Translate an OSError of writing a file into a one-line UserError that names the file.
-
-    Raises:
-        UserError: the disk is full, read-only or broken, or the folder is missing.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {reason_of(error)}") from error
-
-
-def reason_of(error: OSError) -> str:
-    """Return why an operation on a file failed, in one line without the file's name."""
-    return error.strerror or " ".join(str(error).split()) or type(error).__name__
-
-
-def keep_copy(path: Path, suffix: str) -> Path | None:
-    """Keep a copy of a file beside it, so that the next write does not lose its content.
-
-    Args:
-        path: the file.
-        suffix: added to the stem, followed by a number if a file of that name exists.
-
-    Returns:
-        the path of the copy; None if there is no such file.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
-    if not path.is_file():
-        return None
-    copy, number = path.with_name(f"{path.stem}-{suffix}{path.suffix}"), 2
-    while copy.exists():
-        copy, number = path.with_name(f"{path.stem}-{suffix}-{number}{path.suffix}"), number + 1
-    try:
-        os.link(path, copy)  # files are replaced, never changed in place
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, copy)
-    return copy
-
-
 class _DeferredErrors(io.RawIOBase):
     """A new file for HDF5 that stores its first failed write and ignores all later writes.
 
@@ -256,13 +183,6 @@ class _DeferredErrors(io.RawIOBase):
                 self._error = error
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a killed writer from a folder; the caller must hold the folder's lock."""
-    for path in folder.glob(".*.tmp"):
-        with suppress(OSError):  # on a read-only disk; the next write reports it
-            path.unlink(missing_ok=True)
-
-
 class StoredArray:
     """An array that stays in its file until `numpy.asarray` reads it, because a replay buffer may be large.
 
@@ -283,22 +203,3 @@ class StoredArray:
         with open_hdf5(self.path) as file:
             values = file[self.name][()]
         return values if dtype is None else values.astype(dtype, copy=False)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, reason_of(error), str(path)) from error
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    """Flush a renaming to disk, on file systems that can flush folders."""
-    try:
-        _sync(path)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
-            raise

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from qdrl.archives.files import replacing, writing
+from qdrl.archives.atomic import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qdrl.archives.files import replacing, writing
+from qdrl.archives.atomic import replacing, writing
 from qdrl.errors import UserError
 from qdrl.optional import require
 

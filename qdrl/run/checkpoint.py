@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from qdrl.archives.files import reason_of
+from qdrl.archives.atomic import reason_of
 from qdrl.archives.hdf5 import write_archive, write_checkpoint
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import RunFailed

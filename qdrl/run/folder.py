@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
-from qdrl.archives.files import keep_copy, reason_of, write_text
+from qdrl.archives.atomic import keep_copy, reason_of, write_text
 from qdrl.config import Experiment, load_experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.naming import search_also

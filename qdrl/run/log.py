@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from qdrl.archives.files import reason_of
+from qdrl.archives.atomic import reason_of
 
 LOGGER = logging.getLogger("qdrl")
 

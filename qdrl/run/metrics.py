@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from qdrl.archives.files import reason_of, write_text
+from qdrl.archives.atomic import reason_of, write_text
 from qdrl.run.history import History
 
 

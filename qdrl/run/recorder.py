@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from qdrl.algorithms.base import Algorithm
-from qdrl.archives.files import clear_leftovers, reason_of
+from qdrl.archives.atomic import clear_leftovers, reason_of
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from qdrl.algorithms.map_elites import MapElites
-from qdrl.archives.files import write_hdf5, write_text
+from qdrl.archives.atomic import write_text
+from qdrl.archives.files import write_hdf5
 from qdrl.archives.hdf5 import content_digest, open_archive, read_checkpoint, validate, write_checkpoint
 from qdrl.archives.strict_json import from_json, to_json
 from qdrl.archives.trees import check_storable

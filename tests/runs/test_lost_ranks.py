@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from qdrl.archives.files import clear_leftovers
+from qdrl.archives.atomic import clear_leftovers
 from qdrl.archives.hdf5 import content_digest, validate
 from qdrl.cli import qdrl
 from qdrl.config import load_experiment
