@@ -5,7 +5,6 @@ Importing this module imports no task; its table names settings classes and fact
 
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.errors import UserError
-from qdrl.naming import is_reference, load_reference, misspelt_member, nearest, suggest
+from qdrl.naming import is_reference, load_reference, suggest
 from qdrl.physics.mjcf import ModelSource
 from qdrl.policies.settings import PolicySettings, policy_settings
-from qdrl.provenance.source_code import definition_of
 from qdrl.settings.tables import explain
+from qdrl.tasks.users_tasks import load_users_task, make_users_task, settings_of_users_task
 
 if TYPE_CHECKING:
     from qdrl.tasks.base import Task, TaskSetup
@@ -122,7 +121,7 @@ def settings_class(name: str) -> type[BaseModel]:
         UserError: There is no such task, or the user's class has no usable `Settings`.
     """
     entry = _entry_of(name)
-    return load_reference(entry.settings) if entry else _settings_of(name, _load_users(name))
+    return load_reference(entry.settings) if entry else settings_of_users_task(name, load_users_task(name))
 
 
 def build_task(settings: BaseModel, setup: "TaskSetup") -> "Task":
@@ -139,7 +138,7 @@ def build_task(settings: BaseModel, setup: "TaskSetup") -> "Task":
     if not isinstance(settings, settings_class(name)):
         raise TypeError(f"{type(settings).__name__} is not the settings class of task '{name}'")
     entry = _entry_of(name)
-    devices = entry.devices if entry else getattr(_load_users(name), "devices", CPU)
+    devices = entry.devices if entry else getattr(load_users_task(name), "devices", CPU)
     if setup.device not in devices:
         raise UserError(f"compute.device: '{name}' runs on {', '.join(devices)}, not on '{setup.device}'")
     limits = {"episode_seconds": setup.episode_seconds, "isolate": setup.isolate}
@@ -147,7 +146,7 @@ def build_task(settings: BaseModel, setup: "TaskSetup") -> "Task":
         raise UserError(f"compute.{given[0]}: applies only to tasks behind 'gym:', not to '{name}'; leave it out")
     if entry:
         return load_reference(entry.factory)(settings, setup)
-    return _make_users(name, settings, setup)
+    return make_users_task(name, settings, setup)
 
 
 def make_task(
@@ -234,79 +233,3 @@ def _entry_of(name: str, *, missing_ok: bool = False) -> TaskEntry | None:
     if re.search(r"-v\d+$", name):  # a Gymnasium id
         raise UserError(f"task.name: no task '{name}'; did you mean 'gym:{name}'?")
     raise UserError(f"task.name: no task '{name}'{suggest(name, [entry.name for entry in _TASKS])}")
-
-
-def _load_users(reference: str) -> Any:
-    """Import the object that a reference to a user's task names."""
-    try:
-        return load_reference(reference)
-    except UserError as error:
-        package, _, rest = reference.partition(":")
-        if (family := nearest(package, ("gym", "atari"))) is not None:
-            raise UserError(f"task.name: no task '{reference}'; did you mean '{family}:{rest}'? ({error})") from error
-        raise UserError(f"task.name: {error}") from error
-
-
-def _settings_of(reference: str, found: Any) -> type[BaseModel]:
-    settings = getattr(found, "Settings", None)
-    if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
-        raise UserError(
-            f"task.name: '{reference}' needs a pydantic model as its attribute Settings; subclass"
-            " qdrl.tasks.settings.TaskSettings"
-        )
-    if "name" not in settings.model_fields:
-        raise UserError(f"task.name: {settings.__name__} of '{reference}' needs the field name: str")
-    return settings
-
-
-def _make_users(reference: str, settings: BaseModel, setup: "TaskSetup") -> "Task":
-    """Make a user's task, with its `make_task` if it has one (as robots do), and check the result."""
-    found = _load_users(reference)
-    make: Callable[..., Any] = getattr(found, "make_task", found)
-    try:
-        inspect.signature(make).bind(settings, setup)
-    except TypeError as error:
-        raise UserError(f"task.name: '{reference}' must take two arguments, settings and setup: {error}") from error
-    task = make(settings, setup)
-    _check_task(reference, task, settings)
-    others = [name for name in (definition_of(found),) if name is not None and name != reference]
-    task.code = tuple(dict.fromkeys([reference, *others, *task.code]))
-    return task
-
-
-def _check_task(reference: str, task: Any, settings: BaseModel) -> None:
-    """Check that an object is a task, and that the options in its description give the same settings.
-
-    Raises:
-        UserError: The object lacks a member, or its description is wrong.
-    """
-    from qdrl.tasks.base import Task, TaskSpec
-
-    members = [name for name in (*Task.__annotations__, *vars(Task)) if not name.startswith("_")]
-    own = [name for name in members if getattr(type(task), name, None) is not getattr(Task, name, ())]
-    missing = [name for name in dict.fromkeys(members) if not hasattr(task, name)]
-    missing += [name for name in ("initial", "evaluate") if name not in missing and name not in own]
-    if missing:
-        raise UserError(
-            f"task.name: '{reference}' lacks {', '.join(missing)}; subclass qdrl.tasks.base.Task and define them"
-        )
-    if Task in type(task).__mro__ and (problem := misspelt_member(type(task), Task, members)) is not None:
-        raise UserError(f"task.name: '{reference}' {problem}")
-    if not isinstance(task.spec, TaskSpec):
-        raise UserError(f"task.name: spec of '{reference}' must be a qdrl.tasks.base.TaskSpec")
-    if task.spec.name != reference:
-        raise UserError(
-            f"task.name: the spec of '{reference}' has the name '{task.spec.name}'; make it by"
-            " TaskSpec.of(settings, ...)"
-        )
-    try:
-        again = type(settings)(**task.spec.options)
-    except (ValidationError, TypeError):
-        again = None
-    if again != settings:
-        raise UserError(
-            f"task.name: spec.options of '{reference}' do not make its settings again; make it by"
-            " TaskSpec.of(settings, ...), with settings that JSON can hold"
-        )
-    if not isinstance(task.parameters, int) or task.parameters < 1:
-        raise UserError(f"task.name: parameters of '{reference}' must be a positive int, is {task.parameters!r}")

@@ -162,12 +162,12 @@ def spec_of(settings, setup, **more):
             "class Mine(FunctionTask):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
             "        changed = settings.model_copy(update={'size': 5})\n"
             "        super().__init__(spec_of(changed, setup), 3, 1.0, None)\n",
-            "do not make its settings again",
+            "do not rebuild its settings",
         ),
         (
             "class Mine(FunctionTask):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
             "        super().__init__(spec_of(settings, setup), 0, 1.0, None)\n",
-            "must be a positive int, is 0",
+            "must be a positive int, got 0",
         ),
         (
             "class Mine(FunctionTask):\n    Settings = Sized\n    def __init__(self, settings, setup):\n"
@@ -303,7 +303,7 @@ MINE = {
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
-        ("'the ruler broke'", r"the first one: the ruler broke \(traceback in log.txt\); once"),
+        ("'the ruler broke'", r"the first one: the ruler broke \(traceback in log.txt\); fix"),
         (
             "None",
             r"the first one: the evaluation with seed \d+ failed after 1 steps: fitness is nan; descriptor\[0\] is nan",
