@@ -60,10 +60,10 @@ def serve(path: str) -> Request:
                 request = _receive(connection)
                 child = os.fork()
                 if child == 0:
-                    for descriptor in (listener.fileno(), connection.fileno(), selector.fileno()):
-                        os.close(descriptor)
-                    for other in connections.values():
-                        other.close()
+                    # Close the objects, not only their descriptors: the selector is part of a reference cycle, and its
+                    # collection would later close any file that has the listener's number by then.
+                    for opened in (selector, listener, connection, *connections.values()):
+                        opened.close()
                     return request
                 for descriptor in request["streams"]:
                     os.close(descriptor)
