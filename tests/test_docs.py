@@ -145,9 +145,7 @@ def test_the_algorithm_and_the_environment_of_the_docs_run_together(tmp_path: Pa
         (tmp_path / name).write_text(text)
     overrides = ["algorithm.name=tournament:Tournament", "algorithm.batch_size=8", "task.episode_length=10"]
     settings = [word for each in (*overrides, "run.generations=2") for word in ("--set", each)]
-    command = [sys.executable, "-m", "qdrl", "evolve", "swing.toml", "--output", "run", *settings]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_qdrl("evolve", "swing.toml", "--output", "run", *settings, folder=tmp_path, check=True)
 
 
 def test_the_archive_of_the_docs_runs(tmp_path: Path) -> None:
@@ -155,9 +153,7 @@ def test_the_archive_of_the_docs_runs(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(module)
     rest = '[task]\nname = "arm"\n[algorithm]\nbatch_size = 8\n[run]\ngenerations = 2\n'
     (tmp_path / "mine.toml").write_text(table + rest)
-    command = [sys.executable, "-m", "qdrl", "evolve", "mine.toml", "--output", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_qdrl("evolve", "mine.toml", "--output", "run", folder=tmp_path, check=True)
 
 
 def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(tmp_path: Path) -> None:

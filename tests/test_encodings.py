@@ -56,6 +56,7 @@ def test_an_experiment_file_in_another_encoding_is_refused_in_one_line(tmp_path:
         load_experiment(tmp_path / "b.toml")
 
 
+@pytest.mark.slow
 def test_a_run_in_an_ascii_locale_keeps_every_letter_and_prints_escapes(tmp_path: Path) -> None:
     (tmp_path / "día.toml").write_text("# Höhe\n" + ARM, encoding="utf-8")
     ascii_only = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}

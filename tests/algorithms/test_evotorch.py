@@ -389,6 +389,7 @@ def test_the_published_settings_of_pgpe_with_clipup_are_the_defaults() -> None:
 # Importing
 
 
+@pytest.mark.slow
 def test_evotorch_is_imported_only_for_its_own_algorithm_and_changes_nothing_else() -> None:
     code = """
 import os, sys

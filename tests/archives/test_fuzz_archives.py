@@ -51,7 +51,10 @@ def test_files_with_changed_bytes_are_reported_and_never_crash_the_program(
         assert "\n" not in str(refusal_of(path))
 
 
-def test_every_structural_mutant_is_refused_in_one_line_or_opened(tmp_path: Path) -> None:
+def test_every_structural_mutant_is_refused_in_one_line_or_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "run_child", run_forked)
     good, path = tmp_path / "good.h5", tmp_path / "changed.h5"
     write_archive(good, small_archive())
     refused, opened = [], []
@@ -83,7 +86,10 @@ def test_verbs_read_or_refuse_hostile_files(sources: list[Source], tmp_path: Pat
         pytest.param(np.float64(0.5), id="scalar", marks=pytest.mark.slow),  # 6 s: the same checks of another type
     ],
 )
-def test_a_dataset_replaced_by_a_scalar_or_text_is_reported(sources: list[Source], tmp_path: Path, wrong: Any) -> None:
+def test_a_dataset_replaced_by_a_scalar_or_text_is_reported(
+    sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
+    monkeypatch.setattr(inspection, "run_child", run_forked)
     path = tmp_path / "changed.h5"
     for source in sources:
         if source.path.name != "archive.h5":  # those of the runs, with champions, lineages and actors

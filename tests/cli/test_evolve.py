@@ -269,10 +269,12 @@ def test_every_public_name_can_be_imported_and_stays_what_it_is() -> None:
 
 
 def test_every_verb_has_an_example_in_its_help() -> None:
+    from qdrl.cli import qdrl as group
+
     verbs = ["evolve", "resume", "tasks", "algorithms", "render", "doctor", "archive"]
     archive = ["info", "plot", "show", "find", "validate"]
     for words in [[verb] for verb in verbs] + [["archive", verb] for verb in archive]:
-        text = run_qdrl(*words, "--help").stdout
+        text = CliRunner().invoke(group, [*words, "--help"]).output
         assert "Example:" in text
         for named in re.findall(r"(?:archives|experiments)/\S+", text):
             assert (ROOT / named).exists(), named

@@ -220,7 +220,7 @@ def test_a_failure_on_one_rank_ends_the_job_at_once_with_that_ranks_traceback(tm
 def test_a_job_that_hangs_is_ended_with_its_ranks(tmp_path: Path):
     program = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)"
     with pytest.raises(subprocess.TimeoutExpired):
-        mpirun(2, ["-c", program, tmp_path], timeout=5)
+        mpirun(2, ["-c", program, tmp_path], timeout=2)
     pids = [path.name for path in tmp_path.iterdir()]
     assert len(pids) == 2
     give_up = time.monotonic() + 5

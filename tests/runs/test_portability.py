@@ -73,6 +73,7 @@ def test_elites_and_digests_are_the_same_with_libraries_at_their_lowest() -> Non
     assert found["notes"] == []
 
 
+@pytest.mark.slow
 def test_digests_are_the_same_without_fma_and_reruns_note_the_other_libm() -> None:
     found = found_under(WITHOUT_FMA | GENERIC, stride=64)
     assert {name: found[name] for name in DIGESTS} == DIGESTS

@@ -34,7 +34,7 @@ EXPERIMENT = {
 }
 
 
-def played(worlds: AtariWorlds, slots: range, seeds: list[int], steps: int = 60) -> list[Any]:
+def played(worlds: AtariWorlds, slots: range, seeds: list[int], steps: int = 25) -> list[Any]:
     """What the given slots see and score with the same buttons each."""
     worlds.reset(slots, seeds)
     seen, buttons = [], np.random.default_rng(0).integers(18, size=steps)
