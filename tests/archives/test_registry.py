@@ -22,7 +22,7 @@ REQUEST = ArchiveRequest(("x", "y"), [-1, -1], [1, 2], 3, -5.0, torch.float32, t
 
 def experiment(**archive: object) -> Any:
     table = {"name": "point_omni", "episode_length": 5}
-    run = {"generations": 4, "checkpoint_seconds": 0}
+    run = {"generations": 4}
     return parse_experiment(
         {"name": "x", "task": table, "policy": {"hidden_sizes": [4]}, "archive": archive}
         | {"algorithm": {"batch_size": 6}, "run": run}

@@ -23,7 +23,7 @@ ARM = {
     "task": {"name": "arm"},
     "archive": {"kind": "grid", "shape": [8, 8]},
     "algorithm": {"name": "map_elites", "batch_size": 16},
-    "run": {"generations": 6, "checkpoint_seconds": 0},
+    "run": {"generations": 6},
 }
 MORE = ["run.generations=9"]
 

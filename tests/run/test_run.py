@@ -31,7 +31,7 @@ ARM = {
     "task": {"name": "arm"},
     "archive": {"kind": "grid", "shape": [20, 20]},
     "algorithm": {"name": "map_elites", "batch_size": 37},
-    "run": {"generations": 12, "checkpoint_seconds": 0},
+    "run": {"generations": 12},
 }
 HOPPER = """
 name = "hopper"

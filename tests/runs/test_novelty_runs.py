@@ -23,7 +23,7 @@ ARM = {
     "seed": 5,
     "task": {"name": "arm"},
     "algorithm": {"batch_size": 30},
-    "run": {"generations": 8, "checkpoint_seconds": 0},
+    "run": {"generations": 8},
 }
 RULES = {
     "all": {"rule": "all", "capacity": 70},

@@ -46,6 +46,7 @@ def read_model(path: str | Path, *, touch: Sequence[str] = ()) -> ModelSource:
     """
     root, assets = read_source(path)
     keep_mujoco_from_logging()
+    mujoco.mj_clearCache(mujoco.mj_getCache())  # it returns the old mesh if a file changed within the same second
     try:
         original = mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:

@@ -25,6 +25,7 @@ from qdrl.parallel.ranks import OneProcess
 from qdrl.run.resume import resume
 from qdrl.run.start import start
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.locomotion.models import compile_model, read_model
 from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 from qdrl.tasks.registry import make_task
 from tests.helpers.devices import WARP_DEVICES
@@ -91,6 +92,16 @@ def test_a_robot_is_resumed_with_its_own_model_only(folder: Path) -> None:
     hull.write_text(hull.read_text().replace("0.35 0.1 0.05", "0.36 0.1 0.05"))
     with pytest.raises(UserError, match="source of the MuJoCo model has changed"):
         resume(run, OneProcess(), overrides=["run.generations=4"], progress=False)
+
+
+def test_a_mesh_edited_within_a_second_is_read_again(folder: Path) -> None:
+    hull = folder / "meshes" / "hull.obj"
+    longer = hull.read_text().replace("0.35 0.1 0.05", "0.36 0.1 0.05")
+    before = read_model(folder / "crawler.xml")
+    hull.write_text(longer)
+    after = read_model(folder / "crawler.xml")
+    lengths = [compile_model(source).mesh_vert[:, 0].max() for source in (before, after)]
+    assert lengths[0] != lengths[1]
 
 
 def test_worlds_do_exactly_what_mujoco_does_with_the_file(folder: Path) -> None:
