@@ -71,6 +71,7 @@ def test_every_structural_mutant_is_refused_in_one_line_or_opened(
     assert not {"soft link", "sparse fitness", "compression bomb", "cycle of groups", "NaN fitness"} & set(opened)
 
 
+@pytest.mark.slow
 def test_verbs_read_or_refuse_hostile_files(sources: list[Source], tmp_path: Path) -> None:
     results = run_campaign(tmp_path, list(range(8)), sources)
     assert bad(results) == []
@@ -79,13 +80,8 @@ def test_verbs_read_or_refuse_hostile_files(sources: list[Source], tmp_path: Pat
     assert counts["refused"] > 0
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        pytest.param("text", id="text"),
-        pytest.param(np.float64(0.5), id="scalar", marks=pytest.mark.slow),  # 6 s: the same checks of another type
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", [pytest.param("text", id="text"), pytest.param(np.float64(0.5), id="scalar")])
 def test_a_dataset_replaced_by_a_scalar_or_text_is_reported(
     sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
 ) -> None:

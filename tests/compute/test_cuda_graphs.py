@@ -63,13 +63,12 @@ def state_after(config: Path, generations: int) -> dict[str, Any]:
     return {"archive": algorithm.archive.state_dict(), "td3": algorithm.learner.td3.state_dict()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "algorithm", "normalize"),
     [
         ("walker2d_uni", "dcrl_map_elites", True),
-        pytest.param(
-            "ant_omni", "pga_map_elites", False, marks=pytest.mark.slow
-        ),  # 17 s, the same calls on another task
+        ("ant_omni", "pga_map_elites", False),
     ],
 )
 def test_graphed_calls_leave_a_run_unchanged(

@@ -177,7 +177,7 @@ def describe_or_raise(trajectory: object) -> list[float]:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [2, 3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 4))])
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 3, 4))])
 def test_the_archive_is_the_same_for_any_number_of_ranks(hopper: tuple[Path, str], tmp_path: Path, ranks: int) -> None:
     config, digest = hopper
     job = mpirun(ranks, ["-m", "qdrl", "evolve", config, "--output", tmp_path / "run"], timeout=120, fresh=ranks == 2)

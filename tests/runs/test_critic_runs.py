@@ -34,8 +34,9 @@ def test_a_run_that_is_killed_twice_and_stopped_once_resumes_on_other_ranks_to_t
 DYING = "algorithm.name=tests.helpers.raising:DcrlDyingOnOneRank"
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
-@pytest.mark.parametrize("learners", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("learners", [1, 2])
 def test_a_job_survives_a_killed_rank_that_is_not_a_learner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learners: int
 ) -> None:

@@ -14,6 +14,7 @@ from tests.helpers.processes import mpirun, run_qdrl
 HERE = Path(__file__).parents[2] / "experiments" / "hard_maze"
 
 
+@pytest.mark.slow
 def test_novelty_search_solves_the_maze(tmp_path: Path) -> None:
     experiment = load_experiment(HERE / "novelty.toml", ["run.evaluations=50000"], seed=1)
     outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)

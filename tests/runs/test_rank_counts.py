@@ -105,7 +105,16 @@ EXPERIMENTS = {
     "deep_ga": experiment(GA, hidden_sizes="[8]", generations=14),
     **{name: POINT.format(searcher=searcher) for name, searcher in SEARCHERS.items()},
 }
-SLOW = ("pga_map_elites", "dcrl_map_elites", "openai_es", "fewer_parts_than_ranks", "novelty_archive", *SEARCHERS)
+SLOW = (
+    "dcg_map_elites",
+    "novelty_es",
+    "pga_map_elites",
+    "dcrl_map_elites",
+    "openai_es",
+    "fewer_parts_than_ranks",
+    "novelty_archive",
+    *SEARCHERS,
+)
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPERIMENTS]
 CRITICS = ("pga_map_elites", "dcg_map_elites", "dcrl_map_elites", "four_learners")
 

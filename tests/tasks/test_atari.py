@@ -95,7 +95,7 @@ def test_descriptors_are_episode_length_and_share_of_button_presses() -> None:
     assert worlds.descriptor(0, 4).tolist() == [4 / 50, 0.5]
 
 
-@pytest.mark.parametrize("normalised", [0, 4])
+@pytest.mark.parametrize("normalised", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_rows_result_does_not_depend_on_the_number_of_games(normalised: int) -> None:
     found = []
     for worlds in (1, 3):

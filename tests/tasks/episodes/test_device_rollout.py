@@ -34,6 +34,7 @@ from tests.helpers.recorded import without_numpy
 
 ROWS = 7
 LENGTH = 9  # control steps, so that some episodes are terminated and others truncated; Warp takes 0.1 s for each
+OTHERS = ("hopper", "halfcheetah", "humanoid")
 
 
 @cache
@@ -62,8 +63,15 @@ def evaluated(
 
 
 @pytest.mark.parametrize("device", WARP_DEVICES)
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("name", ["walker2d_uni", "hopper_uni"])
+@pytest.mark.parametrize(
+    ("name", "normalize"),
+    [
+        ("walker2d_uni", False),
+        ("hopper_uni", True),
+        pytest.param("walker2d_uni", True, marks=pytest.mark.slow),
+        pytest.param("hopper_uni", False, marks=pytest.mark.slow),
+    ],
+)
 def test_episodes_are_those_of_c_mujoco_to_single_precision(name: str, normalize: bool, device: str) -> None:
     ours, theirs = (expected(place, name, normalize=normalize) for place in (device, "cpu"))
     assert len(set(theirs.steps.tolist())) > 2
@@ -109,7 +117,7 @@ def same(one: Evaluation, other: Evaluation) -> bool:
     return all(torch.equal(a, b) for a, b in (*transitions, *columns))
 
 
-@pytest.mark.parametrize("worlds", [3, 11])
+@pytest.mark.parametrize("worlds", [3, pytest.param(11, marks=pytest.mark.slow)])
 def test_results_are_the_same_for_any_number_of_worlds(worlds: int) -> None:
     assert same(expected("warp-cpu"), evaluated("warp-cpu", worlds=worlds))
 
@@ -139,6 +147,7 @@ def test_the_error_for_too_many_worlds_names_how_many_fit(monkeypatch: pytest.Mo
         fitting.evaluate(candidates)
 
 
+@pytest.mark.slow
 def test_rows_that_overflow_the_largest_buffers_fail_and_the_others_succeed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,7 +223,9 @@ def test_a_control_step_reads_nothing_from_its_device_and_moves_no_tensor(name: 
     assert all(vars(episodes)[attribute] is value for attribute, value in before.items())
 
 
-@pytest.mark.parametrize("name", ["hopper_uni", "halfcheetah_uni", "humanoid_uni", "ant_omni"])
+@pytest.mark.parametrize(
+    "name", ["ant_omni", *(pytest.param(f"{robot}_uni", marks=pytest.mark.slow) for robot in OTHERS)]
+)
 def test_tensors_on_a_gpu_compute_the_same_as_arrays_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     by_arrays = evaluated("warp-cpu", name, length=2)
     without_numpy(monkeypatch)
