@@ -75,13 +75,15 @@ class Algorithm(ABC):
         self.generation = 0
 
     @classmethod
-    def workload(cls, settings: Any) -> Workload:  # noqa: ARG003
+    def workload(cls, settings: Any) -> Workload:
         """Return the work that settings state, for estimates of memory and time before the algorithm is made.
+
+        By default the rows are the setting `batch_size`, where there is one.
 
         Args:
             settings: an instance of `Settings`.
         """
-        return Workload()
+        return Workload(rows=getattr(settings, "batch_size", 0))
 
     @abstractmethod
     def ask(self, rows: range | None = None) -> Candidates:

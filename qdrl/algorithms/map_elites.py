@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from qdrl.algorithms.base import Algorithm, Workload
+from qdrl.algorithms.base import Algorithm
 from qdrl.archives.base import AnyArchive
 from qdrl.compute.arrays import native
 from qdrl.evaluation import Candidates, Evaluation
@@ -59,11 +59,6 @@ class MapElites(Algorithm):
         self.batch_size = settings.batch_size
         self._initial_generations = settings.initial_generations
         self._variation: Variation = settings.variation
-
-    @classmethod
-    def workload(cls, settings: MapElitesSettings) -> Workload:
-        """Return the work that settings state."""
-        return Workload(rows=settings.batch_size)
 
     def ask(self, rows: range | None = None) -> Candidates:
         """Return random genomes in the first generations, offspring of elites later."""

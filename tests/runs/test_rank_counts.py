@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,7 +149,7 @@ def _made_once(
     """Return the folder of an experiment, made together with all others that are as slow."""
     names = [other for other in EXPERIMENTS if (other in SLOW) == (name in SLOW)]
     title += "-slow" * (name in SLOW)
-    return made_once(factory, title, partial(make, names=names)) / name
+    return made_once(factory, title, lambda folder: make(folder, names)) / name
 
 
 @pytest.fixture

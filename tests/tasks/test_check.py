@@ -252,7 +252,7 @@ class Counting(gymnasium.Env):
 
 def test_gymnasium_environments_are_checked_by_name() -> None:
     assert "random genomes in episodes of up to 10 steps" in qdrl.check_task(by_name("gym:Pendulum-v1"))
-    gymnasium.register("QdrlCounting-v0", entry_point=Counting)
+    gymnasium.register("QdrlCounting-v0", entry_point=lambda **_: Counting())
     try:
         with pytest.raises(UserError, match=r"GymWorlds\.reset must set the whole state of a world"):
             qdrl.check_task(by_name("gym:QdrlCounting-v0"))
