@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the types of the public names; keep equal to _PUBLIC
     from qdrl.algorithms.map_elites import MapElites as MapElites
     from qdrl.analysis.conditioned import ConditionedPolicy as ConditionedPolicy
     from qdrl.analysis.reevaluate import reevaluate_actor as reevaluate_actor
+    from qdrl.analysis.reevaluate import reevaluate_champion as reevaluate_champion
     from qdrl.analysis.reevaluate import reevaluate_elites as reevaluate_elites
     from qdrl.analysis.rerun import replay as replay
     from qdrl.archives.archive import Archive as Archive
@@ -63,6 +64,7 @@ _PUBLIC = {
     "open_archive": "qdrl.archives.hdf5",
     "plot_heatmap": "qdrl.report.heatmap",
     "reevaluate_actor": "qdrl.analysis.reevaluate",
+    "reevaluate_champion": "qdrl.analysis.reevaluate",
     "reevaluate_elites": "qdrl.analysis.reevaluate",
     "replay": "qdrl.analysis.rerun",
     "task_names": "qdrl.tasks.registry",

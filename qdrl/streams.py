@@ -29,6 +29,7 @@ class Purpose(Enum):
     SEARCHER = "searcher"
     STATES = "states"
     TARGET = "target"
+    TEST = "test"
     TRAINING = "training"
     VARIATION = "variation"
 
@@ -105,6 +106,19 @@ class Streams:
         """
         words = [self._sequence(purpose, generation, row).generate_state(1, np.uint64)[0] for row in rows]
         return (np.array(words, dtype=np.uint64) >> np.uint64(1)).astype(np.int64)
+
+    def held_out_seeds(self, episodes: int) -> np.ndarray:
+        """Return the seeds of a test's episodes: those of purpose "test", generation 0, one a row.
+
+        No training evaluation uses this purpose.
+
+        Args:
+            episodes: number of episodes; a longer test starts with the seeds of a shorter one.
+
+        Returns:
+            `(episodes,)` int64.
+        """
+        return self.seeds(Purpose.TEST, 0, range(episodes))
 
     def _sequence(self, purpose: Purpose | UserPurpose, generation: int, row: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self.run_seed, spawn_key=(_purpose_key(purpose), generation, row))

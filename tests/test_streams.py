@@ -21,7 +21,7 @@ keys = st.tuples(st.sampled_from([*Purpose, UserPurpose("reset")]), st.integers(
 
 NAMES = (
     "admission centroids critic evaluation initial mean mutation negative perturbation reevaluation searcher states"
-    " target training variation"
+    " target test training variation"
 )
 
 

@@ -21,6 +21,7 @@ API_SECTIONS = {
         "replay",
         "reevaluate_elites",
         "reevaluate_actor",
+        "reevaluate_champion",
         "ConditionedPolicy",
         "plot_heatmap",
         "figure_of_heatmap",

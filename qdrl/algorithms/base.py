@@ -131,6 +131,18 @@ class Algorithm(ABC):
         """
         return None
 
+    def champion_genome(self) -> np.ndarray:
+        """Return the champion's weights, `(parameters,)` float32; called only if there is a champion.
+
+        The default returns those in `champion`. An algorithm whose champion is a lineage overrides it.
+
+        Raises:
+            UserError: the champion has no weights.
+        """
+        if (genome := (self.champion or {}).get("genome")) is None:
+            raise UserError(f"algorithm '{self.settings.name}' must define champion_genome: its champion has no genome")
+        return genome
+
     def continue_from_elites(self, generation: int) -> None:
         """Continue at a generation from an archive without its checkpoint.
 

@@ -160,6 +160,10 @@ class DeepGa(Algorithm):
         lineage = self.ancestry.lineage(self.elite)
         return make_champion(self._elite_scores, self._elite_of, seeds=lineage.seeds, sigmas=lineage.sigmas)
 
+    def champion_genome(self) -> np.ndarray:
+        """Return the elite's weights, decoded from its lineage."""
+        return self._decoder.genome(self.elite)
+
     def lineages(self, genomes: np.ndarray) -> StoredLineages:
         """Return the lineages of genomes in the format of archive files.
 

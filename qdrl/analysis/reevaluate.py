@@ -1,4 +1,4 @@
-"""Re-evaluate stored elites and conditioned actors.
+"""Re-evaluate stored elites, conditioned actors and champions.
 
 An archive keeps the best of its evaluations. If initial states vary, stored fitness is biased upwards and elites miss
 their stored descriptors. Definitions, all over the archive's elites:
@@ -20,11 +20,13 @@ import numpy as np
 import torch
 
 from qdrl.analysis.conditioned import ConditionedPolicy
-from qdrl.analysis.decode import genomes_of, normalization_of, task_of
+from qdrl.analysis.decode import champion_genome, genomes_of, normalization_of, task_of
+from qdrl.archives.statistics import EpisodeStatistics, episode_statistics
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import usable
 from qdrl.genomes.lineage_weights import Offspring
+from qdrl.genomes.repeated import RepeatedGenome
 from qdrl.streams import Purpose, Streams
 from qdrl.tasks.episodes.rollout import Episodes
 from qdrl.tasks.episodic import EpisodicTask
@@ -78,6 +80,24 @@ class Reevaluation:
         """Mean distance between target and reached descriptors, over successful episodes; NaN without any."""
         distance = np.linalg.norm(self.descriptor - self.target[:, None], axis=-1)
         return float(np.nanmean(distance)) if np.isfinite(distance).any() else float("nan")
+
+
+@dataclass(frozen=True)
+class HeldOutTest:
+    """Held-out episodes of a champion.
+
+    Attributes:
+        fitness: `(episodes,)`; NaN for a failed episode.
+        env_steps: number of control steps of all episodes.
+    """
+
+    fitness: np.ndarray
+    env_steps: int
+
+    @property
+    def statistics(self) -> EpisodeStatistics:
+        """Mean, spread and number of the episodes."""
+        return episode_statistics(self.fitness)
 
 
 def reevaluate_elites(
@@ -141,6 +161,40 @@ def reevaluate_actor(
     target = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
     task = _task(archive, worlds, repeats, allow_code, code_from)
     return _reevaluate(archive, task, actor.aimed_at(target), None, target, repeats, seed)
+
+
+def reevaluate_champion(
+    archive: StoredArchive,
+    *,
+    episodes: int = 200,
+    seed: int = 0,
+    worlds: int = 64,
+    allow_code: bool = False,
+    code_from: str | Path | None = None,
+) -> HeldOutTest:
+    """Evaluate the champion in episodes whose seeds no training evaluation used.
+
+    With the run's own seed the episodes are those of `run.test_episodes`.
+
+    Args:
+        archive: whose champion.
+        episodes: number of episodes.
+        seed: of the initial states; see `qdrl.streams.Streams.held_out_seeds`.
+        worlds: worlds simulated at once.
+        allow_code: import and run what the file names: descriptor functions, modules of environments.
+        code_from: a folder that is searched first for these modules; implies `allow_code`.
+
+    Raises:
+        UserError: the archive has no champion, its genomes are not policies, this installation cannot make the task, or
+            it needs code that is not allowed.
+    """
+    genome = champion_genome(archive)
+    task = _task(archive, min(worlds, max(episodes, 1)), episodes, allow_code, code_from)
+    generation = int((archive.champion or {})["generation"][0])
+    seeds = Streams(seed).held_out_seeds(episodes).tolist()
+    run: Episodes = task.rollout().run(RepeatedGenome(genome, episodes), seeds, normalization_of(archive, generation))
+    broken = (run.failed | ~usable(run.fitness, run.descriptor)).numpy()
+    return HeldOutTest(np.where(broken, np.nan, run.fitness.numpy()), int(run.steps.sum()))
 
 
 def _task(

@@ -79,11 +79,12 @@ def champion_problems(champion: Any, parameters: int) -> list[str]:
     if not names >= {"fitness", "generation"} or not (names >= {"seeds", "sigmas"} or "genome" in names):
         listed = ", ".join(sorted(names)[:5])
         return [f"/champion: has {listed}; expected fitness, generation and a genome or lineage"]
-    if unknown := names - {"fitness", "generation", "genome", "seeds", "sigmas"}:
+    if unknown := names - {"fitness", "generation", "genome", "seeds", "sigmas", "test_fitness"}:
         return [f"/champion/{min(unknown)[:100]!r}: unknown"]
     mutations = _length(champion["seeds"]) if "seeds" in names else 0
     expected = {
         "fitness": ("floats", _length(champion["fitness"])),
+        "test_fitness": ("floats", _length(champion["test_fitness"]) if "test_fitness" in names else 0),
         "generation": ("integers", 1),
         "genome": ("float32", parameters),
         "seeds": ("uint32", mutations),
@@ -94,6 +95,8 @@ def champion_problems(champion: Any, parameters: int) -> list[str]:
         if problems := array_problems(champion[name], place, kind, (length,)):
             return problems
         values = champion[name][:]
+        if name == "test_fitness":
+            values = values[~np.isnan(values)]  # NaN marks a failed episode
         if not np.isfinite(values[1:] if name == "sigmas" else values).all():
             return [f"{place}: not finite"]
     return []

@@ -1,4 +1,4 @@
-"""Summary statistics of an archive. Needs numpy only."""
+"""Summary statistics of an archive, and of one policy's episodes. Needs numpy only."""
 
 from dataclasses import dataclass
 
@@ -37,3 +37,38 @@ def statistics(fitness: np.ndarray, cells: int | None, qd_offset: float) -> Stat
         return Statistics(0, coverage, 0.0, float("nan"), float("nan"))
     total = float(np.sum(fitness - qd_offset))
     return Statistics(len(fitness), coverage, total, float(fitness.max()), float(fitness.mean()))
+
+
+@dataclass(frozen=True)
+class EpisodeStatistics:
+    """Summary statistics of the fitness of one policy over several episodes; NaN where none succeeded.
+
+    Attributes:
+        mean_fitness: mean.
+        fitness_std: standard deviation of the population, as `numpy.std`.
+        median_fitness: median.
+        min_fitness: lowest.
+        max_fitness: highest.
+        episodes: number of episodes.
+        failed: number of failed episodes among them; the other statistics leave them out.
+    """
+
+    mean_fitness: float
+    fitness_std: float
+    median_fitness: float
+    min_fitness: float
+    max_fitness: float
+    episodes: int
+    failed: int
+
+
+def episode_statistics(fitness: np.ndarray) -> EpisodeStatistics:
+    """Return the statistics of episodes.
+
+    Args:
+        fitness: `(episodes,)`, NaN for a failed one.
+    """
+    known = fitness[~np.isnan(fitness)]
+    measures = (np.mean, np.std, np.median, np.min, np.max)
+    values = [float(measure(known)) if len(known) else float("nan") for measure in measures]
+    return EpisodeStatistics(*values, episodes=len(fitness), failed=len(fitness) - len(known))

@@ -41,7 +41,8 @@ class StoredArchive:
         actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first has
             `dimensions` more inputs at its end, the descriptor normalised to [-1, 1].
         champion: of runs that optimise a single genome: `fitness` `(episodes,)` of the episodes that selected it, their
-            `generation` `(1,)`, and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage.
+            `generation` `(1,)`, and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage; after a
+            held-out test also `test_fitness` `(episodes,)`, NaN for a failed episode.
         lineages: the genomes, if they are lineages; `qdrl.analysis.decode` converts them to weights.
         neighbours: of a novelty archive: the k of novelty.
         genomes: `(n, parameters)` float32 if they are in memory.

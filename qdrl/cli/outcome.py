@@ -5,6 +5,7 @@ import os
 import click
 
 from qdrl.archives.hdf5 import open_archive
+from qdrl.archives.statistics import episode_statistics
 from qdrl.archives.stored import StoredArchive
 from qdrl.optional import missing_package
 from qdrl.parallel.ranks import Ranks, repeat_after_losses
@@ -54,7 +55,7 @@ def show(outcome: Outcome) -> None:
         click.echo(f"{name:<13}{value}")
     if not outcome.finished:
         click.echo(f"stopped before its budget; continue with: qdrl resume {outcome.folder}")
-    elif outcome.generations == 0:
+    elif outcome.generations == 0 and not outcome.tested:
         _explain_spent(outcome)
 
 
@@ -87,11 +88,18 @@ def _figures(outcome: Outcome, archive: StoredArchive) -> dict[str, object]:
 
 
 def _champion(archive: StoredArchive) -> dict[str, str]:
-    """Return the champion's line, for runs that look for one best genome."""
+    """Return the champion's lines, for runs that look for one best genome; one for its test, if there was one."""
     if archive.champion is None:
         return {}
     scores, generation = archive.champion["fitness"], int(archive.champion["generation"][0])
-    return {"champion": f"{scores.mean():.6g} (mean of {len(scores)} evaluations, generation {generation})"}
+    lines = {"champion": f"{scores.mean():.6g} (mean of {len(scores)} evaluations, generation {generation})"}
+    if (fitness := archive.champion.get("test_fitness")) is None:
+        return lines
+    test = episode_statistics(fitness)
+    failed = f", {test.failed} failed" if test.failed else ""
+    spread = f"standard deviation {test.fitness_std:.6g}, median {test.median_fitness:.6g}"
+    of = f"mean of {test.episodes} held-out episodes{failed}"
+    return lines | {"test": f"{test.mean_fitness:.6g} ({of}, {spread})"}
 
 
 def _filling(archive: StoredArchive) -> dict[str, str]:

@@ -14,7 +14,9 @@ from qdrl.run.build import Parts
 from qdrl.run.history import Past
 
 
-def archive_of(parts: Parts, past: Past, *, ranks: int, commit: str) -> StoredArchive:
+def archive_of(
+    parts: Parts, past: Past, *, ranks: int, commit: str, test_fitness: np.ndarray | None = None
+) -> StoredArchive:
     """Return a run's archive as it stands, ready to be written.
 
     Args:
@@ -22,6 +24,7 @@ def archive_of(parts: Parts, past: Past, *, ranks: int, commit: str) -> StoredAr
         past: the run before this job; its history is the run's, this job included.
         ranks: number of ranks that run it now.
         commit: commit of the source that runs.
+        test_fitness: the champion's fitness in its held-out test; None without a test.
     """
     genomes = parts.archive.genomes_of(parts.archive.occupied_cells).cpu().numpy()
     lineages = parts.algorithm.lineages(genomes)
@@ -33,7 +36,7 @@ def archive_of(parts: Parts, past: Past, *, ranks: int, commit: str) -> StoredAr
         emitters=parts.algorithm.emitters,
         genomes=None if lineages else genomes,
         lineages=lineages,
-        champion=champion,
+        champion=champion if champion is None or test_fitness is None else champion | {"test_fitness": test_fitness},
         history=past.history.arrays(),
         attributes=attributes,
         meta=stored.meta | meta | {"config": parts.experiment.resolved(), "code": parts.code},

@@ -62,6 +62,7 @@ class Past:
         inexact_from: generations from which the run continued without a checkpoint.
         code_changed_from: generations from which the user's own code differed.
         earlier: packages and commits of earlier jobs of the run, see `/meta/command` in archives/README.md.
+        test_fitness: the champion's fitness in the held-out test at the run's end; None if there was none.
         is_saved: whether the files hold the run as it is before the first generation of this job.
     """
 
@@ -70,6 +71,7 @@ class Past:
     inexact_from: tuple[int, ...] = ()
     code_changed_from: tuple[int, ...] = ()
     earlier: tuple[dict[str, Any], ...] = ()
+    test_fitness: np.ndarray | None = None
     is_saved: bool = False
 
 

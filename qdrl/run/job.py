@@ -25,12 +25,14 @@ class Outcome:
         finished: whether a budget of the whole run is spent; otherwise the run was stopped and can be resumed.
         ended_by: the spent budgets, as `run.key = value`; or the signal or job limit that stopped the run.
         generations: the number of generations that this job ran; 0 where a resumed run had no budget left.
+        tested: whether this job tested the champion in held-out episodes.
     """
 
     folder: Path
     finished: bool
     ended_by: str = ""
     generations: int = 0
+    tested: bool = False
 
     @property
     def archive(self) -> Path:
@@ -79,6 +81,7 @@ def run_job(
             _warn_before_generations(parts, ranks, recorder, restored)
             try:
                 evolve(parts.algorithm, parts.task, recorder, ranks)
+                recorder.test_champion()
             finally:
                 parts.task.close()
     if recorder.failure is not None:
@@ -86,7 +89,7 @@ def run_job(
             f"{recorder.failure}; fix the cause, then continue: qdrl resume {folder}"
             f"{' (add --accept-changed-code if the fix is in your own code)' if parts.code else ''}"
         )
-    return Outcome(folder, recorder.finished, recorder.ended_by, recorder.generations)
+    return Outcome(folder, recorder.finished, recorder.ended_by, recorder.generations, recorder.tested)
 
 
 def _warn_before_generations(parts: Parts, ranks: Ranks, recorder: Recorder, restored: Restored | None) -> None:

@@ -17,6 +17,7 @@ from qdrl.parallel.launcher import THREAD_VARIABLES
 from qdrl.parallel.ranks import Ranks, repeat_after_losses
 from qdrl.run.budgets import spent_budgets
 from qdrl.run.build import Parts
+from qdrl.run.champion_test import champion_test
 from qdrl.run.checkpoint import Checkpoints
 from qdrl.run.contents import archive_of
 from qdrl.run.estimate import estimate
@@ -47,6 +48,7 @@ class Recorder:
         ended_by: what ended the run: spent budgets, a signal, the time of a job, failures.
         commit: commit of the source that runs, for the files.
         finished: whether a budget of the whole run is spent.
+        tested: whether this job tested the champion.
         failure: why the run failed, None where it did not.
         lock: the folder's lock.
     """
@@ -68,8 +70,10 @@ class Recorder:
         self.ended_by = ""
         self.commit = ""
         self.finished = False
+        self.tested = False
         self.failure: str | None = None
         self.lock = FolderLock(folder)
+        self._test_fitness = self._past.test_fitness
         self._parts = parts
         self._ranks = ranks
         self._folder = folder
@@ -101,7 +105,7 @@ class Recorder:
             if kind is not None:
                 self._log.note(f"ended by {kind.__name__}: {error}")
                 return
-            if self.generations or not self._past.is_saved:
+            if self.generations or self.tested or not self._past.is_saved:
                 self._save(last=True)
             if self.failure is not None:
                 self._log.note(self.failure)
@@ -145,6 +149,7 @@ class Recorder:
         row = history_row(self._parts, evaluation, counts, self.history, self._seconds())
         new_columns = self.history.append(row)
         self.generations += 1
+        self._test_fitness = None  # of the champion that an earlier job ended with
         self.failure = failure_of(evaluation, self._parts.experiment.run.max_failed_share, self._parts.task)
         if not self._log.is_open:
             return
@@ -160,7 +165,30 @@ class Recorder:
 
     def stored(self) -> StoredArchive:
         """Return the run's archive as it stands, ready to be written."""
-        return archive_of(self._parts, self._past, ranks=self._ranks.size, commit=self.commit)
+        return archive_of(
+            self._parts, self._past, ranks=self._ranks.size, commit=self.commit, test_fitness=self._test_fitness
+        )
+
+    def test_champion(self) -> None:
+        """Evaluate the champion in held-out episodes where the run is finished and this was not done. Collective."""
+        episodes, known = self._parts.experiment.run.test_episodes, self._test_fitness
+        if not self.finished or not episodes or (known is not None and len(known) == episodes):
+            return
+        if (champion := self._parts.algorithm.champion) is None:
+            name = self._parts.algorithm_name
+            self.warn(f"run.test_episodes = {episodes}: there is no test, because algorithm '{name}' has no champion")
+            return
+        if self.generations:
+            self._save()  # a job that is killed during the test loses no generation
+        line = f"testing the champion over {episodes} held-out episodes"
+        if self._log.is_open:
+            LOGGER.info(line)
+        self._progress.say(f"qdrl: {line}")
+        self._test_fitness = repeat_after_losses(
+            lambda: champion_test(self._parts, self._ranks, int(champion["generation"][0]), episodes),
+            lambda loss: self.warn(f"{loss}; the champion's test is repeated"),
+        )
+        self.tested = True
 
     def _seconds(self) -> float:
         """Return the wall-clock time of the whole run."""

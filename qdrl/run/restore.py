@@ -240,6 +240,7 @@ def _past(stored: StoredArchive, generation: int, changed_names: Sequence[str], 
         tuple(command.get("inexact_from") or ()),
         (*(command.get("code_changed_from") or ()), *((generation,) if changed_names else ())),
         (*(command.get("earlier") or ()), last),
+        test if len(test := _test_fitness(stored)) else None,
         is_saved,
     )
 
@@ -258,9 +259,16 @@ def _age_of(path: Path, checkpoint: StoredArchive) -> Literal["older", "same", "
         return "older"
     if archive.attributes["created_utc"] != checkpoint.attributes["created_utc"]:
         return "newer"
-    ahead = _generations(archive) - _generations(checkpoint)
-    return "newer" if ahead > 0 else "same" if ahead == 0 else "older"
+    if ahead := _generations(archive) - _generations(checkpoint):
+        return "newer" if ahead > 0 else "older"
+    tests = (_test_fitness(archive), _test_fitness(checkpoint))
+    return "same" if np.array_equal(*tests, equal_nan=True) else "older"
 
 
 def _generations(stored: StoredArchive) -> int:
     return len(stored.history.get("generation", np.empty(0)))
+
+
+def _test_fitness(stored: StoredArchive) -> np.ndarray:
+    """Return the fitness of the champion's held-out test, empty without a test."""
+    return (stored.champion or {}).get("test_fitness", np.empty(0))

@@ -36,6 +36,9 @@ class RunSettings(SettingsModel):
     Results do not depend on it."""
     log_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     """Seconds between progress lines."""
+    test_episodes: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Episodes over which the champion is evaluated after the last generation, with seeds that no training evaluation
+    used; 0 for no such test. They count in no budget."""
     folder: str = "runs"
     """Folder in which run folders are made."""
 

@@ -29,6 +29,7 @@ normalize_observations = true
 {algorithm}
 [run]
 generations = {generations}
+test_episodes = 3
 checkpoint_seconds = 0
 [compute]
 worlds = 8
@@ -175,6 +176,8 @@ def test_a_run_of_one_process_writes_a_valid_archive(alone: Path, name: str) -> 
         assert champion_genome(archive).shape == (11 * 3 + 3,)
     if name == "novelty_archive":
         assert archive.cells > len(archive) == 8
+    if archive.champion is not None and name not in SEARCHERS:
+        assert archive.champion["test_fitness"].shape == (3,)
     if name in SEARCHERS:
         assert len(archive.history["skipped_updates"]) == 20
 

@@ -106,8 +106,12 @@ def _champion(stored: "StoredArchive") -> dict[str, Any] | None:
     champion = stored.champion
     if champion is None:
         return None
-    fitness = champion["fitness"]
-    facts = {"mean_fitness": float(fitness.mean()), "fitness_std": float(fitness.std()), "episodes": len(fitness)}
+    from qdrl.archives.statistics import episode_statistics
+
+    test = champion.get("test_fitness")
+    facts = vars(episode_statistics(champion["fitness"])) | {
+        "test": None if test is None else vars(episode_statistics(test))
+    }
     if "seeds" not in champion:
         return facts
     size = champion["seeds"].nbytes + champion["sigmas"].nbytes
@@ -162,6 +166,8 @@ def _print_sections(facts: dict[str, Any]) -> None:
     for title, name in (("Lineages", "lineages"), ("Champion", "champion"), ("Actor", "actor")):
         if facts[name] is not None:
             print_facts(title, _short(facts[name]))
+        if name == "champion" and (facts[name] or {}).get("test"):
+            print_facts("Champion in held-out episodes", facts[name]["test"])
     shape = " x ".join(str(count) for count in facts["shape"])
     places = {"cells": facts["cells"], "shape": shape} if facts["novelty"] is None else facts["novelty"]
     print_facts("Archive", {"kind": facts["kind"], **_spaced(places)})
