@@ -1,20 +1,20 @@
-"""Our archive beside pyribs' GridArchive, on one thread: `python experiments/benchmarks/archives.py`.
+"""Our archive compared with pyribs' GridArchive, on one thread: `python experiments/benchmarks/archives.py`.
 
-Two sizes, each the same archive and the same batches for both:
+Two sizes, each with the same archive and the same batches for both:
 
 - `grid_256x20000`: 256 rows of 20,000 parameters (a generation of small networks) into 32 x 32 cells;
 - `grid_100000x10`: 100,000 rows of 10 parameters (a batch of a toy task) into 100 x 100 cells.
 
-Genomes are float32, fitness and descriptors float64, in both. `times_pyribs_*` is pyribs' seconds over ours, so
-above 1 we are faster. pyribs keeps its statistics while it adds; ours are asked for after each add, and timed.
+Genomes are float32, fitness and descriptors float64, in both. `times_pyribs_*` is pyribs' seconds over ours, above 1
+if ours is faster. pyribs updates its statistics in every add; ours are computed after each add and included.
 
-- `add`: the first batch into a new archive. Both pay for memory that was never touched.
-- `add_steady`: the next batch into an archive that is full; most rows beat their elites.
-- `sample`: 256 elites with their genomes, from a full archive. Beside it, `copy_seconds`: one plain copy of as many
-  bytes into new memory, which no way of sampling can beat.
+- `add`: the first batch into a new archive. For both this includes the first access to new memory.
+- `add_steady`: the next batch into a full archive; most rows replace their elites.
+- `sample`: 256 elites with their genomes, from a full archive. `copy_seconds` is one plain copy of the same number of
+  bytes into new memory, the lower bound of any sampling.
 
-`cvt_1024x2`: placing 1,024 centroids in the unit square on 50,000 samples, beside pyribs' `k_means_centroids` with
-scikit-learn's k-means, started in the same way (k-means++) and as pyribs does by default (random samples).
+`cvt_1024x2`: placing 1,024 centroids in the unit square from 50,000 samples, compared with pyribs' `k_means_centroids`
+with scikit-learn's k-means, initialised in the same way (k-means++) and by pyribs' default (random samples).
 `quantisation_error_*` is the mean squared distance of 200,000 other samples to their centroids, in units of 1e-6.
 """
 
@@ -35,7 +35,7 @@ from qdrl.archives.grid import Grid
 
 @dataclass(frozen=True)
 class Case:
-    """A benchmark's sizes; `side` x `side` cells over the unit square."""
+    """Sizes of a benchmark; the archive has `side` x `side` cells over the unit square."""
 
     name: str
     rows: int
@@ -57,7 +57,7 @@ class Case:
         )
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Genomes, fitness and descriptors; fitness rises with the number, so that later batches have a chance."""
+        """Return genomes, fitness and descriptors; later batches have higher fitness, so they replace elites."""
         generator = np.random.default_rng(number)
         genomes = generator.standard_normal((self.rows, self.parameters), np.float32)
         return genomes, generator.random(self.rows) + number / 2, generator.random((self.rows, 2))
@@ -73,7 +73,7 @@ def main() -> None:
         ours, peer = full_archives(case)
         compare(case.name, "pyribs", "add_steady", *add_to_full(case, ours, peer))
         compare(case.name, "pyribs", "sample", *sample(ours, peer))
-        line(f"{case.name}.copy_seconds", copy_of_as_many(ours), "s")
+        line(f"{case.name}.copy_seconds", genome_copy_seconds(ours), "s")
     with threadpool_limits(1):
         place()
 
@@ -98,14 +98,14 @@ def sample(ours: Archive, peer: GridArchive) -> tuple[float, float]:
     )
 
 
-def copy_of_as_many(archive: Archive) -> float:
-    """Seconds of copying 256 neighbouring genomes, others each time, as a cache would not hold them in a run."""
+def genome_copy_seconds(archive: Archive) -> float:
+    """Return the seconds to copy 256 neighbouring genomes, different ones each time, so that none are in a cache."""
     parts = [part.numpy() for part in archive.genomes.split(256)]
     return statistics.median(seconds(parts[repeat % len(parts)].copy) for repeat in range(101))
 
 
 def place() -> None:
-    """Time one run of each, and say how even the results are."""
+    """Print the time of one run of each and the quantisation errors of the results."""
     others = torch.from_numpy(np.random.default_rng(1).random((200_000, 2)))
     placed: dict[str, np.ndarray] = {}
 
@@ -131,7 +131,7 @@ def place() -> None:
 
 
 def full_archives(case: Case) -> tuple[Archive, GridArchive]:
-    """Both archives with an elite in every cell."""
+    """Return both archives with an elite in every cell."""
     ours, peer = case.ours(), case.peer()
     centres = np.concatenate([ours.geometry.centroids] * -(-case.rows // ours.geometry.cells))
     for start in range(0, len(centres), case.rows):

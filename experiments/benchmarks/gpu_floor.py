@@ -1,16 +1,17 @@
-"""What a generation of DCRL-MAP-Elites on a GPU has to do; `python experiments/benchmarks/gpu_floor.py` needs no GPU.
+"""Minimum work of a generation of DCRL-MAP-Elites on a GPU; `python experiments/benchmarks/gpu_floor.py` needs no GPU.
 
 For each robot:
 
-- `<task>.kernels_per_control_step`: MuJoCo Warp's launches that have anything to do, one after the other; the mean of
-  25 control steps under random controls in 64 worlds, on Warp's CPU device. The solver goes on until its slowest world
-  is done, so that more worlds take a few more;
-- `<task>.world_bytes`: a world's data. Each of a control step's dynamics evaluations, four a substep of RK4, touches
-  most of it;
-- `<task>.policy_bytes`: weights of a 128 x 128 policy, which each control step reads once.
+- `<task>.kernels_per_control_step`: number of MuJoCo Warp's kernel launches that are not empty; the mean of 25 control
+  steps with random controls in 64 worlds, on Warp's CPU device. The solver iterates until its slowest world has
+  converged, so more worlds need a few more launches;
+- `<task>.world_bytes`: size of a world's data. Each dynamics evaluation of a control step (four per substep of RK4)
+  reads or writes most of it;
+- `<task>.policy_bytes`: size of the weights of a 128 x 128 policy, which each control step reads once.
 
-For the training of a generation at paper size on `ant_omni`: `dcrl_paper.critic_kernels` a critic step, the mean of a
-step with and one without the actor's; `.pg_kernels` a step of all 64 policies; `.critic_flops` and `.pg_flops` in all.
+For the training of a generation at paper size on `ant_omni`: `dcrl_paper.critic_kernels` per critic step, the mean of a
+step with and a step without an actor update; `.pg_kernels` per step of all 64 policies; `.critic_flops` and
+`.pg_flops` in total.
 """
 
 import os
@@ -49,7 +50,7 @@ def main() -> None:
     for name in TASKS:
         task: Any = make_task(name, policy={"hidden_sizes": (128, 128)}, device="warp-cpu", worlds=WORLDS)
         line(f"{name}.kernels_per_control_step", physics_kernels(task.make_worlds(WORLDS)), "1")
-        line(f"{name}.world_bytes", task.make_worlds.bytes_each * 4 / 5, "B")  # without the room for a step
+        line(f"{name}.world_bytes", task.make_worlds.bytes_each * 4 / 5, "B")  # without the memory for a step
         line(f"{name}.policy_bytes", 4 * task.parameters, "B")
     with FakeTensorMode(allow_non_fake_inputs=True):
         line("dcrl_paper.critic_kernels", critic_kernels(), "1")
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def physics_kernels(worlds: Any) -> float:
-    """Launch a control step."""
+    """Return the mean number of kernel launches of a control step."""
     draw, found = np.random.default_rng(0), []
     worlds.reset(range(WORLDS), list(range(WORLDS)))
     for _ in range(STEPS):
@@ -73,7 +74,7 @@ def physics_kernels(worlds: Any) -> float:
 
 @contextmanager
 def warp_launches() -> Iterator[list[object]]:
-    """Kernels that Warp is asked for meanwhile, those over nothing left out."""
+    """Record the kernels that Warp launches in this context, without empty launches."""
     launched, plain = [], {name: getattr(warp, name) for name in ("launch", "launch_tiled")}
 
     def noting(launch: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +96,7 @@ def warp_launches() -> Iterator[list[object]]:
 
 
 class TorchKernels(TorchDispatchMode):
-    """Counts torch's calls that work on numbers: no views, and no questions for a tensor's shape or place."""
+    """Count torch's calls that compute or move data: no views, and no queries of a tensor's shape or device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ class TorchKernels(TorchDispatchMode):
 
 
 def critic_kernels() -> float:
-    """Of torch, a critic step, on tensors that hold no numbers."""
+    """Return the torch kernels of a critic step, counted on tensors without data."""
     settings = Size().critic
     td3 = Td3(conditioned(POLICY, DIMENSIONS), DIMENSIONS, settings, np.random.default_rng(0), device="meta")
 
@@ -128,7 +129,7 @@ def critic_kernels() -> float:
 
 
 def pg_kernels() -> float:
-    """Of torch, a step of all policies side by side, what comes before the first step included."""
+    """Return the torch kernels of one step of all policies together, including their share of the preparation."""
     size = Size()
     td3 = Td3(conditioned(POLICY, DIMENSIONS), DIMENSIONS, size.critic, np.random.default_rng(0), device="meta")
     variation = PolicyGradient(POLICY, td3.critic_mlp, size.variation, "meta")

@@ -1,7 +1,7 @@
-"""Where a generation of DCRL-MAP-Elites at paper size spends its time on a device; `gpu.py` prints it.
+"""Time of each part of a generation of DCRL-MAP-Elites at paper size on a device; `gpu.py` prints it.
 
-The shipped `experiments/ant_omni/dcrl_map_elites.toml`, 256 episodes of 250 steps, in this process. The first
-generations have no parents, or capture graphs, and are left out.
+Runs the shipped `experiments/ant_omni/dcrl_map_elites.toml`, 256 episodes of 250 steps, in this process. The first
+generations are not counted, since they have no parents or capture graphs.
 """
 
 import gc
@@ -26,7 +26,7 @@ _SIDE, _LARGE = 8192, 1 << 28
 
 
 def print_generation(device: str, generations: int) -> None:
-    """Median seconds of a generation and of its parts, and what the device's arithmetic alone would take."""
+    """Print the median seconds of a generation and of its parts, and the time of the arithmetic alone."""
     found = generation_split(device, generations)
     for name in PARTS:
         line(f"dcrl_paper.{name}_seconds", statistics.median(found[name]), "s")
@@ -40,7 +40,7 @@ def print_generation(device: str, generations: int) -> None:
 
 
 def generation_split(device: str, generations: int, changes: Sequence[str] = ()) -> dict[str, list[float]]:
-    """Seconds of each generation by part, evaluation and trainings with waits around them; and memory between two."""
+    """Return the synchronised seconds of each part of each generation, and the memory that the run keeps."""
     wait = (lambda: torch.cuda.synchronize(device_of(device))) if device == "cuda" else (lambda: None)
     before = memory_in_use(device)
     parts = build(load_experiment(CONFIG, [f"compute.device={device}", "compute.worlds=256", *changes]))
@@ -75,7 +75,7 @@ def generation_split(device: str, generations: int, changes: Sequence[str] = ())
 
 
 def memory_in_use(device: str) -> float:
-    """Bytes of the device that anybody has taken, but for what nobody uses any more in this process."""
+    """Return the bytes in use on the device by all processes, without unused cached blocks of this process."""
     if device != "cuda":
         return float("nan")
     gc.collect()
@@ -86,13 +86,13 @@ def memory_in_use(device: str) -> float:
 
 
 def matmul_flops() -> float:
-    """Operations a second of a large product in float32."""
+    """Return the operations per second of a large float32 matrix product."""
     left = torch.rand(_SIDE, _SIDE, device="cuda")
     return 2 * _SIDE**3 / _seconds(lambda: left @ left)
 
 
 def copy_bytes() -> float:
-    """Bytes a second, read and written, of a large copy."""
+    """Return the bytes read and written per second by a large copy."""
     source = torch.empty(_LARGE, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.nbytes / _seconds(lambda: target.copy_(source))

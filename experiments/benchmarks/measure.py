@@ -1,4 +1,4 @@
-"""Timing ours beside a peer: alternating repeats in one process, medians, and lines of `name value unit`."""
+"""Time qdrl and a peer: alternating repeats in one process, medians, and lines of `name value unit`."""
 
 import gc
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -18,15 +18,16 @@ def alternate(
     peer: Callable[[int], Callable[[], object]],
     repeats: int = 21,
 ) -> tuple[float, float]:
-    """Median seconds of ours and of the peer.
+    """Return the median seconds of ours and of the peer.
 
-    Both take turns, so that a noisy neighbour hits both, and swap who goes first, so that neither always finds the
-    caches that the other left. One repeat before the counted ones warms up. The garbage collector is off meanwhile.
+    Both are timed in every repeat, so that other load on the machine affects both. The order alternates, so that
+    neither always finds the caches left by the other. One repeat warms up and is not counted. The garbage collector is
+    disabled during the measurement.
 
     Args:
-        ours: called with the repeat's number, prepares (not timed) and returns the work to be timed.
+        ours: called with the number of the repeat; prepares (not timed) and returns the work to be timed.
         peer: the same for the peer.
-        repeats: how often each is timed.
+        repeats: number of counted repeats.
     """
     times: dict[Callable[[int], Callable[[], object]], list[float]] = {ours: [], peer: []}
     gc.collect()
@@ -41,7 +42,7 @@ def alternate(
 
 
 def compare(name: str, peer_name: str, what: str, ours_seconds: float, peer_seconds: float) -> None:
-    """Print seconds of both and the ratio, which is above 1 where ours is faster."""
+    """Print the seconds of both and their ratio, which is above 1 if ours is faster."""
     line(f"{name}.{what}_seconds", ours_seconds, "s")
     line(f"{name}.{peer_name}_{what}_seconds", peer_seconds, "s")
     line(f"{name}.times_{peer_name}_{what}", peer_seconds / ours_seconds, "x")
@@ -53,14 +54,14 @@ def line(name: str, value: float, unit: str) -> None:
 
 
 def take_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Return each side's own measurements, one number a repeat.
+    """Return the measurements of each side, one number per repeat.
 
-    Sides take turns inside every repeat, so that their numbers of one repeat stand beside each other in time and a
-    machine that drifts changes their ratio little; every second repeat goes through them backwards.
+    Every repeat measures all sides, so that a slow drift of the machine's speed hardly changes their ratio. Every
+    second repeat reverses their order.
 
     Args:
-        sides: each measures once and returns its number; warming up is theirs.
-        repeats: how often.
+        sides: each measures once and returns the result; warming up is left to them.
+        repeats: number of repeats.
     """
     found: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats):
@@ -71,5 +72,5 @@ def take_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[s
 
 
 def median_ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
-    """Median over the repeats of the ratio inside each."""
+    """Return the median over the repeats of the ratio within each repeat."""
     return statistics.median(mine / other for mine, other in zip(ours, peer, strict=True))

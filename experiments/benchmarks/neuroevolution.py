@@ -1,12 +1,13 @@
 """Deep neuroevolution: `python experiments/benchmarks/neuroevolution.py`. One thread.
 
-- hard_maze: whole episodes of 400 steps, 256 worlds, networks of 16 units, through `task.evaluate`.
-- deep_ga_4m: a lineage of 139 mutations of the 4,052,658 weights of Such et al. 2017: bytes of its weights over its
-  own, seconds to decode it from nothing, and of a child whose parent is held; `_table`: with a table of 25 million.
-- es_hopper: wall time of EvoTorch's own PGPE with ClipUp on its own GymNE over that of ours, for the same number of
-  control steps of Hopper-v5, linear policies, observations normalised; `openai_es` and EvoTorch's PGPE through our
-  evaluator (`pgpe`). What the mean policies of each are worth afterwards is measured by the same 20 episodes.
-- frostbite: game frames a second, each network playing for itself, 4-million-parameter policies of a first generation.
+- hard_maze: episodes of 400 steps through `task.evaluate`, with 256 worlds and networks of 16 hidden units.
+- deep_ga_4m: a lineage of 139 mutations of the 4,052,658 weights of Such et al. 2017: size of the weights over the size
+  of the lineage, seconds to decode it without cached ancestors, and seconds to decode a child whose parent is cached.
+  `_table` is measured with a noise table of 25 million numbers.
+- es_hopper: wall time of EvoTorch's PGPE with ClipUp on EvoTorch's GymNE over ours, for the same number of control
+  steps of Hopper-v5 with linear policies and normalised observations. Ours are `openai_es` (`es`) and EvoTorch's PGPE
+  with our evaluator (`pgpe`). The fitness of each final mean is measured in the same 20 episodes.
+- frostbite: game frames per second of random policies with 4 million parameters, each playing its own game.
 """
 
 import os
@@ -48,8 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--hopper-steps", type=int, default=200_000, help="control steps of each side")
-    parser.add_argument("--seeds", type=int, default=1, help="of the comparison on Hopper")
+    parser.add_argument("--hopper-steps", type=int, default=200_000, help="control steps of each run")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds of the comparison on Hopper")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.only:
@@ -93,24 +94,24 @@ def es_hopper(arguments: argparse.Namespace) -> None:
         "pgpe": {"name": "evotorch", "batch_size": 40, "initial": "zeros", "searcher": PGPE_CLIPUP},
     }
     spent: dict[str, list[float]] = {name: [] for name in (*ours, "evotorch")}
-    worth: dict[str, list[float]] = {name: [] for name in spent}
-    runs = {"evotorch": _evotorchs_own, **{name: partial(_ours, algorithm) for name, algorithm in ours.items()}}
+    fitnesses: dict[str, list[float]] = {name: [] for name in spent}
+    runs = {"evotorch": _evotorch_alone, **{name: partial(_ours, algorithm) for name, algorithm in ours.items()}}
     for seed in range(arguments.seeds):
         for name, run in runs.items():
             took, fitness = run(arguments.hopper_steps, seed)
             print(f"# {name}, seed {seed}: {took:.1f} s, fitness {fitness:.1f}", file=sys.stderr, flush=True)
             spent[name].append(took)
-            worth[name].append(fitness)
+            fitnesses[name].append(fitness)
     for name, times in spent.items():
         line(f"{name}_hopper.seconds", statistics.median(times), "s")
-        line(f"{name}_hopper.fitness", statistics.median(worth[name]), "1")
+        line(f"{name}_hopper.fitness", statistics.median(fitnesses[name]), "1")
     for name in ours:
         ratios = [peer / own for peer, own in zip(spent["evotorch"], spent[name], strict=True)]
         line(f"{name}_hopper.times_evotorch", statistics.median(ratios), "x")
 
 
 def _ours(algorithm: dict[str, Any], steps: int, seed: int) -> tuple[float, float]:
-    """Wall time of a run, and what its mean is worth over 20 episodes."""
+    """Return the wall time of a run and the mean return of its final mean policy over 20 episodes."""
     experiment = parse_experiment(
         {
             "name": "hopper",
@@ -128,11 +129,11 @@ def _ours(algorithm: dict[str, Any], steps: int, seed: int) -> tuple[float, floa
         archive = open_archive(run / "archive.h5")
         genome, normalizer = champion_genome(archive), archive.normalizer
     assert normalizer is not None
-    return took, _worth(genome, normalizer["mean"], np.sqrt(normalizer["var"]))
+    return took, _mean_return(genome, normalizer["mean"], np.sqrt(normalizer["var"]))
 
 
-def _evotorchs_own(steps: int, seed: int) -> tuple[float, float]:
-    """Run the same in EvoTorch alone: GymNE, observation normalisation, PGPE with ClipUp (its example's settings)."""
+def _evotorch_alone(steps: int, seed: int) -> tuple[float, float]:
+    """Run the same in EvoTorch alone: GymNE, observation normalisation, PGPE with ClipUp (settings of its example)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from evotorch.algorithms import PGPE
@@ -165,18 +166,18 @@ def _evotorchs_own(steps: int, seed: int) -> tuple[float, float]:
         weight, bias = _linear_of(problem.parameterize_net(searcher.status["center"]))
         stats = problem.get_observation_stats()
         mean, deviation = np.asarray(stats.mean), np.asarray(stats.stdev)
-    return took, _worth(np.concatenate([weight.T.ravel(), bias]).astype(np.float32), mean, deviation)
+    return took, _mean_return(np.concatenate([weight.T.ravel(), bias]).astype(np.float32), mean, deviation)
 
 
 def _linear_of(network: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias of the only linear layer."""
+    """Return the weight and bias of the only linear layer."""
     tensors = [parameter.detach().numpy() for parameter in network.parameters()]
     weight = next(tensor for tensor in tensors if tensor.ndim == 2)
     return weight, next(tensor for tensor in tensors if tensor.ndim == 1)
 
 
-def _worth(genome: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
-    """Mean return of a linear policy over 20 episodes of Hopper-v5."""
+def _mean_return(genome: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
+    """Return the mean return of a linear policy over 20 episodes of Hopper-v5."""
     import gymnasium
 
     environment = gymnasium.make("Hopper-v5")

@@ -1,11 +1,10 @@
-"""Novelty of 256 rows beside scikit-learn, on one thread: `python experiments/benchmarks/novelty.py`.
+"""Novelty of 256 rows compared with scikit-learn, on one thread: `python experiments/benchmarks/novelty.py`.
 
-`novelty_<references>x<axes>`: the mean distance to the 15 nearest of so many uniform points.
+`novelty_<references>x<axes>`: the mean distance to the 15 nearest of that many uniform points.
 
-- `times_sklearn_ask`: seconds of scikit-learn's `NearestNeighbors`, which chooses its algorithm itself, fitted and
-  asked, over ours. Above 15 axes it multiplies matrices, where the last bits of a row depend on the rows beside it.
-- `times_force_tree`: seconds of our own brute force over those of our k-d tree: where it falls to 1 the tree no longer
-  pays.
+- `times_sklearn_ask`: seconds of scikit-learn's `NearestNeighbors` with automatic choice of its algorithm, fit and
+  query, over ours. Above 15 axes it multiplies matrices, where the last bits of a row depend on the other rows.
+- `times_force_tree`: seconds of our brute force over those of our k-d tree. At 1 the tree has no advantage.
 """
 
 from collections.abc import Callable
@@ -37,7 +36,7 @@ def main() -> None:
     with threadpool_limits(1):
         for references, axes in SIZES:
             name = f"novelty_{references}x{axes}"
-            ours, sklearn = measured(references, axes, as_it_comes), measured(references, axes, by_sklearn)
+            ours, sklearn = measured(references, axes, automatic), measured(references, axes, by_sklearn)
             compare(name, "sklearn", "ask", *alternate(ours, sklearn, repeats=9))
             tree, force = measured(references, axes, by_tree), measured(references, axes, by_force)
             compare(name, "force", "tree", *alternate(tree, force, repeats=9))
@@ -46,7 +45,7 @@ def main() -> None:
 def measured(
     references: int, axes: int, way: Callable[[np.ndarray, np.ndarray], object]
 ) -> Callable[[int], Callable[[], object]]:
-    """Return a query, prepared for each repeat with other points."""
+    """Return a query that is prepared with new points for each repeat."""
 
     def prepare(repeat: int) -> Callable[[], object]:
         draw = np.random.default_rng(repeat)
@@ -56,7 +55,7 @@ def measured(
     return prepare
 
 
-def as_it_comes(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
+def automatic(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
     return novelty(rows, known, K)
 
 

@@ -1,16 +1,16 @@
-"""Training critics and varying policies beside plain torch: `python experiments/benchmarks/training.py`.
+"""Critic training and policy variation compared with plain torch: `python experiments/benchmarks/training.py`.
 
-One thread, `dcrl_paper`: the sizes of DCRL-MAP-Elites on `ant_omni` (Faldor et al. 2024), one generation's worth:
+`dcrl_paper`: one generation of DCRL-MAP-Elites at the sizes of `ant_omni` (Faldor et al. 2024), on one thread:
 
 - critic: 3,000 steps of descriptor-conditioned TD3 at batch 100, two critics of 256 x 256, an actor of 128 x 128;
 - pg: policy-gradient variation of 64 policies of 128 x 128, 150 steps at batch 100;
 - training: both.
 
-The peer is the same algorithm as anybody would write it: `torch.nn`, autograd, `torch.optim.Adam`; its 64 policies
-climb together in batched products. Both sides draw from equal replays and take turns inside every repeat.
+The peer is the same algorithm in standard torch: `torch.nn`, autograd, `torch.optim.Adam`; its 64 policies are trained
+together in batched products. Both sides sample from equal replay buffers and are timed in every repeat.
 
 `share_of_matmul_speed` is the speed of our training, counted in the operations of the products that the algorithm
-cannot do without, over the speed of the largest of them alone, (100, 256) @ (256, 256), measured in the same repeat.
+needs, over the speed of the largest product alone, (100, 256) @ (256, 256), measured in the same repeat.
 """
 
 import os
@@ -43,7 +43,7 @@ POLICY = Mlp(OBSERVATIONS, ACTIONS, MlpSettings())
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """Sizes of the benchmark."""
 
     critic: Td3Settings = field(default_factory=Td3Settings)
     variation: PolicyGradientSettings = field(default_factory=PolicyGradientSettings)
@@ -57,13 +57,13 @@ QUICK = Size(Td3Settings(steps=100), PolicyGradientSettings(steps=15), policies=
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repeats", type=int, help="repeats of the comparison")
-    parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not to be quoted")
+    parser.add_argument("--repeats", type=int, help="number of repeats of the comparison")
+    parser.add_argument("--quick", action="store_true", help="small sizes to test the script, not to be quoted")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     size = QUICK if arguments.quick else Size()
     ours, peer = Ours(size), Peer(size)
-    for side in (ours, peer):  # warms up
+    for side in (ours, peer):  # warm up
         side.train(50)
         side.vary(2, 5)
     sides = {
@@ -113,7 +113,7 @@ def filled_replay(count: int) -> ReplayBuffer:
 
 
 class Ours:
-    """`qdrl.critics`."""
+    """Training and variation by `qdrl.critics`."""
 
     def __init__(self, size: Size) -> None:
         self._size, self._replay = size, filled_replay(size.transitions)
@@ -125,7 +125,7 @@ class Ours:
 
     def train(self, steps: int) -> None:
         if self._td3.train(self._replay, self._generator, steps)["diverged"]:
-            raise AssertionError("training diverged: its time says nothing")
+            raise AssertionError("training diverged: its time is meaningless")
 
     def vary(self, policies: int, steps: int) -> None:
         variation = self._variation
@@ -221,7 +221,7 @@ def perceptron(sizes: list[int]) -> nn.Sequential:
 
 
 def matmul_speed() -> float:
-    """Operations a second of the largest product, the best of many blocks."""
+    """Return the operations per second of the largest product, the best of many blocks."""
     draw = np.random.default_rng(0)
     left, right = draw.standard_normal((100, 256), np.float32), draw.standard_normal((256, 256), np.float32)
     out, best = np.empty_like(left), np.inf
@@ -234,7 +234,7 @@ def matmul_speed() -> float:
 
 
 def critic_flops(size: Size) -> float:
-    """Operations of all products of a training phase: two a weight, sample and pass."""
+    """Return the operations of all products of a training phase: two per weight, sample and pass."""
     settings = size.critic
     critic = [OBSERVATIONS + DIMENSIONS + ACTIONS, *settings.hidden_sizes, 1]
     actor = [OBSERVATIONS + DIMENSIONS, *POLICY.sizes[1:]]
@@ -245,7 +245,7 @@ def critic_flops(size: Size) -> float:
 
 
 def pg_flops(size: Size) -> float:
-    """Operations of all products of the variation; what critics make of the states is counted once for all."""
+    """Return the operations of all products of the variation; the critic's product with the states counts once."""
     critic = [ACTIONS, *size.critic.hidden_sizes]
     step = 2 * weights(POLICY.sizes) + weights(POLICY.sizes[1:]) + 2 * weights(critic)
     shared = OBSERVATIONS * critic[1]

@@ -1,8 +1,8 @@
-"""From a generation's episodes to the replay buffer: `python experiments/benchmarks/transitions.py`.
+"""Storing a generation's episodes in the replay buffer: `python experiments/benchmarks/transitions.py`.
 
-256 episodes of up to 250 steps of an ant, half of them of full length, one thread. The path packs the episodes, drops
-steps that are not finite, labels the others with descriptors and adds them to a replay buffer. Seconds are those of the
-CPU. `times_copy` is the whole path over a copy of the bytes that it stores, in the same repeat.
+256 episodes of up to 250 steps of an ant, half of them of full length, on one thread. The path packs the episodes,
+drops steps that are not finite, labels the others with descriptors and adds them to a replay buffer. Seconds are CPU
+time. `times_copy` is the time of the whole path over that of a plain copy of the stored bytes, in the same repeat.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from qdrl.tasks.episodes.transitions import TransitionLog
 
 ROWS, LENGTH, OBSERVATION, ACTION, DIMENSIONS = 256, 250, 29, 8, 2
 CAPACITY = 100_000  # transitions
-WARMUP = 3  # repeats that are not counted: they fill the buffer, whose memory is then present
+WARMUP = 3  # repeats that are not counted: they fill the buffer, so that its memory is allocated
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def filled_log(seed: int) -> TransitionLog:
-    """Return the log of random episodes."""
+    """Return a log of random episodes."""
     draw = np.random.default_rng(seed)
     log = TransitionLog(ROWS, LENGTH, OBSERVATION, ACTION)
     steps = np.where(draw.random(ROWS) < 0.5, LENGTH, draw.integers(20, LENGTH, ROWS))
@@ -63,7 +63,7 @@ def filled_log(seed: int) -> TransitionLog:
 
 
 def timed(name: str, work: Callable[[], Any], times: dict[str, float]) -> Any:
-    """Return what some work returns, and note its CPU-seconds."""
+    """Call `work`, store its CPU time in `times` and return its result."""
     begun = time.process_time()
     result = work()
     times[name] = time.process_time() - begun

@@ -1,9 +1,8 @@
-"""MAP-Elites against PGA-, DCG- and DCRL-MAP-Elites; README.md says how to run it.
+"""MAP-Elites compared with PGA-, DCG- and DCRL-MAP-Elites; README.md explains how to run it.
 
-For each task and algorithm some seeds are run, each in a process of one thread. Runs that are there already are not run
-again; runs that were cut off go on. Then the table of `results/<study>.md` and its figures are drawn: medians with
-quartiles, and two-sided Mann-Whitney tests of each algorithm against MAP-Elites with Holm's correction over all of a
-study's tests.
+Each task and algorithm is run with several seeds, each in a process with one thread. Interrupted runs are resumed and
+finished runs are reused. Then the script writes the table `results/<study>.md` and its figures: medians with quartiles,
+and two-sided Mann-Whitney tests of each algorithm against MAP-Elites with Holm's correction over all tests of a study.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from qdrl.run.resume import load
 
 HERE = Path(__file__).parent
 LABELS = {"map_elites": "ME", "pga_map_elites": "PGA", "dcg_map_elites": "DCG", "dcrl_map_elites": "DCRL"}
-# The papers' shares of a batch, a quarter of their size; critics and steps sized for small tasks.
+# Batches have the proportions of the papers and a quarter of their size; critics and steps are sized for small tasks.
 TRAINING = {
     "batch_size": 64,
     "replay_capacity": 100_000,
@@ -43,19 +42,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "dcrl_map_elites": {**TRAINING, "gradient_rows": 16, "actor_rows": 16},
 }
 
-# The papers' critic and gradient steps an evaluation, and a discount whose horizon such a critic can learn.
+# As many critic and gradient steps per evaluation as in the papers; a discount whose horizon this critic can learn.
 NEAR = {"critic": {"steps": 750, "hidden_sizes": [64, 64], "discount": 0.9}, "gradient": {"steps": 150}}
 
 
 @dataclass(frozen=True)
 class Study:
-    """One task, and what runs on it.
+    """One task and the algorithms that run on it.
 
     Attributes:
-        base: experiment file, beside this one; `{}` in it stands for the algorithm.
-        algorithms: the `[algorithm]` table of each; an empty one leaves the file's.
-        changes: tables that replace the file's.
-        seeds: how many, unless the command says otherwise.
+        base: path of the experiment file, relative to this folder; `{}` stands for the algorithm's name.
+        algorithms: the `[algorithm]` table of each algorithm; an empty one keeps the table of the file.
+        changes: tables that replace those of the file.
+        seeds: default number of seeds.
     """
 
     base: str
@@ -96,7 +95,7 @@ COLORS = {
     "dcg_map_elites": "#3b528b",
     "dcrl_map_elites": "#21918c",
 }
-FEW = 5  # seeds below which quartiles and tests say nothing
+FEW = 5  # with fewer seeds, quartiles and tests are not meaningful
 METRICS = {
     "qd_score": "QD score",
     "coverage": "coverage",
@@ -111,13 +110,13 @@ METRICS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="ME, PGA, DCG and DCRL beside each other; see README.md.")
+    parser = argparse.ArgumentParser(description="ME compared with PGA, DCG and DCRL; see README.md.")
     parser.add_argument(
         "--studies", nargs="+", choices=STUDIES, default=["point_omni", "walker2d_uni", "point_omni_near"]
     )
-    parser.add_argument("--seeds", type=int, help="instead of each study's own number")
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
-    parser.add_argument("--runs", type=Path, default=Path("runs/gradient_study"), help="where runs go")
+    parser.add_argument("--seeds", type=int, help="number of seeds, in place of each study's default")
+    parser.add_argument("--workers", type=int, default=2, help="number of runs in parallel, one thread each")
+    parser.add_argument("--runs", type=Path, default=Path("runs/gradient_study"), help="folder of the runs")
     arguments = parser.parse_args()
     for name in arguments.studies:
         seeds = range(arguments.seeds or STUDIES[name].seeds)
@@ -132,7 +131,7 @@ def folder_of(study: str, algorithm: str, seed: int, runs: Path) -> Path:
 
 
 def run(study: str, algorithm: str, seed: int, runs: Path) -> None:
-    """One run, or the rest of one, in a process of its own; nothing where it has finished."""
+    """Start or resume one run in a process of its own; do nothing if it has finished."""
     folder = folder_of(study, algorithm, seed, runs)
     command = [sys.executable, "-m", "qdrl"]
     if folder.exists():
@@ -158,7 +157,7 @@ def measure(archive: StoredArchive) -> dict[str, float]:
         "corrected_qd_score": again.qd_score,
         "descriptor_error": again.descriptor_error,
     }
-    if archive.axes[0].unit == "m":  # where an episode ends: standing still is the fitness optimum
+    if archive.axes[0].unit == "m":  # the final position; standing still is the fitness optimum
         found["reach"] = float(np.linalg.norm(archive.elites["descriptor"], axis=1).mean())
         if "gradient" in archive.emitters:
             found["gradient_reach"] = gradient_reach(archive.path.parent)
@@ -169,7 +168,7 @@ def measure(archive: StoredArchive) -> dict[str, float]:
 
 
 def gradient_reach(run: Path) -> float:
-    """How far gradient variation goes: the rows that the run would evaluate next, beside their parents."""
+    """Return the mean distance from (0, 0) of the next generation's gradient children over that of their parents."""
     parts = load(run)
     candidates = parts.algorithm.ask()
     children = candidates.emitter == parts.algorithm.emitters.index("gradient")
@@ -198,7 +197,7 @@ def report(study: str, seeds: int, runs: Path) -> None:
 
 
 def table(study: str, seeds: int, values: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown: median [lower quartile, upper quartile], and corrected p against MAP-Elites."""
+    """Return a Markdown table of median [lower quartile, upper quartile] and corrected p against MAP-Elites."""
     few = seeds < FEW
     tests = {} if few else p_values(values)
     says = "each seed" if few else "median [quartiles]; p: two-sided Mann-Whitney tests against ME, Holm-corrected"
@@ -226,12 +225,12 @@ def table(study: str, seeds: int, values: dict[str, dict[str, list[float]]]) -> 
 
 
 def number(value: float) -> str:
-    """With four digits that count; large ones whole."""
+    """Format with four significant digits, or as an integer if large."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def p_values(values: dict[str, dict[str, list[float]]]) -> dict[tuple[str, str], float]:
-    """Corrected p by algorithm and metric."""
+    """Return corrected p by algorithm and metric."""
     return holm(
         {
             (name, metric): float(mannwhitneyu(found[metric], values["map_elites"][metric]).pvalue)
@@ -243,7 +242,7 @@ def p_values(values: dict[str, dict[str, list[float]]]) -> dict[tuple[str, str],
 
 
 def holm(p_values: dict[Any, float]) -> dict[Any, float]:
-    """Holm's step-down correction (Holm 1979)."""
+    """Apply Holm's step-down correction (Holm 1979)."""
     corrected, largest = {}, 0.0
     for rank, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         largest = max(largest, min(1.0, p * (len(p_values) - rank)))
@@ -252,7 +251,7 @@ def holm(p_values: dict[Any, float]) -> dict[Any, float]:
 
 
 def curves(archives: dict[str, list[StoredArchive]]) -> Figure:
-    """QD score and coverage over environment steps: medians, quartiles shaded."""
+    """Plot QD score and coverage over environment steps: medians, quartiles shaded."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("qd_score", "coverage"), strict=True):
         for name, stored in archives.items():
@@ -270,14 +269,14 @@ def curves(archives: dict[str, list[StoredArchive]]) -> Figure:
 
 
 def gallery(archives: dict[str, list[StoredArchive]], values: dict[str, dict[str, list[float]]]) -> Figure:
-    """For each algorithm the archive whose QD score is the median."""
+    """Plot the archive with the median QD score of each algorithm."""
     figure = Figure(figsize=(15, 3.9), layout="constrained")
     middles = {name: np.argsort(found["qd_score"])[len(found["qd_score"]) // 2] for name, found in values.items()}
     shown = {name: stored[int(middles[name])] for name, stored in archives.items()}
     fitness = np.concatenate([archive.elites["fitness"] for archive in shown.values()])
     for axes, (name, archive) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         plot_heatmap(archive, axes=axes, vmin=fitness.min(), vmax=fitness.max(), colorbar=name == list(shown)[-1])
-        axes.set_title(LABELS[name], loc="left", pad=20)  # above what the heatmap says of itself
+        axes.set_title(LABELS[name], loc="left", pad=20)  # above the title of the heatmap
     return figure
 
 

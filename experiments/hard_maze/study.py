@@ -1,7 +1,7 @@
-"""Novelty search against the objective on the hard maze; README.md says what it shows.
+"""Novelty search compared with fitness-based search on the hard maze; README.md discusses the results.
 
-Runs go on where they were cut off and are not run again where they have finished. Then `results/hard_maze.md` and the
-figure of where agents end are drawn.
+Interrupted runs are resumed and finished runs are reused. Then the script writes `results/hard_maze.md` and plots the
+final positions of the agents.
 """
 
 import argparse
@@ -26,8 +26,8 @@ OBJECTIVES = {"novelty": "novelty search", "objective": "distance to the goal"}
 def main() -> None:
     parser = argparse.ArgumentParser(description="Novelty search against the objective on the hard maze.")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
-    parser.add_argument("--runs", type=Path, default=Path("runs/hard_maze"), help="where runs go")
+    parser.add_argument("--workers", type=int, default=2, help="number of runs in parallel, one thread each")
+    parser.add_argument("--runs", type=Path, default=Path("runs/hard_maze"), help="folder of the runs")
     arguments = parser.parse_args()
     jobs = [(name, seed, arguments.runs) for name in OBJECTIVES for seed in range(arguments.seeds)]
     with ThreadPoolExecutor(arguments.workers) as pool:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def run(name: str, seed: int, runs: Path) -> None:
-    """One run, or the rest of one, in a process of its own."""
+    """Start or resume one run in a process of its own; do nothing if it has finished."""
     folder = runs / name / f"seed{seed}"
     command = [sys.executable, "-m", "qdrl"]
     if folder.exists():
@@ -76,7 +76,7 @@ def outcome(folder: Path) -> tuple[float, float]:
 
 
 def ends_figure(runs: Path) -> Figure:
-    """Where the children of each run's last parents end, first seed."""
+    """Plot the final positions of the children of each run's last parents, for the first seed."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     maze = MAZES["hard_maze"]
     for axes, (name, words) in zip(figure.subplots(1, 2), OBJECTIVES.items(), strict=True):
@@ -91,7 +91,7 @@ def ends_figure(runs: Path) -> Figure:
         spent, nearest = outcome(folder)
         axes.set_title(f"{words}: {spent:,.0f} evaluations, {nearest:.1f} units from the goal", fontsize=9)
         axes.set_aspect("equal")
-        axes.invert_yaxis()  # as the papers draw it
+        axes.invert_yaxis()  # as in the papers
         axes.set_axis_off()
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8

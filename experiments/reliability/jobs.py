@@ -1,4 +1,4 @@
-"""Starting, killing and ending the jobs of `kills.py`."""
+"""Start, kill and end the jobs of `kills.py`."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ class Job:
 
     Attributes:
         process: the process, mpirun, or a forked child.
-        ranks: how many ranks it has; 0 for one process without MPI.
+        ranks: number of ranks; 0 for one process without MPI.
     """
 
     process: "subprocess.Popen[bytes] | Child"
     ranks: int = 0
 
     def kill(self, victims: Sequence[int]) -> bool:
-        """Send SIGKILL to ranks, or to the process itself where none are named; return whether all of them lived."""
+        """Send SIGKILL to these ranks, or to the process if there are none; return whether all targets were alive."""
         if self.process.poll() is not None:
             return False
         pids = self.rank_processes() if victims else {}
@@ -38,7 +38,7 @@ class Job:
         return True
 
     def end(self, seconds: float) -> int | None:
-        """Wait for its end and return its exit code, None when it had to be ended after so many seconds."""
+        """Wait for the exit code; after `seconds`, kill all processes of the job and return None."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -58,7 +58,7 @@ class Job:
 
 
 class Child:
-    """A forked copy of this process, which has imported everything already; as much of `subprocess.Popen` as needed."""
+    """A forked copy of this process, so that nothing is imported again; has the methods of `Popen` that `Job` needs."""
 
     def __init__(self, work: Callable[[], object], output: Path) -> None:
         self.pid = os.fork()
@@ -82,7 +82,7 @@ class Child:
 
 
 def _work_as_child(work: Callable[[], object], output: Path) -> None:
-    """Do the work, write what it prints to a file, end this process."""
+    """Do the work with its output redirected to a file, then exit the process."""
     code = 1
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -104,7 +104,7 @@ def forked(work: Callable[[], object], output: Path) -> Job:
 
 
 def qdrl(arguments: Sequence[str | Path], output: Path, *, ranks: int = 0, options: Sequence[str] = ()) -> Job:
-    """Start `qdrl` in a new process, or on ranks under mpirun; what it prints goes to a file."""
+    """Start `qdrl` in a new process, or on ranks under mpirun, with its output in a file."""
     launcher = [_BIN / "mpirun", "-n", str(ranks), "--oversubscribe", *options] if ranks else []
     command = [*launcher, sys.executable, "-m", "qdrl", *arguments]
     with output.open("ab") as file:

@@ -1,8 +1,8 @@
-"""Kill runs at random moments and compare what they end with to the runs that nobody killed.
+"""Kill runs at random moments, resume them, and compare their archives with those of uninterrupted runs.
 
     python experiments/reliability/kills.py --kills 150
 
-Every kill is one row of results/kills.csv. Cut off, the campaign continues when it is started again with the same seed.
+Every kill is one row of results/kills.csv. An interrupted campaign continues when it is started with the same seed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from qdrl.run.start import start
 RESULTS = Path(__file__).parent / "results" / "kills.csv"
 RANKS = 3
 ULFM = ("--with-ft", "ulfm")
-# Share of the kills, and the moments at which they come, of each way to run.
+# By launch mode: share of the kills, and the phases in which they happen.
 MODES = {
     "process": (0.34, ("start", "generations", "generations", "write", "last save")),
     "forked process": (0.26, ("generations", "write", "last save")),
@@ -44,19 +44,19 @@ MODES = {
     "mpirun, ULFM": (0.28, ("start", "generations", "write", "last save", "figures")),
 }
 VICTIMS = ((0,), (0,), (0,), (1,), (2,), (0, 1), (1, 2), ())
-"""Ranks that are killed; two leave one, none stands for mpirun itself."""
+"""Ranks to kill together; an empty tuple means mpirun itself."""
 
 
 @dataclass
 class Kill:
-    """A kill that is planned, and what came of it.
+    """A planned kill and its outcome.
 
     Attributes:
-        number: in the plan.
-        mode: how the run is started.
-        experiment: what it runs.
-        moment: the phase in which the kill comes.
-        victims: ranks, or none for the process or mpirun itself.
+        number: position in the plan.
+        mode: how the run is started, a key of `MODES`.
+        experiment: a key of `EXPERIMENTS`.
+        moment: phase of the run in which to kill.
+        victims: ranks to kill; none for the process or mpirun itself.
         delay: position in the phase, drawn uniformly from [0, 1).
         row: metrics rows before a kill in the phases "generations" and "write".
     """
@@ -77,7 +77,7 @@ class Kill:
 
 
 def plan(seed: int) -> Iterator[Kill]:
-    """Yield kills without end, the same ones for the same seed."""
+    """Yield an endless sequence of kills, determined by the seed."""
     draw = random.Random(seed)
     number = 0
     while True:
@@ -92,10 +92,10 @@ def plan(seed: int) -> Iterator[Kill]:
 
 
 class Campaign:
-    """Runs of the experiments in a temporary folder, and digests of those that nobody killed.
+    """Runs of the experiments in a temporary folder, and the digests of uninterrupted runs.
 
     Args:
-        folder: where runs go.
+        folder: holds the run folders.
         limit: seconds after which a job counts as hanging.
     """
 
@@ -131,7 +131,7 @@ class Campaign:
         return qdrl(arguments, output, ranks=RANKS, options=ULFM if kill.mode == "mpirun, ULFM" else ())
 
     def _wait(self, kill: Kill, job: Job, folder: Path, began: float) -> None:
-        """Return at the moment of the kill, or when the job has ended."""
+        """Wait for the moment of the kill, or for the end of the job."""
         if kill.moment == "start":
             time.sleep(kill.delay * self._start_seconds[kill.mode])
             while job.ranks and len(job.rank_processes()) < job.ranks and time.monotonic() < began + 5:
@@ -151,13 +151,13 @@ class Campaign:
             time.sleep(0.1 * kill.delay)
 
     def _until(self, job: Job, condition: Callable[[], bool]) -> None:
-        """Return when the condition holds, or when the job has ended."""
+        """Wait until the condition holds, the job has ended or the time limit is reached."""
         deadline = time.monotonic() + self._limit
         while not condition() and job.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
 
     def _finish(self, kill: Kill, folder: Path) -> str:
-        """Resume what did not end by itself, as a person would; return how the run came to its end."""
+        """Resume or restart the run if it did not finish; return how it was finished."""
         if kill.exit_code == 0 and kill.mode == "mpirun, ULFM" and _rows(folder) == GENERATIONS:
             return "survived"
         output = self._output(kill)
@@ -185,7 +185,7 @@ class Campaign:
         return "identical" if _digest(folder / "archive.h5") == expected else "DIFFERENT"
 
     def _digest_of(self, experiment: str) -> str:
-        """Return the digest of the run that nobody killed."""
+        """Return the archive digest of an uninterrupted run."""
         if experiment not in self._digests:
             folder = self._folder / experiment
             if forked(partial(_start, experiment, folder), self._folder / "reference.txt").end(self._limit) != 0:
@@ -194,7 +194,7 @@ class Campaign:
         return self._digests[experiment]
 
     def _config(self, experiment: str) -> Path:
-        return self._folder / experiment / "config.toml"  # the reference run's own
+        return self._folder / experiment / "config.toml"  # written by the uninterrupted run
 
     def _output(self, kill: Kill) -> Path:
         return self._folder / f"{kill.number}.txt"
@@ -205,7 +205,7 @@ def _start(experiment: str, folder: Path) -> None:
 
 
 def _rows(folder: Path) -> int:
-    """Return how many generations a run has recorded."""
+    """Return the number of generations that a run has recorded."""
     try:
         return max(0, (folder / "metrics.csv").read_bytes().count(b"\n") - 1)
     except OSError:
@@ -249,8 +249,8 @@ def report(rows: list[dict[str, str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=150, help="how many rows the results shall have")
-    parser.add_argument("--seed", type=int, default=0, help="of the plan")
+    parser.add_argument("--kills", type=int, default=150, help="total number of rows of the results")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the plan")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a job counts as hanging")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--keep", type=Path, help="keep runs and their output in this folder")

@@ -1,4 +1,4 @@
-"""The small experiments whose runs `kills.py` kills: one an algorithm, less than a second of work each."""
+"""The small experiments that `kills.py` runs: at least one per algorithm, less than a second of work each."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     },
 }
 LEARNING = ("pga", "dcg", "dcrl", "dcrl_2_learners")
-"""Experiments whose replay is lost with a learner: such a job ends and is resumed."""
+"""Experiments whose replay buffer is lost with a learner: the job then ends and is resumed."""
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Checkpoints:
         ranks: the ranks of the run.
         folder: the run folder.
         log: open on the rank that writes.
-        stored: returns the run's archive as it stands.
+        stored: returns the run's archive in its current state.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from qdrl.run.history import Past
 def archive_of(
     parts: Parts, past: Past, *, ranks: int, commit: str, test_fitness: np.ndarray | None = None
 ) -> StoredArchive:
-    """Return a run's archive as it stands, ready to be written.
+    """Return a run's archive in its current state, ready to be written.
 
     Args:
         parts: the parts of the run.

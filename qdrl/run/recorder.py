@@ -164,7 +164,7 @@ class Recorder:
             LOGGER.warning(message)
 
     def stored(self) -> StoredArchive:
-        """Return the run's archive as it stands, ready to be written."""
+        """Return the run's archive in its current state, ready to be written."""
         return archive_of(
             self._parts, self._past, ranks=self._ranks.size, commit=self.commit, test_fitness=self._test_fitness
         )
