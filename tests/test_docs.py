@@ -21,7 +21,7 @@ def _blocks(document: str, language: str) -> list[str]:
 
 
 def _files(document: str) -> dict[str, str]:
-    """Return the blocks that have a title, by that title: the files that the reader creates."""
+    """Return the blocks that have a title, the files for the reader to create, by title."""
     return dict(re.findall(r'```\w+ title="([^"]+)"\n(.*?)```', (ROOT / document).read_text(), re.DOTALL))
 
 

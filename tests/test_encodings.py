@@ -19,7 +19,7 @@ _TEXT = {"read_text", "write_text", "open", "FileHandler", "fdopen"}
 
 
 def _without_encoding(file: Path) -> list[str]:
-    """Calls that read or write text in the encoding of the locale."""
+    """List the calls that read or write text in the encoding of the locale."""
     found = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
@@ -27,8 +27,8 @@ def _without_encoding(file: Path) -> list[str]:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         keywords = {keyword.arg for keyword in node.keywords}
         binary = any(isinstance(a, ast.Constant) and isinstance(a.value, str) and "b" in a.value for a in node.args)
-        own = isinstance(node.func, ast.Name) and name == "write_text"  # qdrl.archives.atomic: it states one
-        elsewhere = re.match(r"os\.open|h5.\.open|self\._log\.open", ast.unparse(node.func))  # no text
+        own = isinstance(node.func, ast.Name) and name == "write_text"  # qdrl.archives.atomic: sets an encoding
+        elsewhere = re.match(r"os\.open|h5.\.open|self\._log\.open", ast.unparse(node.func))  # binary
         reads_or_writes = name in _TEXT and not (binary or own or elsewhere)
         if "encoding" not in keywords and (reads_or_writes or "text" in keywords):
             found.append(f"{file}:{node.lineno}")

@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     source.mkdir()
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "qdrl", "tests", "docs"):
-        (source / name).symlink_to(ROOT / name)  # so that the build leaves its folders elsewhere
+        (source / name).symlink_to(ROOT / name)  # so that the build creates its folders elsewhere
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True)
     (built,) = folder.glob("*.whl")

@@ -14,7 +14,7 @@ _SOURCES = ("qdrl/**/*.py", "experiments/**/*.py")
 _NAME = re.compile(r"`(qdrl(?:\.[A-Za-z_]\w*)+)")
 _PATH = re.compile(r"(?<![\w/.<-])((?:tests|qdrl|experiments|archives|docs)/[\w./-]*\.(?:py|md|toml|h5))(?![\w*<{/])")
 
-_TITLE = re.compile(r'title="([^"]+)"')  # of a code block: the file to write
+_TITLE = re.compile(r'title="([^"]+)"')  # title of a code block: the file to create
 
 
 def _files(*patterns: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""MAP-Elites compared with pyribs: same arm, cells, operator and budget."""
+"""MAP-Elites compared with pyribs on the same arm, cells, operator and budget."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ ISO, LINE = 0.05, 0.2
 
 
 def ours(seed: int) -> tuple[float, float]:
-    """Coverage and QD score of our MAP-Elites."""
+    """Return coverage and QD score of our MAP-Elites."""
     task = make_task("arm", parameters=JOINTS)
     archive = Archive(Grid(task.spec.lower, task.spec.upper, SHAPE), JOINTS, qd_offset=task.spec.qd_offset)
     settings = MapElitesSettings(batch_size=BATCH, variation=IsoLine(iso_sigma=ISO, line_sigma=LINE))
@@ -32,7 +32,7 @@ def ours(seed: int) -> tuple[float, float]:
 
 
 def pyribs(seed: int) -> tuple[float, float]:
-    """Coverage and QD score of pyribs' archive and emitter, genomes judged by the same task."""
+    """Return coverage and QD score of pyribs' archive and emitter with the same task."""
     task, draw = make_task("arm", parameters=JOINTS), np.random.default_rng(10_000 + seed)
     archive = GridArchive(
         solution_dim=JOINTS,

@@ -223,7 +223,7 @@ def test_a_rank_without_a_shard_cannot_replace_a_lost_learner() -> None:
 
     heir.tell(evaluation, TrainedElsewhere())
     with pytest.raises(UserError, match="a learner rank was lost"):
-        heir.state_dict()  # no checkpoint without the replay, whenever the run ends
+        heir.state_dict()  # without the replay buffer there is no checkpoint
     with pytest.raises(UserError, match="a learner rank was lost"):
         heir.tell(task.evaluate(heir.ask()))
 
@@ -260,14 +260,14 @@ def test_genomes_are_random_until_the_buffer_has_a_minibatch() -> None:
         reports.append(advance(algorithm))
     assert [emitters == {0} for emitters in seen] == [True, True, False]
     assert [report["critic_steps"] for report in reports] == [0, 12, 12]
-    assert reports[0].keys() == reports[2].keys()  # a column of the history each
+    assert reports[0].keys() == reports[2].keys()  # each is a column of the history
 
 
 def test_steps_that_are_not_finite_are_not_stored() -> None:
     algorithm, task = started("dcrl_map_elites"), task_of()
     evaluation = task.evaluate(algorithm.ask())
     assert evaluation.transitions is not None
-    evaluation.transitions.observations[3, 1] = torch.inf  # seen before the fourth step and after the third
+    evaluation.transitions.observations[3, 1] = torch.inf  # observed before the fourth step and after the third
     evaluation.transitions.reward[7] = torch.nan
     evaluation.transitions.action[9, 0] = torch.nan
     algorithm.tell(evaluation)

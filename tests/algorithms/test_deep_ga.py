@@ -23,7 +23,7 @@ SMALL = {"batch_size": 24, "parents": 4, "candidates": 3, "candidate_episodes": 
 
 
 class NoisySphere:
-    """The sphere task with luck: its fitness depends on the evaluation's seed too."""
+    """The sphere task with noise: its fitness also depends on the seed of the evaluation."""
 
     def __init__(self, luck: float = 0.0) -> None:
         self._task, self._luck = make_task("sphere", parameters=6), luck
@@ -171,7 +171,7 @@ def test_failed_rows_are_never_parents_and_a_failed_generation_changes_nothing()
     broken.fitness.fill_(torch.nan)
     broken.failed.fill_(True)
     algorithm.tell(broken)
-    advance(algorithm, task)  # the elite alone is compared with nobody
+    advance(algorithm, task)  # the elite is the only candidate
     assert algorithm.elite == elite
     assert set(algorithm.parents.tolist()) <= {*parents.tolist(), elite}
     half = task.evaluate(algorithm.ask())

@@ -55,7 +55,7 @@ def evaluated(algorithm: EvoTorch, task: str = "sphere") -> Evaluation:
 
 
 def advance(algorithm: EvoTorch, generations: int, task: str = "sphere") -> float:
-    """Run some generations; how many left the searcher as it was."""
+    """Run some generations; return how many did not update the searcher."""
     return sum(algorithm.tell(evaluated(algorithm, task))["skipped_updates"] for _ in range(generations))
 
 
@@ -159,12 +159,12 @@ def test_the_mean_is_evaluated_in_additional_rows_and_is_the_champion(searcher: 
     assert_same_state(restored.champion, algorithm.champion)
 
 
-# EvoTorch by itself
+# EvoTorch's own loop
 
 
 @pytest.fixture
 def evotorch() -> Iterator[Any]:
-    """The package, whose own use of numpy and torch warns."""
+    """Return the package without the warnings of its own use of numpy and torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import evotorch
@@ -173,7 +173,7 @@ def evotorch() -> Iterator[Any]:
 
 
 def native(evotorch: Any, searcher: str, first: EvoTorch, generations: int) -> list[np.ndarray]:
-    """Means of EvoTorch's own searcher, stepped by itself with the same seeds; the first generation's first."""
+    """Return the means of EvoTorch's own searcher in its own loop with the same seeds, from the first generation on."""
     exact = torch.float64 if searcher in ("xnes", "cmaes") else torch.float32
     task = make_task("sphere", parameters=LENGTH)
     problem = evotorch.Problem(
@@ -196,12 +196,12 @@ def native(evotorch: Any, searcher: str, first: EvoTorch, generations: int) -> l
         problem.manual_seed(int(Streams(3).seeds(Purpose.SEARCHER, generation, [0])[0]))
         search.step()
         means.append(np.array(search.status["center"]))
-    # CMA-ES moves at the end of a step, the others at the beginning of the next
+    # CMA-ES updates at the end of a step, the others at the beginning of the next one
     return [first.mean, *means[:-1]] if searcher == "cmaes" else means
 
 
 def fill_in_pairs(distribution: Any, out: Tensor, *, generator: Any) -> None:
-    """The same population for PGPE: EvoTorch draws its pairs in an order that takes four times as long."""
+    """Draw the same population for PGPE; EvoTorch's own order of pairs takes four times as long."""
     noise = distribution.sigma * torch.empty(BATCH // 2, LENGTH).normal_(generator=generator.generator)
     out[0::2], out[1::2] = distribution.mu + noise, distribution.mu - noise
 
@@ -219,7 +219,7 @@ def test_the_means_equal_those_of_evotorchs_own_loop(
         advance(algorithm, 1)
 
 
-# What would trip a searcher
+# Input that would break a searcher
 
 
 @every_searcher
@@ -249,10 +249,10 @@ def test_clipup_makes_no_step_along_a_zero_gradient(evotorch: Any) -> None:
     from evotorch.algorithms.functional import clipup, clipup_tell
 
     state = clipup_tell(clipup(center_init=torch.ones(3), max_speed=0.1), follow_grad=torch.zeros(3))
-    assert state.center.isnan().all()  # what it would do
+    assert state.center.isnan().all()  # the result in EvoTorch
     algorithm = started("pgpe, normalized", batch_size=4)
     before = algorithm.state_dict()["searcher"]
-    assert told(algorithm, [1.0, 1.0, 2.0, 2.0])["skipped_updates"] == 1  # both sides of each pair alike
+    assert told(algorithm, [1.0, 1.0, 2.0, 2.0])["skipped_updates"] == 1  # both members of each pair are equal
     assert_same_state(algorithm.state_dict()["searcher"], before)
     assert told(algorithm, [1.0, 1.5, 2.0, 3.0])["skipped_updates"] == 0
     assert np.isfinite(algorithm.mean).all()
@@ -264,7 +264,7 @@ def test_a_failed_update_is_undone_and_counted(searcher: str) -> None:
     advance(algorithm, 2)
     state = algorithm.state_dict()
     if searcher == "cmaes":
-        state["searcher"]["C"] = -state["searcher"]["C"]  # no Cholesky factor
+        state["searcher"]["C"] = -state["searcher"]["C"]  # has no Cholesky factor
     else:
         state["searcher"]["sigma"] = np.full(LENGTH, 3e38, np.float32)
     algorithm.load_state_dict(state)
@@ -278,7 +278,7 @@ def test_scaling_and_shifting_fitness_does_not_change_the_update(searcher: str) 
     one, other = started(searcher), started(searcher)
     fitness = torch.rand(BATCH, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     told(one, fitness)
-    told(other, 1e6 + 2.0**-20 * fitness)  # all one number in float32
+    told(other, 1e6 + 2.0**-20 * fitness)  # all equal in float32
     np.testing.assert_allclose(other.mean, one.mean, rtol=1e-4)
 
 
@@ -289,7 +289,7 @@ def test_scaling_and_shifting_fitness_does_not_change_the_update(searcher: str) 
 def test_a_restored_search_continues_with_the_same_bits(searcher: str, tmp_path: Path) -> None:
     algorithm, restored = started(searcher), started(searcher)
     advance(algorithm, 5)
-    restored.ask()  # what was drawn before is forgotten
+    restored.ask()  # earlier draws are discarded
     write_checkpoint(tmp_path / "checkpoint.h5", small_archive(), {"algorithm": algorithm.state_dict()})
     restored.load_state_dict(read_checkpoint(tmp_path / "checkpoint.h5")[1]["algorithm"])
     assert_same_state(restored.state_dict(), algorithm.state_dict())
@@ -409,7 +409,7 @@ print("evotorch" in sys.modules, before == (sys.excepthook, sys.path, os.environ
     command = [sys.executable, "-W", "error::DeprecationWarning", "-W", "error::UserWarning", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "[]\nTrue True\n"  # nor does EvoTorch speak
+    assert done.stdout == "[]\nTrue True\n"  # nor does EvoTorch print
     assert done.stderr == ""
 
 
@@ -417,7 +417,7 @@ def test_without_evotorch_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "evotorch", None)
     for name in ("cmaes_searcher", "searchers"):
         monkeypatch.delitem(sys.modules, f"qdrl.algorithms.{name}", raising=False)
-    assert algorithm_class("evotorch") is EvoTorch  # listing it needs nothing
+    assert algorithm_class("evotorch") is EvoTorch  # without importing evotorch
     with pytest.raises(UserError, match=r"algorithm\.name: evotorch needs EvoTorch: .*; pip install evotorch") as error:
         started()
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""MAP-Elites without engine, files and ranks."""
+"""MAP-Elites without the engine, files and ranks."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ BATCH = 12
 def started(
     *, seed: int = 1, batch: int = BATCH, initial: int = 1, variation: IsoLine | Gaussian | None = None
 ) -> MapElites:
-    """MAP-Elites on an arm of three joints."""
+    """Return MAP-Elites on an arm with three joints."""
     task = make_task("arm", parameters=3)
     archive = Archive(Grid(task.spec.lower, task.spec.upper, (6, 6)), task.parameters, qd_offset=task.spec.qd_offset)
     settings = MapElitesSettings(
@@ -35,7 +35,7 @@ def started(
 
 
 def advance(algorithm: MapElites, generations: int = 1) -> Evaluation:
-    """Run some generations; the last one's evaluation."""
+    """Run some generations; return the last evaluation."""
     for _ in range(generations):
         evaluation = make_task("arm", parameters=3).evaluate(algorithm.ask())
         algorithm.tell(evaluation)

@@ -147,7 +147,7 @@ def test_the_weight_of_fitness_grows_with_progress_and_shrinks_without() -> None
         advance(algorithm, task)
         return counts["reward_weight"]
 
-    assert told(1.0) == pytest.approx(0.6)  # the first is the fittest so far
+    assert told(1.0) == pytest.approx(0.6)  # the first fitness is the best so far
     assert [told(fitness) for fitness in (0.5, 0.5, 0.5, 2.0, 1.0)] == pytest.approx([0.6, 0.5, 0.5, 0.6, 0.6])
     assert algorithm.champion is not None
     assert algorithm.champion["fitness"].tolist() == [2.0, 2.0]

@@ -125,7 +125,7 @@ def test_a_failed_generation_only_decays_the_mean() -> None:
     evaluation.fitness.fill_(torch.nan)
     evaluation.failed.fill_(True)
     algorithm.tell(evaluation)
-    assert (algorithm.mean.genome - before).abs().max() < 0.11  # what Adam's momentum still moves
+    assert (algorithm.mean.genome - before).abs().max() < 0.11  # the step of Adam's momentum
     assert algorithm.champion is champion
 
 

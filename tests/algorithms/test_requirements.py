@@ -1,4 +1,4 @@
-"""What an experiment may name as its algorithm."""
+"""Requirements for the algorithm named in an experiment."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Code that a file names is neither imported nor run unless the user allows it."""
+"""Code named in a file is neither imported nor run unless the user allows it."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.fixture
 def archive(tmp_path: Path) -> StoredArchive:
-    """An archive of CartPole policies in `tmp_path`; its descriptor function's package notes each import there."""
+    """Return an archive of CartPole policies; importing its descriptor function leaves a mark in `tmp_path`."""
     package = tmp_path / "hostile_things"
     package.mkdir()
     note = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"

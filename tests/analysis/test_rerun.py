@@ -44,7 +44,7 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 def evolved(folder: Path, name: str, *, normalize: bool = False, worlds: int = 5) -> StoredArchive:
-    """The archive of a few generations of MAP-Elites, read back from its file."""
+    """Return the archive of a few generations of MAP-Elites, read from its file."""
     experiment = {
         "name": "small",
         "seed": 3,
@@ -190,7 +190,7 @@ def test_a_rerun_notes_differences_from_the_machine_of_the_file(tmp_path: Path) 
     )
     (note,) = notes(libm="0", libc="glibc 2.17")
     assert "glibc 2.17" in note
-    assert notes(processor="another", h5py="1.0", torch="1.0") == []  # which portable arithmetic does not depend on
+    assert notes(processor="another", h5py="1.0", torch="1.0") == []  # portable arithmetic does not depend on these
     old = {name: {k: v for k, v in meta[name].items() if k != "arithmetic"} for name in ("policy", "task")}
     versions = {name: meta["packages"][name] for name in ("mujoco", "gymnasium")}
     (note,) = rerun_notes(replace(archive, meta=meta | old | {"packages": versions}))

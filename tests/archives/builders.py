@@ -1,4 +1,4 @@
-"""Small archives for tests, and a way to damage their files."""
+"""Small archives for tests, and functions that damage their files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +100,7 @@ def history(generations: int) -> dict[str, np.ndarray]:
 
 @contextmanager
 def damaged(path: Path) -> Iterator[Any]:
-    """Open a file for changes that qdrl itself never makes."""
+    """Open a file for changes that qdrl never makes."""
     with h5py.File(path, "r+") as file:
         yield file
 

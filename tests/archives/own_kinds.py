@@ -1,4 +1,4 @@
-"""A user's own archives, named by reference in experiments."""
+"""Users' archive kinds, referenced in experiments."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rules of admission to novelty archives: thresholds by hand, probabilities by the keys of their random numbers."""
+"""Admission rules of novelty archives: thresholds computed by hand, probabilities from keyed random numbers."""
 
 import math
 from dataclasses import replace
@@ -76,7 +76,7 @@ def test_the_first_row_of_an_empty_archive_is_admitted() -> None:
 
 def test_the_threshold_uses_k_neighbours_or_all_if_there_are_fewer() -> None:
     entries = on_a_line(0, 10)
-    # Row 0 has distances 4 and 6 to the entries: mean 5. Row 1 equals row 0, an entry by then: 0 and 4, mean 2.
+    # Row 0 has distances 4 and 6 to the entries: mean 5. Row 1 equals row 0, which is an entry now: 0 and 4, mean 2.
     assert admitted(Threshold(4.9), on_a_line(4, 4), entries, k=2) == [0]
     assert admitted(Threshold(5.0), on_a_line(4, 4), entries, k=2) == []
     assert admitted(Threshold(4.9), on_a_line(4), entries, k=15) == [0]

@@ -157,7 +157,7 @@ def test_the_same_batches_give_the_same_elites_as_in_pyribs(name: str, sequence:
     assert statistics.elites == theirs.stats.num_elites
     assert statistics.coverage == theirs.stats.coverage
     assert statistics.max_fitness == theirs.stats.obj_max
-    # pyribs adds up differences as it goes, which loses digits beside large numbers.
+    # pyribs updates sums incrementally, which loses digits if numbers are large.
     assert statistics.qd_score == pytest.approx(float(theirs.stats.qd_score), rel=1e-9, abs=1e-6)
 
 
@@ -357,7 +357,7 @@ def test_genomes_are_copied_whatever_their_dtype_and_gradients():
 
 
 def test_genomes_longer_than_a_block_are_copied_completely():
-    # Longer than the block that is copied at once, and not a multiple of it.
+    # Longer than a block of copying, and not a multiple of it.
     archive = Archive(Grid([0], [100], [100]), 9001)
     batch = torch.from_numpy(np.random.default_rng(0).standard_normal((100, 9001), np.float32))
     places = torch.from_numpy(np.random.default_rng(1).permutation(100))
@@ -393,7 +393,7 @@ def test_a_restored_archive_continues_like_the_saved_one(
         add(straight, batch, generation=generation, parent_cell=generation - 1)
     saved = straight.state_dict()
     for column in saved.values():
-        column.flags.writeable = False  # as it comes from some files
+        column.flags.writeable = False  # as read from some files
     resumed = make()
     add(resumed, dense_example())  # loading must remove these elites
     resumed.load_state_dict(saved)

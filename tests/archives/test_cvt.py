@@ -1,4 +1,4 @@
-"""Voronoi cells and the placing of their centroids, with numpy, scipy and scikit-learn as oracles."""
+"""Voronoi cells and the placement of their centroids, with numpy, scipy and scikit-learn as oracles."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def unit_cells(centroids: np.ndarray) -> CentroidalVoronoi:
 
 
 def quantisation_error(points: np.ndarray, centroids: np.ndarray) -> float:
-    """Mean squared distance of the points to their nearest centroid."""
+    """Return the mean squared distance of the points to their nearest centroid."""
     return float(np.mean(KDTree(centroids).query(points)[0] ** 2))
 
 
@@ -84,7 +84,7 @@ def test_iterations_equal_lloyds_algorithm(dimensions: int, iterations: int):
         box = [0.0] * dimensions, [1.0] * dimensions
         return place_centroids(generator, 300, *box, samples=5000, iterations=iterations, tolerance=0)
 
-    points = np.random.default_rng(5).random((5000, dimensions))  # what the generator draws first
+    points = np.random.default_rng(5).random((5000, dimensions))  # the first draw of the generator
     expected = placed(0)
     assert np.isin(expected, points).all()  # k-means++ chooses samples
     for _ in range(iterations):
@@ -95,7 +95,7 @@ def test_iterations_equal_lloyds_algorithm(dimensions: int, iterations: int):
 
 @pytest.mark.parametrize(("dimensions", "cells"), [(2, 256), (2, 37), (4, 256)])
 def test_the_quantisation_error_is_close_to_that_of_scikit_learn(dimensions: int, cells: int):
-    samples = np.random.default_rng(1).random((10_000, dimensions))  # the same that place_centroids draws
+    samples = np.random.default_rng(1).random((10_000, dimensions))  # the same as drawn by place_centroids
     box = [0.0] * dimensions, [1.0] * dimensions
     ours = place_centroids(np.random.default_rng(1), cells, *box, samples=10_000)
     theirs = KMeans(cells, n_init="auto", random_state=0, max_iter=100).fit(samples).cluster_centers_
@@ -103,7 +103,7 @@ def test_the_quantisation_error_is_close_to_that_of_scikit_learn(dimensions: int
 
 
 def test_a_cell_without_samples_keeps_its_centroid():
-    # As many cells as samples: every cell has one sample; the first iteration moves nothing.
+    # With one cell per sample, the first iteration moves no centroid.
     centroids = place_centroids(np.random.default_rng(0), 64, [0], [1], samples=64)
     assert np.allclose(np.sort(centroids[:, 0]), np.sort(np.random.default_rng(0).random(64)), atol=1e-15)
 

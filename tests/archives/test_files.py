@@ -1,4 +1,4 @@
-"""Opening HDF5 files: faults of a file are UserErrors, errors of the calling code pass through unchanged."""
+"""Opening HDF5 files: faults of a file raise UserError, errors of the calling code pass through unchanged."""
 
 from pathlib import Path
 

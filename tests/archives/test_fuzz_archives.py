@@ -1,4 +1,4 @@
-"""Damaged and hostile files are read or refused in one line; `tests/programs/fuzz_archives.py` is the campaign."""
+"""Damaged and hostile files are read or rejected in one line; `tests/programs/fuzz_archives.py` is the campaign."""
 
 import shutil
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_every_structural_mutant_is_refused_in_one_line_or_opened(
         shutil.copyfile(good, path)
         if change_structure(path, np.random.default_rng(number), name) == "none":
             continue
-        write_seal(path)  # so that only the structure is wrong
+        write_seal(path)  # the structure is the only fault
         refusal = refusal_of(path)
         assert "\n" not in str(refusal)
         (opened if refusal is None else refused).append(name)
@@ -88,12 +88,12 @@ def test_a_dataset_replaced_by_a_scalar_or_text_is_reported(
     monkeypatch.setattr(inspection, "run_child", run_forked)
     path = tmp_path / "changed.h5"
     for source in sources:
-        if source.path.name != "archive.h5":  # those of the runs, with champions, lineages and actors
+        if source.path.name != "archive.h5":  # archives of runs, with champions, lineages and actors
             continue
         names: list[str] = []
         with h5py.File(source.path) as file:
             file.visititems(lambda name, item, names=names: names.append(name) if hasattr(item, "dtype") else None)
-        for name in set(names) - {"normalizer/count"}:  # a number in good files too
+        for name in set(names) - {"normalizer/count"}:  # a scalar in valid files too
             shutil.copyfile(source.path, path)
             with damaged(path) as file:
                 replace_dataset(file, name, wrong)

@@ -145,7 +145,7 @@ def test_a_genome_that_is_not_finite_is_an_error_when_it_is_read(path: Path) -> 
         genomes = file["elites/genome"][:]
         genomes[2, 1] = np.nan
         replace_dataset(file, "elites/genome", genomes)
-    write_seal(path)  # as if a program had written it so
+    write_seal(path)  # as if a program had written it like this
     archive = open_archive(path)
     assert np.isfinite(archive.genome(row=1)).all()
     with pytest.raises(UserError, match=f"genome of cell {archive.elites['cell'][2]} has values that are not finite"):
@@ -314,7 +314,7 @@ while True:
 
 def test_a_truncated_file_is_an_error_of_one_line(path: Path) -> None:
     whole = path.read_bytes()
-    superblock = USER_BLOCK + 48  # from here on, HDF5 knows how long the file was
+    superblock = USER_BLOCK + 48  # from here on, HDF5 can read the original length of the file
     for length in [0, 1, 7, USER_BLOCK, USER_BLOCK + 8, superblock, *range(1000, len(whole), 4001), len(whole) - 1]:
         path.write_bytes(whole[:length])
         with pytest.raises(UserError) as refusal:

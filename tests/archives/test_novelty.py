@@ -1,4 +1,4 @@
-"""Novelty against brute force in plain Python and scikit-learn, on data with many duplicates and ties."""
+"""Novelty compared with brute force in Python and with scikit-learn, on data with many duplicates and ties."""
 
 import math
 from functools import reduce
@@ -45,7 +45,7 @@ def by_hand(rows: np.ndarray, references: np.ndarray, k: int, own: np.ndarray) -
 
 @pytest.fixture(params=["by force", "by tree"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use brute force or the tree, whatever the sizes."""
+    """Use brute force or the tree for all sizes."""
     monkeypatch.setattr("qdrl.archives.novelty._TREE_REFERENCES", 1 if request.param == "by tree" else 10**9)
     monkeypatch.setattr("qdrl.archives.novelty._TREE_ROWS", 1)
 
@@ -65,7 +65,7 @@ def test_novelty_of_many_rows_agrees_with_scikit_learn(seed: int, axes: int, k: 
     references, rows = (draw.integers(0, levels, (count, axes)) / levels for count in (300, 40))
     oracle, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(references).kneighbors(rows)
     np.testing.assert_allclose(novelty(rows, references, k), oracle.mean(axis=1), rtol=1e-6, atol=1e-7)
-    among_themselves, _ = NearestNeighbors(n_neighbors=k).fit(references).kneighbors()  # leaves each point itself out
+    among_themselves, _ = NearestNeighbors(n_neighbors=k).fit(references).kneighbors()  # excludes each point itself
     found = novelty(references, references, k, own=np.arange(300))
     np.testing.assert_allclose(found, among_themselves.mean(axis=1), rtol=1e-6, atol=1e-7)
 
@@ -84,7 +84,7 @@ def test_the_novelty_of_a_row_does_not_depend_on_other_rows_or_the_order_of_refe
 
 @pytest.mark.usefixtures("engine")
 def test_ties_within_rounding_are_decided_by_exact_distances_not_by_the_tree() -> None:
-    draw = np.random.default_rng(50)  # SciPy adds eight squares in another order and returns the wrong neighbour
+    draw = np.random.default_rng(50)  # SciPy sums eight squares in another order and returns the wrong neighbour
     references, rows = draw.integers(0, 6, (60, 8)) * 0.1, draw.integers(0, 6, (5, 8)) * 0.1
     assert novelty(rows, references, 1).tolist() == by_hand(rows, references, 1, np.full(5, -1))
 

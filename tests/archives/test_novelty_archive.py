@@ -36,7 +36,7 @@ def batch(*numbers: int) -> dict[str, Any]:
 
 
 def numbers_of(archive: NoveltyArchive) -> list[int]:
-    """Return the numbers of the stored rows, after checking that every column belongs to them."""
+    """Return the numbers of the stored rows; check that every column has the values of these rows."""
     state = archive.state_dict()
     found = state["genome"][:, 0].astype(int).tolist()
     expected = {name: column.numpy() for name, column in batch(*found).items()}

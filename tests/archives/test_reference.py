@@ -1,4 +1,4 @@
-"""Archives that every version must open: golden files made by experiments/reference."""
+"""Archives that every version must open: reference files made by experiments/reference."""
 
 from pathlib import Path
 from typing import Any

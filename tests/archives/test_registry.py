@@ -1,4 +1,4 @@
-"""Kinds of archives: the built-in ones, and a user's own named by reference."""
+"""Kinds of archives: built-in ones, and users' ones by reference."""
 
 from pathlib import Path
 from typing import Any, Literal

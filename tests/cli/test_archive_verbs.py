@@ -21,7 +21,7 @@ from tests.helpers.processes import run_qdrl
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of the command line did."""
+    """Result of a call of the command line."""
 
     code: int
     out: str
@@ -29,7 +29,7 @@ class Outcome:
 
 
 def call(*arguments: object) -> Outcome:
-    """`qdrl archive ...` in this process, with a user's mistake treated as the entry point treats it."""
+    """Run `qdrl archive ...` in this process; handle a UserError like the entry point."""
     result = CliRunner().invoke(qdrl, ["archive", *map(str, arguments)])
     if isinstance(result.exception, UserError):
         return Outcome(2, result.stdout, f"qdrl: {result.exception}\n")
@@ -39,7 +39,7 @@ def call(*arguments: object) -> Outcome:
 
 
 def call_json(*arguments: object) -> Any:
-    """The JSON that a call prints, read as strictly as any other program would."""
+    """Return the printed JSON of a call, parsed strictly."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -49,7 +49,7 @@ def call_json(*arguments: object) -> Any:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A good archive file that is not part of a run folder."""
+    """Return a valid archive file that is not part of a run folder."""
     path = tmp_path / "toy.h5"
     write_archive(path, small_archive())
     return path
@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """A run folder, as far as archive verbs know one."""
+    """Return a run folder with the files that archive verbs need."""
     folder = tmp_path / "run"
     (folder / "figures").mkdir(parents=True)
     write_archive(folder / "archive.h5", small_archive())
@@ -182,7 +182,7 @@ def test_plot_of_a_run_fills_its_figures_folder(run_folder: Path) -> None:
     expected = [run_folder / "figures" / name for name in ("heatmap.png", "curves.png")]
     assert call("plot", run_folder).out.split() == [str(path) for path in expected]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in expected)
-    assert call("plot", run_folder).code == 0  # again, over the first ones
+    assert call("plot", run_folder).code == 0  # again: overwrites the first figures
 
 
 def test_plot_of_a_lone_file_writes_next_to_it_under_its_name(path: Path) -> None:
@@ -295,7 +295,7 @@ def test_export_and_render_refuse_a_cell_that_does_not_exist(path: Path, tmp_pat
 
 @pytest.fixture(scope="module")
 def evolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive of a real run, of the arm."""
+    """Return the archive of a real run with the task arm."""
     experiment = {"name": "arm", "task": {"name": "arm"}, "run": {"generations": 2}}
     cells = {"archive": {"kind": "grid", "shape": [5, 5]}, "algorithm": {"batch_size": 20}}
     folder = tmp_path_factory.mktemp("evolved") / "run"
@@ -344,7 +344,7 @@ def test_validate_accepts_a_valid_file(path: Path, run_folder: Path) -> None:
 
 
 def test_validate_notes_a_missing_seal() -> None:
-    path = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"  # made before there were seals
+    path = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"  # from a version without seals
     note = "no seal: a change that keeps the file readable is not found"
     assert call("validate", path) == Outcome(0, f"{path}: valid qdrl-archive 1.0, 256 elites ({note})\n", "")
 

@@ -1,4 +1,4 @@
-"""`qdrl evolve`, `tasks`, `algorithms` and `doctor`, called as from a terminal."""
+"""`qdrl evolve`, `tasks`, `algorithms` and `doctor`, called as in a terminal."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ARM = '[task]\nname = "arm"\n[archive]\nkind = "grid"\nshape = [12, 12]\n[run]\n
 
 
 def fresh_qdrl(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run `python -m qdrl` in an interpreter of its own."""
+    """Run `python -m qdrl` in a new interpreter."""
     command = [sys.executable, "-m", "qdrl", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
@@ -37,7 +37,7 @@ def test_evolve_prints_the_outcome_and_draws_figures(tmp_path: Path) -> None:
     assert (tmp_path / printed["heatmap"]).read_bytes().startswith(b"\x89PNG")
     assert "QD score" in done.stdout
     assert "best fitness" in done.stdout
-    assert "coverage 0." in done.stderr  # a plain line of progress: nobody watches
+    assert "coverage 0." in done.stderr  # a plain line of progress, since stderr is no terminal
     assert "\x1b" not in done.stderr
 
 
@@ -217,7 +217,7 @@ def _doctor() -> dict[str, str]:
 
 
 def test_doctor_reports_missing_and_broken_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "disable")  # in this process no library may be loaded that others lack
+    monkeypatch.setenv("MUJOCO_GL", "disable")  # this process may not load a library that others lack
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.delitem(sys.modules, "qdrl.parallel.mpi", raising=False)
     assert _doctor()["MPI"].startswith("none (")
@@ -232,13 +232,13 @@ def test_doctor_reports_missing_and_broken_mpi(monkeypatch: pytest.MonkeyPatch) 
 def test_doctor_counts_the_cores_of_all_ranks_of_the_node(
     monkeypatch: pytest.MonkeyPatch, core: int, verdict: str
 ) -> None:
-    """mpirun binds every rank to a core of its own, so each of them sees only that one."""
+    """mpirun binds every rank to its own core, so each rank reports only that core."""
 
     class TwoRanks(OneProcess):
         def gather(self, value: Any) -> list[Any]:
             return [(value[0], {0}), (value[0], {core}), ("another node", {2, 3})]
 
-    monkeypatch.setitem(sys.modules, "mpi4py", None)  # MPI started here would forbid processes to all later tests
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # after starting MPI, later tests could not start processes
     monkeypatch.setattr("qdrl.parallel.ranks.connect", TwoRanks)
     monkeypatch.setenv("MUJOCO_GL", "disable")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
@@ -263,9 +263,9 @@ def test_every_public_name_can_be_imported_and_stays_what_it_is() -> None:
 
     for name in qdrl.__all__:
         assert not isinstance(getattr(qdrl, name), types.ModuleType)
-        assert getattr(qdrl, name) is getattr(qdrl, name)  # a submodule of the same name would take its place
+        assert getattr(qdrl, name) is getattr(qdrl, name)  # a submodule of the same name would replace it
     with pytest.raises(AttributeError, match="public names"):
-        getattr(qdrl, "MapElitez")  # noqa: B009 - type checkers know that there is none
+        getattr(qdrl, "MapElitez")  # noqa: B009 - a type error as an attribute
 
 
 def test_every_verb_has_an_example_in_its_help() -> None:

@@ -1,4 +1,4 @@
-"""Wrong values of options: one line that says what was expected and what came."""
+"""Wrong values of options: one line with the value and what was expected."""
 
 from pathlib import Path
 

@@ -86,7 +86,7 @@ def test_graphed_calls_leave_a_run_unchanged(
 
 
 def test_a_recording_behaves_like_a_graph() -> None:
-    """Python variables and numbers keep the values that they had at the capture."""
+    """Python variables and numbers keep their values of the capture."""
     state, kept, count = torch.zeros(2), torch.zeros(2), 0
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Adam against torch's."""
+"""Adam compared with torch's Adam."""
 
 import numpy as np
 import pytest

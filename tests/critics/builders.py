@@ -12,7 +12,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def transitions(count: int, observations: int, actions: int, dimensions: int, seed: int = 0) -> SampledTransitions:
-    """Return random ones, of which a tenth are terminated, a tenth truncated and a few both."""
+    """Return random transitions: a tenth terminated, a tenth truncated and a few both."""
     draw = np.random.default_rng(seed)
     flags = draw.random((2, count)) < 0.1
     return SampledTransitions(

@@ -1,4 +1,4 @@
-"""Injected actors against the conditioned one."""
+"""Injected actors compared with the conditioned actor."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Labelled transitions: finite, with the descriptors of their rows, observations shared."""
+"""Labelled transitions are finite, have the descriptors of their rows and share observations."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.critics.builders import normal
 
 
 def two_episodes() -> Transitions:
-    """Rows 4 and 6 of a generation, of 3 and 2 steps."""
+    """Return transitions of rows 4 and 6 of a generation, with 3 and 2 steps."""
     return Transitions(
         row=torch.tensor([4, 4, 4, 6, 6]),
         observations=normal(7, 2),

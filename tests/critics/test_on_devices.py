@@ -86,7 +86,7 @@ def test_variation_never_reads_from_the_device() -> None:
 @pytest.mark.parametrize("order", ["code", "paper"])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_steps_on_copied_minibatches_give_the_same_bits(order: Literal["code", "paper"], shards: int) -> None:
-    """As on a GPU, where a graph reads all minibatches from the same memory."""
+    """On a GPU a graph reads all minibatches from the same memory."""
     plain, fixed = td3_on("cpu", order, shards), td3_on("cpu", order, shards)
     fixed._graphs = ChunkGraphs(torch.device("cpu"))
     buffers = buffers_on("cpu", shards)

@@ -1,4 +1,4 @@
-"""The replay buffer against a plain list of the newest transitions."""
+"""The replay buffer compared with a plain list of the newest transitions."""
 
 from collections import deque
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.critics.builders import buffer_of, transitions
 
 
 def numbered(first: int, count: int) -> SampledTransitions:
-    """Return transitions whose numbers are all different."""
+    """Return transitions in which all numbers are different."""
     number = torch.arange(first, first + count, dtype=torch.float32)
     return SampledTransitions(
         observation=number[:, None] + torch.tensor([0.0, 0.25, 0.5]),

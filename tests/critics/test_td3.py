@@ -1,4 +1,4 @@
-"""TD3 against the reference implementation; its schedules, its state and its behaviour when it diverges."""
+"""TD3 compared with the reference implementation; its schedules, state and behaviour when it diverges."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -32,7 +32,7 @@ def networks_of(td3: Td3) -> dict[str, torch.Tensor]:
 
 
 def assert_equal(one: Any, other: Any) -> None:
-    """Nested dicts of arrays and numbers, bit by bit."""
+    """Assert that nested dicts of arrays and numbers have the same bits."""
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         for key in one:
@@ -146,7 +146,7 @@ def test_initial_networks_differ_and_targets_start_as_copies() -> None:
 
 
 def test_many_chunks_are_one_phase() -> None:
-    """More steps than one chunk, against one run of the reference."""
+    """Compare more steps than one chunk with one run of the reference."""
     td3 = small(SMALL.model_copy(update={"steps": 230, "batch_size": 5}))
     buffer, reference = buffer_of(transitions(60, 7, 3, 2)), ReferenceTd3(td3)
     counts = td3.train(buffer, np.random.default_rng(0))
@@ -200,11 +200,11 @@ def test_a_phase_that_diverges_is_undone_and_reported(spoilt: str) -> None:
 
 
 def test_a_phase_that_leaves_adam_without_a_finite_moment_is_undone() -> None:
-    """The loss of the only step is finite, and so are all weights after it; the square of a gradient is not."""
+    """The loss of the only step and all weights after it are finite, but the square of a gradient is not."""
     td3 = small(SMALL.model_copy(update={"steps": 1}))
     _, second, last = matrices(td3.critic_mlp, td3.critic)
     second *= 1e25
-    last[:, :-1] = 0  # Q is its bias alone, whatever the hidden units say
+    last[:, :-1] = 0  # Q equals its bias for all values of the hidden units
     td3.critic_target.zero_()
     before = td3.state_dict()
     counts = td3.train(buffer_of(transitions(50, 7, 3, 2)), np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""TD3's target, losses and first step against numbers computed by hand."""
+"""TD3's target, losses and first step compared with numbers computed by hand."""
 
 from dataclasses import replace
 from math import exp
@@ -17,7 +17,7 @@ from tests.critics.builders import buffer_of
 NETWORKS = ("critic", "critic_target", "actor", "actor_target")
 RATE, TAU = 3e-4, 0.005
 
-# A critic sees (action, observation, descriptor) through one ReLU unit; the actor is one line, cut to [-1, 1].
+# A critic has the inputs (action, observation, descriptor) and one ReLU unit; the actor is linear, clipped to [-1, 1].
 # Rows: kernel of the unit, its bias, kernel of the output, its bias.
 CRITIC = [[1.0, 2.0, 0.0, 0.5, 2.0, -1.0], [-1.0, 1.0, 0.0, 0.0, 3.0, 1.0]]
 TARGET = [[1.0, 1.0, 0.0, 0.0, 1.0, 0.0], [0.5, 1.0, 0.0, 0.0, 1.0, 0.1]]
@@ -75,7 +75,7 @@ def test_the_actors_value_is_that_computed_by_hand() -> None:
 
 
 def test_the_first_step_moves_every_weight_as_computed_by_hand() -> None:
-    """Adam's first step is the learning rate against the gradient's sign; Q_1 is too high, Q_2 too low."""
+    """Adam's first step is the learning rate, against the gradient's sign; Q_1 is too high, Q_2 too low."""
     td3 = by_hand()
     td3.train(buffer_of(one_transition()), np.random.default_rng(0))
     signs = torch.tensor([[1.0, 1, 1, 1, 1, 1], [-1, -1, -1, -1, -1, -1]])
@@ -89,11 +89,11 @@ def test_the_first_step_moves_every_weight_as_computed_by_hand() -> None:
 
 
 def test_gradients_are_those_computed_by_hand() -> None:
-    """Adam's mean is a tenth of its first gradient; it alone tells a gradient from twice as much."""
+    """Adam's mean is a tenth of its first gradient; only the mean shows the scale of the gradient."""
     td3 = by_hand()
     td3.train(buffer_of(one_transition()), np.random.default_rng(0))
     state = td3.state_dict()
-    # 2 (Q - y) times what the output's bias, its kernel and the unit's bias weigh; units are 1.7 and 0.3.
+    # 2 (Q - y) times the derivatives by the output's bias, its kernel and the unit's bias; units are 1.7 and 0.3.
     errors = np.array([2.4 - 2.287, 1.9 - 2.287])
     expected = 0.2 * errors[:, None] * np.array([[2.0, 1.7, 1.0], [3.0, 0.3, 1.0]])
     np.testing.assert_allclose(state["critic_adam"]["mean"][:, 3:], expected, rtol=1e-5)
@@ -103,7 +103,7 @@ def test_gradients_are_those_computed_by_hand() -> None:
 
 @pytest.mark.parametrize("aim", [0.1, 0.9])
 def test_smoothing_noise_is_scaled_cut_and_added_to_the_next_action(aim: float) -> None:
-    """With noise this large every draw is clipped at 0.25, and the sum with pi'(1) = 0.9 at 1."""
+    """The noise is so large that every draw is clipped at 0.25, and the sum with pi'(1) = 0.9 at 1."""
     td3 = by_hand(noise=1e6, noise_clip=0.25)
     td3.actor_target.copy_(torch.tensor([[aim, 0.0, 0.0]]))
     counts = td3.train(buffer_of(one_transition()), np.random.default_rng(0))
@@ -115,7 +115,7 @@ def test_smoothing_noise_is_scaled_cut_and_added_to_the_next_action(aim: float) 
 
 
 def mixed(count: int = 40) -> SampledTransitions:
-    """The same transition many times, every fourth of them truncated."""
+    """Return copies of one transition, every fourth of them truncated."""
     single = one_transition()
     columns = {name: value.repeat(count, *[1] * (value.ndim - 1)) for name, value in vars(single).items()}
     return replace(SampledTransitions(**columns), truncated=torch.arange(count) % 4 == 0)

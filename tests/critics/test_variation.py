@@ -1,4 +1,4 @@
-"""Policy-gradient variation against the reference implementation."""
+"""Policy-gradient variation compared with the reference implementation."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_an_offspring_depends_on_its_own_descriptor() -> None:
 def test_the_bits_of_a_row_do_not_depend_on_other_rows_or_memory(
     hidden: tuple[int, ...], critic: tuple[int, ...], actions: int, rows: int, data: st.DataObject
 ) -> None:
-    """As on several ranks: each has its own buffers and rows, and has varied other rows before."""
+    """Like ranks, each variation has its own buffers and rows and has varied other rows before."""
     policy = Mlp(11, actions, MlpSettings(hidden_sizes=hidden))
     critic_shape = critic_mlp(conditioned(policy, 2), critic)
     settings = PolicyGradientSettings(steps=3, batch_size=data.draw(st.sampled_from((1, 17, 100)), "batch"))

@@ -1,4 +1,4 @@
-"""Lineages and the genomes they decode to."""
+"""Lineages and the decoded genomes."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def decoder_of(ancestry: Ancestry) -> Decoder:
 
 
 def grown(seed: int, nodes: int = 40, founders: int = 3) -> Ancestry:
-    """A tree whose every node has a parent drawn among all before it."""
+    """Return a tree in which each node has a parent drawn from all earlier nodes."""
     draw, ancestry = np.random.default_rng(seed), Ancestry()
     ancestry.add([NO_PARENT] * founders, draw.integers(2**32, size=founders).tolist(), [0.0] * founders)
     for node in range(founders, nodes):
@@ -30,7 +30,7 @@ def grown(seed: int, nodes: int = 40, founders: int = 3) -> Ancestry:
 
 
 def by_hand(lineage: Lineage) -> np.ndarray:
-    """A genome as its definition says."""
+    """Compute a genome by its definition."""
     words = np.random.SeedSequence(int(lineage.seeds[0]))
     genome = initial(np.random.Generator(np.random.PCG64(words)))
     for seed, sigma in zip(lineage.seeds[1:], lineage.sigmas[1:], strict=True):

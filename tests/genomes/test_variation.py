@@ -1,4 +1,4 @@
-"""Variation operators against the distributions they state."""
+"""Variation operators compared with their documented distributions."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def parents(size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
 
 
 def children(operator: IsoLine | Gaussian, count: int, size: int) -> np.ndarray:
-    """Children less their first parent, `(count, size)`, each from a stream of its own."""
+    """Return children minus their first parent, `(count, size)`, each from a separate stream."""
     pair = parents(size)[: operator.parents]
     rows = [operator(np.random.default_rng(seed), *pair) - pair[0] for seed in range(count)]
     return np.array(rows, np.float64)
@@ -28,7 +28,7 @@ def children(operator: IsoLine | Gaussian, count: int, size: int) -> np.ndarray:
 def test_iso_line_moves_each_gene_by_noise_and_the_whole_genome_by_one_step_along_the_line() -> None:
     """child - x1 = 0.1 N(0, I) + 0.5 N(0, 1) (x2 - x1), with x2 - x1 = 2 in every gene."""
     moved = children(IsoLine(iso_sigma=0.1, line_sigma=0.5), count=400, size=2000)
-    steps = moved.mean(axis=1)  # the line's part, since the noise averages out
+    steps = moved.mean(axis=1)  # the step along the line, since the noise averages out
     assert moved.mean() == pytest.approx(0, abs=0.15)
     assert steps.std() == pytest.approx(0.5 * 2, rel=0.1)
     assert (moved - steps[:, None]).std() == pytest.approx(0.1, rel=0.01)

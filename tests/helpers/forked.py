@@ -1,4 +1,4 @@
-"""Run a function in a forked child: a crash, a hang or too much memory is attributed and survived, in milliseconds."""
+"""Run a function in a forked child, which contains crashes, hangs and excessive memory use and starts fast."""
 
 import json
 import os
@@ -11,20 +11,20 @@ from pathlib import Path
 
 from qdrl.archives.inspection import check, limit_resources
 
-Say = Callable[[str], None]
-"""Sends text to the parent at once, so that what was said before a crash arrives."""
+Send = Callable[[str], None]
+"""Send text to the parent without buffering, so that text from before a crash arrives."""
 
 
-def in_child(function: Callable[[Say], None], seconds: float) -> tuple[int | None, str]:
+def in_child(function: Callable[[Send], None], seconds: float) -> tuple[int | None, str]:
     """Call a function in a child process.
 
     Returns:
-        its exit code, negative for a signal, 70 for an exception, None when it was stopped after so many seconds; what
-        it said.
+        the exit code, negative for a signal, 70 for an exception, None if the child was stopped after `seconds`; and
+        the text that it sent.
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; the child starts none
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks with threads warn; the child starts none
         child = os.fork()
     if child == 0:
         code = 70
@@ -43,11 +43,11 @@ def in_child(function: Callable[[Say], None], seconds: float) -> tuple[int | Non
 
 
 def run_forked(path: Path, seconds: float) -> tuple[int | None, str]:
-    """Stand in for `qdrl.archives.inspection.run_child`: the same checks and limits, without a new Python."""
+    """Replace `qdrl.archives.inspection.run_child`: the same checks and limits, without a new interpreter."""
 
-    def checked(say: Say) -> None:
+    def checked(send: Send) -> None:
         limit_resources(path)
-        say(json.dumps(check(path)))
+        send(json.dumps(check(path)))
 
     return in_child(checked, seconds)
 
@@ -58,7 +58,7 @@ def _write(descriptor: int, text: bytes) -> None:
 
 
 def _read(descriptor: int, deadline: float) -> tuple[str, bool]:
-    """Read until the other end closes; what was read, and whether that took too long."""
+    """Read until the other end closes; return the text, and whether the deadline passed."""
     parts, over = [], False
     while not over:
         left = deadline - time.monotonic()

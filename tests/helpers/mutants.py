@@ -1,7 +1,7 @@
-"""Files that no writer of ours makes: changed bytes, and well-formed HDF5 of the wrong structure.
+"""Files that qdrl never writes: changed bytes, and well-formed HDF5 of the wrong structure.
 
-Every mutation takes an open h5py file and a generator of random numbers, and changes the file in place. One that finds
-nothing to change raises `KeyError`, `ValueError` or the like; the caller then picks another.
+Every mutation takes an open h5py file and a random generator, and changes the file in place. If it finds nothing to
+change, it raises an exception such as `KeyError` or `ValueError`, and the caller chooses another mutation.
 """
 
 import json
@@ -36,7 +36,7 @@ WRONG: tuple[Any, ...] = (
 
 
 def change_bytes(path: Path, random: np.random.Generator) -> str:
-    """Change some bytes of a file; returns which way."""
+    """Change some bytes of a file; return the kind of change."""
     content = bytearray(path.read_bytes())
     size, place = len(content), int(random.integers(len(path.read_bytes())))
     way = str(random.choice(["flip", "overwrite", "zeros", "ones", "cut", "delete", "insert", "swap"], p=_SHARES))
@@ -67,7 +67,7 @@ _SHARES = [0.4, 0.25, 0.08, 0.08, 0.06, 0.04, 0.04, 0.05]
 
 
 def put(name: str, values: Any, **options: Any) -> Mutation:
-    """Put a dataset in place of what is there."""
+    """Replace an object by a dataset."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         if name in file:
@@ -89,7 +89,7 @@ def declare(name: str, shape: tuple[int, ...], dtype: Any = "f8", **options: Any
 
 
 def attribute(place: str, name: str, value: Any) -> Mutation:
-    """Set an attribute, of any size: large ones need the later file format."""
+    """Set an attribute of any size; large ones need a newer version of the file format."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         file[place].attrs[name] = value
@@ -108,7 +108,7 @@ def element(name: str, value: Any) -> Mutation:
 
 
 def link(name: str, target: Any) -> Mutation:
-    """Put a link in place of what is there."""
+    """Replace an object by a link."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         linked = target(file) if callable(target) else target
@@ -120,7 +120,7 @@ def link(name: str, target: Any) -> Mutation:
 
 
 def meta(name: str, *keys: str, value: Any) -> Mutation:
-    """Set a value inside one of the JSON strings."""
+    """Set a value in one of the JSON strings."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         parsed = json.loads(file["meta"][name].asstr()[()])
@@ -135,12 +135,12 @@ def meta(name: str, *keys: str, value: Any) -> Mutation:
 
 
 def text(name: str, content: str | bytes) -> Mutation:
-    """Put a string in place of one of the JSON strings."""
+    """Replace one of the JSON strings."""
     return put(f"meta/{name}", content)
 
 
 def virtual(name: str) -> Mutation:
-    """Put a virtual dataset of another file in place of a dataset."""
+    """Replace a dataset by a virtual dataset of another file."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         layout = h5py.VirtualLayout(shape=(7,), dtype="f8")
@@ -152,7 +152,7 @@ def virtual(name: str) -> Mutation:
 
 
 def nested(depth: int) -> Mutation:
-    """Nest groups."""
+    """Add groups nested to this depth."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         file.create_group("/".join(["deep"] * depth))
@@ -161,7 +161,7 @@ def nested(depth: int) -> Mutation:
 
 
 def many(count: int) -> Mutation:
-    """Add groups, or attributes where they are few."""
+    """Add many groups, or attributes if `count` is small."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         for number in range(count):
@@ -171,7 +171,7 @@ def many(count: int) -> Mutation:
 
 
 def named(name: bytes | str) -> Mutation:
-    """Add a metric of the right length under a name."""
+    """Add a metric of the right length with this name."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         length = len(file["history/generation"])
@@ -200,7 +200,7 @@ def _datasets(file: Any, below: str = "/") -> list[str]:
 
 
 def any_wrong(below: str) -> Mutation:
-    """Put a value of a wrong type or shape in place of a random dataset."""
+    """Replace a random dataset by a value of a wrong type or shape."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         names = _datasets(file, below)
@@ -226,7 +226,7 @@ def any_extreme(below: str) -> Mutation:
 
 
 def any_gone(below: str) -> Mutation:
-    """Delete a random dataset, or the group it is in."""
+    """Delete a random dataset or its group."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         names = _datasets(file, below)
@@ -251,7 +251,7 @@ def any_attribute(place: str) -> Mutation:
 
 
 def any_cut(below: str) -> Mutation:
-    """Put a shorter or longer array of the same type in place of a random one."""
+    """Replace a random array by a shorter or longer one of the same type."""
 
     def mutate(file: Any, random: np.random.Generator) -> None:
         names = _datasets(file, below)
@@ -430,7 +430,7 @@ STRUCTURAL: dict[str, Mutation] = {
 
 
 def change_structure(path: Path, random: np.random.Generator, name: str | None = None) -> str:
-    """Apply a random structural mutation, or the one of a name; returns its name, "none" where it did not apply."""
+    """Apply the named structural mutation, or a random one; return its name, or "none" if it did not apply."""
     names = list(STRUCTURAL)
     name = name or names[int(random.integers(len(names)))]
     try:

@@ -1,4 +1,4 @@
-"""Share what is expensive to make between the worker processes of pytest-xdist."""
+"""Share the results of expensive preparations between the worker processes of pytest-xdist."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
     Args:
         factory: pytest's fixture `tmp_path_factory`.
-        name: of the folder, unique in the suite.
+        name: name of the folder, unique in the test suite.
         make: fills an empty folder; called again by the next worker if it raises.
     """
     base = factory.getbasetemp()

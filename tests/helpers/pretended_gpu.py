@@ -1,9 +1,8 @@
-"""A GPU's stand-in: tensors that hold real numbers, say that they are elsewhere, and refuse what CUDA's would.
+"""A simulated GPU: tensors that report another device, store real data and reject the same calls as CUDA tensors.
 
-`python -m tests.helpers.pretended_gpu <config> <folder>` starts an experiment on it, stops and resumes it. Elsewhere is
-torch's `meta` device, which every build of torch knows; MuJoCo Warp runs on its CPU device behind it. What the device
-is given and asked for is real, so that a mix of devices is found wherever it happens in a run. Streams and graphs are
-not pretended.
+`python -m tests.helpers.pretended_gpu <config> <folder>` starts an experiment on it, stops and resumes it. The reported
+device is torch's `meta` device, which every build of torch has; MuJoCo Warp runs on its CPU device. Since the data is
+real, whole runs work, and a call that mixes devices is found anywhere in a run. Streams and graphs are not simulated.
 """
 
 import sys
@@ -28,11 +27,11 @@ PLACE = torch.device("meta")
 COPIES = {"copy_", "_to_copy"}
 INDEXED = {"index", "index_put_", "_index_put_impl_"}
 STRICT = {"index_copy_", "index_select", "index_add_", "gather", "bmm", "baddbmm", "addmm", "mm", "cat", "stack"}
-"""Calls that take not even a single number from the host, as most others do."""
+"""Calls that reject even 0-dimensional tensors of the host, which most others accept."""
 
 
 class OnDevice(Tensor):
-    """A tensor of the device; `numbers` are its own, on the CPU."""
+    """A tensor of the simulated device; `numbers` holds its data, on the CPU."""
 
     numbers: Tensor
 
@@ -69,19 +68,19 @@ class OnDevice(Tensor):
 
 
 class Everywhere(TorchDispatchMode):
-    """Sees calls that make tensors, too."""
+    """Intercept all calls, including those that create tensors."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         return call(func, args, kwargs or {})
 
 
 def call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The call, where its tensors are."""
+    """Run a call on the data, and return tensors of the device that CUDA would choose."""
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     refuse_mixes(func, args, given)
     known = {id(leaf.numbers): leaf for leaf in given if isinstance(leaf, OnDevice)}
     to, name = kwargs.get("device"), func.overloadpacket.__name__
-    if to is None:  # a copy is where its target is; all else is where any of the tensors is
+    if to is None:  # a copy stays on the device of its target, other results on the device if any argument is
         is_there = isinstance(args[0], OnDevice) if name in COPIES else bool(known)
     else:
         is_there = torch.device(to) == PLACE
@@ -98,7 +97,7 @@ def call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def refuse_mixes(func: Any, args: Sequence[Any], given: Sequence[Tensor]) -> None:
-    """As CUDA does: single numbers of the host, and indices for `[]`, may meet what is on the device."""
+    """Raise if a call mixes devices; like CUDA, allow 0-dimensional host tensors and host indices in `[]`."""
     name = func.overloadpacket.__name__
     there = [leaf for leaf in given if isinstance(leaf, OnDevice)]
     here = [leaf for leaf in given if not isinstance(leaf, OnDevice)]
@@ -114,7 +113,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _index(index: Any) -> Any:
-    """Lists as tensors of the host: torch would make them on the device, which has no way to be told numbers."""
+    """Convert lists to host tensors: torch would create them on the meta device, where their values are lost."""
     if isinstance(index, tuple):
         return tuple(map(_index, index))
     return torch.tensor(index, dtype=torch.int64) if isinstance(index, list) else index
@@ -131,7 +130,7 @@ def _through_host(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class _Warp:
-    """Warp, whose CPU device is the device."""
+    """Warp with its CPU device in place of the simulated device."""
 
     def __init__(self, warp: Any) -> None:
         self._warp = warp
@@ -147,7 +146,7 @@ class _Warp:
 
 
 def pretend() -> None:
-    """Let this process have a GPU."""
+    """Make this process use the simulated GPU."""
     libraries = gpu._libraries
     warp, mujoco_warp = libraries()
 

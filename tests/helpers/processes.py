@@ -1,8 +1,8 @@
-"""Start Python programs from tests: alone or under mpirun, forked from a process that has imported torch or fresh.
+"""Start Python programs from tests: alone or under mpirun, in forks of a process that has imported torch or fresh.
 
-`python -m MODULE` costs 3 seconds of imports in an interpreter of its own, and nothing as a fork of the process that
-`tests/programs/fork_server.py` describes. Forks are the default. A test asks for fresh interpreters where the start
-itself, the environment at import time or the seed of Python's hashes matters.
+`python -m MODULE` takes 3 seconds for imports in a new interpreter, and almost none in a fork of the process described
+in `tests/programs/fork_server.py`. Forks are the default. Tests use new interpreters if they depend on the start
+itself, the environment at import time or the seed of Python's hashes.
 """
 
 import atexit
@@ -39,8 +39,8 @@ class ForkedJob:
     """A forked child of the fork server, with the methods of `subprocess.Popen` that tests need.
 
     Args:
-        arguments: of Python: `["-m", MODULE, ...]`.
-        folder: where it runs; this process's when left out.
+        arguments: arguments of Python: `["-m", MODULE, ...]`.
+        folder: working directory; by default that of this process.
         environment: changes to this process's environment.
     """
 
@@ -81,7 +81,7 @@ class ForkedJob:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; raise `subprocess.TimeoutExpired` after so many seconds."""
+        """Wait for the end; raise `subprocess.TimeoutExpired` after `timeout` seconds."""
         if self.returncode is None and not select.select([self._connection], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         code = self.poll()
@@ -96,7 +96,7 @@ class ForkedJob:
 
     @property
     def errors(self) -> str:
-        """What was written to stderr so far."""
+        """Return the output on stderr so far."""
         return _content(self._output[1])
 
 
@@ -111,18 +111,17 @@ def run_python(
     """Run `python -m ...` in a forked child to its end.
 
     Args:
-        arguments: of Python: `["-m", MODULE, ...]`.
-        folder: where it runs; this process's when left out.
-        environment: changes to this process's environment; those that matter while torch and the like are imported
-            come too late.
-        check: whether any exit code but 0 fails the test.
+        arguments: arguments of Python: `["-m", MODULE, ...]`.
+        folder: working directory; by default that of this process.
+        environment: changes to this process's environment; variables that are read during imports have no effect.
+        check: whether an exit code other than 0 fails the test.
         timeout: seconds.
 
     Returns:
         exit code, stdout and stderr.
 
     Raises:
-        subprocess.TimeoutExpired: it did not end in time.
+        subprocess.TimeoutExpired: the child did not end in time.
     """
     with ForkedJob(arguments, folder, environment) as job:
         printed, errors = job.communicate(timeout)
@@ -140,9 +139,9 @@ def run_until_killed(arguments: Arguments, run: Path, rows: int) -> None:
     """Start `python ARGUMENTS`, which writes a run folder, and SIGKILL it at a line of the run's metrics.csv.
 
     Args:
-        arguments: of Python: `["-m", "qdrl", "evolve", ...]`.
+        arguments: arguments of Python: `["-m", "qdrl", "evolve", ...]`.
         run: the run folder.
-        rows: how many lines the file has then, the header included.
+        rows: number of lines at which to kill, the header included.
     """
     metrics, deadline = run / "metrics.csv", time.monotonic() + 60
     with ForkedJob(arguments) as job:
@@ -158,15 +157,15 @@ def mpirun(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS` on that many ranks, from the repository's root.
 
-    Skips the test where there is no mpirun. A job that outlives its time is ended, ranks and all. A job that mpirun
-    could not start, because its own listener thread failed, is started again.
+    Skips the test if there is no mpirun. After `timeout` the job is ended with all its ranks. If mpirun cannot start
+    the job because its listener thread failed, the job is started again.
 
     Args:
-        ranks: how many processes.
-        arguments: of Python: `["-m", "qdrl", "evolve", ...]` or a script and its arguments.
+        ranks: number of processes.
+        arguments: arguments of Python: `["-m", "qdrl", "evolve", ...]` or a script and its arguments.
         timeout: seconds.
-        options: of mpirun itself.
-        fresh: whether each rank is an interpreter of its own; all but `-m` are anyway.
+        options: options of mpirun.
+        fresh: whether each rank is a new interpreter; scripts always use new interpreters.
 
     Returns:
         exit code, stdout and stderr of the job.
@@ -190,7 +189,7 @@ def _run_to_the_end(
         try:
             stdout, stderr = job.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            job.send_signal(signal.SIGTERM)  # mpirun then ends its ranks; killed, it would leave them behind
+            job.send_signal(signal.SIGTERM)  # mpirun ends its ranks; after SIGKILL they would remain
             try:
                 job.communicate(timeout=10)
             except subprocess.TimeoutExpired:
@@ -202,7 +201,7 @@ def _run_to_the_end(
 def start_mpirun(
     ranks: int, arguments: Arguments, options: Sequence[str] = (), *, fresh: bool = False
 ) -> "subprocess.Popen[str]":
-    """Start the same job, once no other test's job runs, and do not wait for its end."""
+    """Start the same job once no job of another test runs, and do not wait for its end."""
     launcher = _launcher()
     python = [sys.executable]
     if arguments[0] == "-m" and not fresh:
@@ -233,7 +232,7 @@ def wait_for(path: Path, job: "ForkedJob | subprocess.Popen[str]", seconds: floa
 
 @cache
 def _socket_of_the_server() -> str:
-    """Start the fork server of this process, and return its socket; it ends when this process does."""
+    """Start the fork server of this process, which ends with the process, and return its socket."""
     folder = tempfile.mkdtemp(prefix="qdrl-")  # pytest's folders may have names too long for a socket
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = f"{folder}/socket"
@@ -275,5 +274,5 @@ def _environment() -> dict[str, str]:
 
 
 def _content(file: IO[bytes]) -> str:
-    """Read a file that a child may be writing, whose position is the child's too."""
+    """Read a file without moving its position, which is shared with a child that may be writing."""
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Algorithms of a user's that break on one rank."""
+"""Users' algorithms that fail on one rank."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from qdrl.report import figures
 
 
 class RaisingOnRankOne(MapElites):
-    """MAP-Elites whose second rank raises in the third generation and notes when."""
+    """MAP-Elites whose second rank raises in the third generation and stores the time."""
 
     def ask(self, rows: range | None = None) -> Candidates:
         if self.generation == 2 and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
@@ -26,15 +26,15 @@ class RaisingOnRankOne(MapElites):
 
 
 class DyingOnOneRank(MapElites):
-    """MAP-Elites one of whose ranks, named by the environment, is killed in the third generation."""
+    """MAP-Elites with a rank, chosen by an environment variable, that is killed in the third generation."""
 
     def ask(self, rows: range | None = None) -> Candidates:
-        die_if_told(self.generation)
+        die_if_configured(self.generation)
         return super().ask(rows)
 
 
 class _DyingInTheLastSave:
-    """An algorithm of six generations whose first rank is killed after them, at the moment that the environment names.
+    """An algorithm whose first rank is killed after six generations, at a moment chosen by an environment variable.
 
     Moments: "collect" before the learners' state is collected, "write" before the files are written, "figures" before
     the first figure is drawn.
@@ -62,18 +62,18 @@ class _DyingInTheLastSave:
 
 
 class MapElitesDyingInTheLastSave(_DyingInTheLastSave, MapElites):
-    """MAP-Elites, whose state lies on every rank."""
+    """MAP-Elites, whose state is on every rank."""
 
 
 class DcrlDyingInTheLastSave(_DyingInTheLastSave, DcrlMapElites):
-    """DCRL-MAP-Elites, whose replay lies on the first rank alone."""
+    """DCRL-MAP-Elites, whose replay buffer is on the first rank only."""
 
 
 class DcrlDyingOnOneRank(DcrlMapElites):
-    """The same with a critic; the rank may die in the middle of a training phase."""
+    """DCRL-MAP-Elites with a rank that is killed, possibly in the middle of a training phase."""
 
     def ask(self, rows: range | None = None) -> Candidates:
-        die_if_told(self.generation)
+        die_if_configured(self.generation)
         return super().ask(rows)
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
@@ -82,7 +82,7 @@ class DcrlDyingOnOneRank(DcrlMapElites):
 
         def reduce_or_die(learners: Learners) -> None:
             if next(steps) == 7:
-                die_if_told(generation, "train")
+                die_if_configured(generation, "train")
             reduce(learners)
 
         gradient.reduce = reduce_or_die
@@ -92,7 +92,7 @@ class DcrlDyingOnOneRank(DcrlMapElites):
             gradient.reduce = reduce
 
 
-def die_if_told(generation: int, moment: str = "ask") -> None:
+def die_if_configured(generation: int, moment: str = "ask") -> None:
     if moment != os.environ.get("QDRL_TEST_DYING_MOMENT", "ask"):
         return
     if generation == 2 and os.environ.get("OMPI_COMM_WORLD_RANK") == os.environ.get("QDRL_TEST_DYING_RANK", "none"):

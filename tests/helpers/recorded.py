@@ -1,7 +1,7 @@
 """CUDA graphs simulated on the CPU: torch's calls are recorded in a capture and repeated on the same tensors.
 
-What a graph does not repeat is not repeated here either: numbers computed by Python keep their values of the capture,
-Python names keep their bindings, and calls into numpy are dropped.
+As in a graph, only calls of torch are repeated: numbers computed by Python keep their values of the capture, Python
+names keep their bindings, and calls of numpy are not repeated.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _recorded(work: Callable[[], object]) -> Callable[[], object]:
-    """Record some work while running it; a graph would run it at its first launch."""
+    """Run and record some work; a graph would run it at its first launch instead."""
     recording = _Recording()
     with recording:
         work()

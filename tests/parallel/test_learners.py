@@ -1,4 +1,4 @@
-"""The learner group: real MPI processes against one process that holds all shards."""
+"""The learner group: real MPI processes compared with one process that holds all shards."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from qdrl.errors import UserError
 from qdrl.parallel.launcher import THREAD_VARIABLES, abort, launched_rank, launched_size, limit_threads, local_size
 from qdrl.parallel.ranks import OneProcess, connect
 from tests.helpers.processes import mpirun
-from tests.programs.ranks import COUNTS, PARAMETERS, asked_rows, evaluation_of
+from tests.programs.ranks import COUNTS, PARAMETERS, evaluation_of, requested_rows
 
 LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 
@@ -75,7 +75,7 @@ def test_the_number_of_ranks_of_a_node_is_read_from_slurm(
         monkeypatch.delenv(name, raising=False)
     for name, value in {"SLURM_PROCID": "7", "SLURM_NODEID": node, "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}.items():
         monkeypatch.setenv(name, value)
-    assert local_size() == 1  # no launcher: a process of its own
+    assert local_size() == 1  # no launcher: a single process
     monkeypatch.setenv("PMIX_RANK", "7")
     assert local_size() == expected
 
@@ -121,7 +121,7 @@ def test_without_mpi4py_one_rank_runs_alone_and_several_are_refused(
     monkeypatch.setenv("PMI_SIZE", "4")
     with pytest.raises(UserError, match=r"4 ranks were launched but MPI cannot be used .*pip install 'qdrl\[mpi\]'"):
         connect()
-    with pytest.raises(SystemExit):  # there is nothing to abort: the launcher sees the exit code
+    with pytest.raises(SystemExit):  # nothing to abort: the launcher gets the exit code
         abort(RuntimeError("first"), 0)
     assert "RuntimeError: first" in capsys.readouterr().err
 
@@ -162,7 +162,7 @@ def test_one_process_loads_no_mpi_and_no_numeric_library_before_threads_are_limi
 
 @pytest.fixture(scope="module", params=[2, 3, 4], ids=lambda size: f"{size} ranks")
 def exchanged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """What each rank of a job saved, without the file's ending."""
+    """Return the files that the ranks of a job saved, without their suffix."""
     folder = tmp_path_factory.mktemp("exchange")
     done = mpirun(request.param, ["-m", "tests.programs.ranks", "exchange", folder])
     assert done.returncode == 0, done.stderr
@@ -173,7 +173,7 @@ def exchanged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_every_rank_has_the_bits_of_one_process_after_sharing(exchanged: list[Path]):
     for saved in exchanged:
         with np.load(saved.with_suffix(".npz")) as seen:
-            for count in COUNTS:  # fewer rows than ranks, and none, among them
+            for count in COUNTS:  # including zero rows and fewer rows than ranks
                 for moments in (False, True):
                     _assert_seen(seen, f"{count}/{moments}/", count, moments=moments)
 
@@ -182,7 +182,7 @@ def _assert_seen(seen: np.lib.npyio.NpzFile, prefix: str, count: int, *, moments
     alone = evaluation_of(range(count), moments=moments)
     expected = {name: column.numpy() for name, column in alone.columns().items()}
     expected["rows"] = np.arange(count)
-    for name, rows in asked_rows(count).items():
+    for name, rows in requested_rows(count).items():
         expected[f"genomes of {name}"] = alone.own_genomes(rows).numpy()
         assert expected[f"genomes of {name}"].shape == (len(rows), PARAMETERS)
     assert {name for name in seen if name.startswith(prefix)} == {prefix + name for name in expected}
@@ -225,7 +225,7 @@ def test_a_job_that_hangs_is_ended_with_its_ranks(tmp_path: Path):
     assert len(pids) == 2
     give_up = time.monotonic() + 5
     while left := [pid for pid in pids if Path("/proc", pid).exists()]:
-        assert time.monotonic() < give_up, f"processes {left} live on"
+        assert time.monotonic() < give_up, f"processes {left} are still alive"
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""Many worlds at once against one world, and against MuJoCo stepped by hand."""
+"""Many worlds compared with one world, and with direct calls of MuJoCo."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ FIELDS = {
 
 @pytest.fixture(autouse=True, params=FIELDS, ids=lambda kind: kind.__name__)
 def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test looks at both kinds of worlds."""
+    """Run every test with both kinds of worlds."""
     monkeypatch.setattr(Episode, "kind", request.param, raising=False)
 
 
 class Episode:
-    """A robot's model, an initial state and controls: all that the physics of one world depends on."""
+    """A robot's model, an initial state and controls, which determine the physics of a world."""
 
     kind: type[BatchWorlds] | type[LoopWorlds]
 
@@ -53,7 +53,7 @@ class Episode:
         worlds.reset([slot], self.qpos[None], self.qvel[None])
 
     def alone(self) -> list[dict[str, Tensor]]:
-        """The states after each step in a world of its own."""
+        """Return the states after each step in a single world."""
         worlds = self.worlds(1)
         self.start(worlds, 0)
         return [self.go(worlds, 0, step) for step in range(len(self.controls))]
@@ -134,9 +134,9 @@ def test_a_reset_sets_the_requested_state() -> None:
 
 @pytest.mark.parametrize("robot", ["walker2d", "ant", "humanoid"])
 def test_a_reset_removes_all_state_of_the_episode_before(robot: str) -> None:
-    """The solver's warm start and the last control would change the first steps otherwise."""
+    """Otherwise the solver's warm start and the last control would change the first steps."""
     earlier, later = Episode(robot, seed=4), Episode(robot, seed=5)
-    fallen = Episode(robot, seed=6).alone()[-1]  # on the ground, where the solver has work from the first step
+    fallen = Episode(robot, seed=6).alone()[-1]  # on the ground, so that the solver has contacts from the first step
     later.qpos, later.qvel = fallen["qpos"], fallen["qvel"]
     worlds = later.worlds(1)
     earlier.start(worlds, 0)
@@ -148,7 +148,7 @@ def test_a_reset_removes_all_state_of_the_episode_before(robot: str) -> None:
 
 
 def test_the_warm_start_is_kept_between_steps() -> None:
-    """What tells these worlds from `mujoco.rollout`: without it the states below would differ."""
+    """The warm start makes the states below differ from those without it, as in `mujoco.rollout`."""
     episode = Episode("humanoid", seed=6)
     kept = episode.alone()[-1]["qpos"]
     data = mujoco.MjData(episode.model)
@@ -181,18 +181,18 @@ def test_a_moved_world_continues_exactly_and_its_old_slot_can_be_reset(robot: st
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("harm", ["nan control", "huge speed", "nan position"])
+@pytest.mark.parametrize("fault", ["nan control", "huge speed", "nan position"])
 def test_a_broken_world_is_reported_until_its_reset_and_writes_no_log(
-    harm: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    fault: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     episode = Episode("walker2d", seed=9)
     worlds = episode.worlds(3, threads)
     for slot in range(3):
         episode.start(worlds, slot)
-    if harm == "nan control":
+    if fault == "nan control":
         worlds.control[1] = torch.nan
-    elif harm == "huge speed":
+    elif fault == "huge speed":
         worlds.reset([1], episode.qpos[None], torch.full_like(episode.qvel, 1e12)[None])
     else:
         worlds.reset([1], torch.full_like(episode.qpos, torch.nan)[None], episode.qvel[None])

@@ -1,4 +1,4 @@
-"""MuJoCo Warp behind the physics interface, on Warp's CPU device, beside C MuJoCo."""
+"""MuJoCo Warp behind the physics interface, on Warp's CPU device, compared with C MuJoCo."""
 
 import os
 import sys
@@ -37,8 +37,8 @@ COMPARED = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
 def model_of(name: str) -> mujoco.MjModel:
     model = build_model(ROBOTS[name], touch=True)
     if name == "ant":
-        # A leg steeper than 30 degrees from the vertical has its friction pyramid turned in MuJoCo Warp (mujoco issue
-        # 2774). A cone has no sides to turn: with one nothing else is left to differ.
+        # MuJoCo Warp rotates the friction pyramid of a leg steeper than 30 degrees from the vertical (mujoco issue
+        # 2774). A friction cone has no orientation, so this difference disappears.
         model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     return model
 
@@ -240,7 +240,7 @@ def test_ranks_that_share_a_device_share_its_memory(monkeypatch: pytest.MonkeyPa
     for name, value in known.items():
         monkeypatch.setattr(torch.cuda, name, lambda _=None, value=value: value)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-    check_memory(52, 10, torch.device("cuda", 0))  # half of 1000, and the 20 that torch holds back
+    check_memory(52, 10, torch.device("cuda", 0))  # half of 1000, and the 20 in torch's cache
     with pytest.raises(UserError, match=r"at most 52$"):
         check_memory(53, 10, torch.device("cuda", 0))
     with pytest.raises(UserError, match=r"at most 33$"):

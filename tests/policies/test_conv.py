@@ -1,4 +1,4 @@
-"""Convolutional policies against torch's own layers."""
+"""Convolutional policies compared with torch's layers."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def images(shape: Conv, count: int, seed: int = 1) -> torch.Tensor:
 
 
 def torchs_own(shape: Conv, genome: torch.Tensor) -> nn.Sequential:
-    """The network with valid padding as torch's modules, cut out of the row by counting."""
+    """Return the network with valid padding as torch modules; parameters are sliced from the row by position."""
     modules, start = [], 0
     layers = [nn.Conv2d(2, 5, 4, 2), nn.Conv2d(5, 3, 3), nn.Linear(3 * 2 * 1, 7), nn.Linear(7, 3)]
     for layer in layers:
@@ -75,13 +75,13 @@ def test_same_padding_puts_the_odd_zero_last() -> None:
     shape = Conv((1, 5, 5), 1, SMALL.model_copy(update={**settings, "padding": "same"}))
     assert shape.images[-1] == (1, 3, 3)  # ceil(5 / 2); 3 * 2 + 2 - 5 = 3 zeros, 1 before and 2 after
     genome = torch.zeros(1, shape.parameters)
-    genome[0, 0] = 1.0  # the kernel's first point
-    genome[0, 17] = 1.0  # the first place of the image
+    genome[0, 0] = 1.0  # the first value of the kernel
+    genome[0, 17] = 1.0  # the first pixel of the image
     population = shape.population(1)
     population.load([0], genome)
     image = torch.arange(25.0)
-    assert population.act(image[None]).item() == 0.0  # it sees the zero before the image
-    genome[0, 17], genome[0, 17 + 4] = 0.0, 1.0  # the middle place: the kernel's first point is at (1, 1)
+    assert population.act(image[None]).item() == 0.0  # it reads the zero before the image
+    genome[0, 17], genome[0, 17 + 4] = 0.0, 1.0  # the middle pixel: the first value of the kernel is at (1, 1)
     population.load([0], genome)
     assert population.act(image[None]).item() == 6.0
 

@@ -1,4 +1,4 @@
-"""Whole populations of networks against torch's own layers, one at a time."""
+"""Populations of networks compared with torch's layers, one network at a time."""
 
 from hashlib import sha256
 from itertools import pairwise
@@ -30,7 +30,7 @@ def network(
 
 
 def by_hand(mlp: Mlp, genome: Tensor, observation: Tensor) -> Tensor:
-    """The network of one row, cut out of it by counting and computed in float64."""
+    """Compute the network of one row in float64; parameters are sliced from the row by position."""
     values, start = observation.double(), 0
     layers = list(pairwise(mlp.sizes))
     for number, (inputs, outputs) in enumerate(layers, 1):
@@ -116,7 +116,7 @@ def test_first_networks_have_lecun_uniform_kernels_and_zero_biases() -> None:
 
 
 def test_the_initial_network_of_a_stream_never_changes_between_versions() -> None:
-    """Stored archives replay only as long as this holds."""
+    """Stored archives cannot be replayed without this property."""
     row = network(4, (3,), 2).initial(Streams(7).generator(Purpose.INITIAL, 0, 5))
     assert row[:3].tolist() == [-0.7445807456970215, 0.7988957762718201, -0.41175028681755066]
     assert sha256(row.tobytes()).hexdigest()[:16] == "e4b3c8ef5f35db5c"

@@ -1,4 +1,4 @@
-"""The observation normaliser against numpy over all observations at once."""
+"""The observation normaliser compared with numpy over all observations at once."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SIZE = 3
 
 
 def seen(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
-    """The observations of some episodes, `(length, SIZE)` each, of very different scales."""
+    """Return the observations of some episodes, `(length, SIZE)` each, of very different scales."""
     draw = np.random.default_rng(seed)
     return [draw.normal([0, 100, -1e-3], [1, 5, 1e-4], (length, SIZE)) for length in lengths]
 

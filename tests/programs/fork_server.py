@@ -1,12 +1,12 @@
-"""Start Python programs by forking a process that has imported torch and the like already.
+"""Start Python programs by forking a process that has already imported torch and other slow packages.
 
 A Python process that runs qdrl spends most of its time on imports. `serve` imports once and then forks one child for
-each request. A child has the arguments, the folder, the environment, the standard streams and the processors of whoever
-requested it, runs `python -m MODULE ARGUMENTS` as an interpreter of its own would, and ends as one does.
+each request. A child has the arguments, folder, environment, standard streams and processors of the requesting process.
+It runs `python -m MODULE ARGUMENTS` and ends like a new interpreter.
 
-`request` is the other side. As a program (`python -I -S fork_server.py SOCKET -m MODULE ARGUMENTS`) this file stands in
-for the child: it passes signals on to it and ends as it ends, so mpirun can start it in place of an interpreter. It
-therefore imports the standard library only.
+`request` is the client. As a program (`python -I -S fork_server.py SOCKET -m MODULE ARGUMENTS`) this file is a proxy of
+the child: it forwards signals to the child and ends with the same exit code or signal, so mpirun can start it in place
+of an interpreter. It therefore imports the standard library only.
 """
 
 import json
@@ -39,7 +39,7 @@ Request = dict[str, Any]
 
 
 def serve(path: str) -> Request:
-    """Fork a child for each request, without end; return the request in each child."""
+    """Fork a child for each request, in an endless loop; return the request in each child."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
@@ -51,7 +51,7 @@ def serve(path: str) -> Request:
     sys.stdout.flush()
     while True:
         for key, _ in selector.select():
-            if key.fileobj is sys.stdin:  # whoever started this server has ended
+            if key.fileobj is sys.stdin:  # the process that started this server has ended
                 for child in connections:
                     os.kill(child, signal.SIGKILL)
                 os._exit(0)
@@ -71,7 +71,7 @@ def serve(path: str) -> Request:
                 connection.sendall(_STATUS.pack(child))
                 selector.register(connection, selectors.EVENT_READ, child)
                 selector.register(os.pidfd_open(child), selectors.EVENT_READ, child)
-            elif key.fileobj is connections.get(key.data):  # closed: whoever stands in for the child was killed
+            elif key.fileobj is connections.get(key.data):  # closed: the proxy of the child was killed
                 selector.unregister(key.fileobj)
                 os.kill(key.data, signal.SIGKILL)
             elif isinstance(key.fileobj, int):
@@ -87,18 +87,18 @@ def serve(path: str) -> Request:
 
 
 def request(path: str, arguments: Sequence[str], streams: Sequence[int], **changes: Any) -> tuple[socket.socket, int]:
-    """Have the server start `python ARGUMENTS`.
+    """Request the server to start `python ARGUMENTS`.
 
     Args:
         path: the server's socket.
         arguments: `["-m", MODULE, ...]`.
         streams: descriptors of the child's standard input, output and error.
-        changes: `folder` and `environment` of the child, where they differ from this process's.
+        changes: `folder` and `environment` of the child if they differ from those of this process.
 
     Returns:
         a socket from which `exit_code` reads, and the child's process id.
     """
-    folder = os.getcwd()  # noqa: PTH109 - pathlib would cost a third of the time that a stand-in takes
+    folder = os.getcwd()  # noqa: PTH109 - importing pathlib would take a third of a proxy's time
     state = {"folder": folder, "environment": dict(os.environ), "processors": [*os.sched_getaffinity(0)]}
     content = json.dumps({"arguments": list(arguments)} | state | changes).encode()
     connection = socket.socket(socket.AF_UNIX)
@@ -151,8 +151,8 @@ def _become(request: Request) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _stand_in(path: str, arguments: Sequence[str]) -> NoReturn:
-    """Request a child, pass signals on to it, and end as it ends."""
+def _run_proxy(path: str, arguments: Sequence[str]) -> NoReturn:
+    """Request a child, forward signals to it, and end with its exit code or signal."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     connection, child = request(path, arguments, (0, 1, 2))
     for number in _PASSED_ON:
@@ -182,7 +182,7 @@ def _main() -> None:
 
     contexts: list[Any] = [cpu_target.typing_context, cpu_target.target_context]
     for context in contexts:
-        context.refresh()  # otherwise done in each child when it loads its first kernel
+        context.refresh()  # otherwise each child would do it when it loads its first kernel
     gc.freeze()
     _become(serve(sys.argv[2]))
 
@@ -191,4 +191,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         _main()
     else:
-        _stand_in(sys.argv[1], sys.argv[2:])
+        _run_proxy(sys.argv[1], sys.argv[2:])

@@ -1,8 +1,8 @@
-"""A campaign of damaged and hostile files: every verb serves or refuses each, in one line.
+"""A campaign of damaged and hostile files: every verb reads each file or reports an error in one line.
 
-`python -m tests.programs.fuzz_archives FOLDER --files 10000 --workers 2` makes file after file from small real runs,
-changes it, and calls verbs on it in a forked child with limited memory and time. Results lie in FOLDER, a line a file;
-a campaign that was interrupted continues where it was. File i is the same in every campaign.
+`python -m tests.programs.fuzz_archives FOLDER --files 10000 --workers 2` copies files of small real runs, changes each
+copy, and calls verbs on it in a forked child with limited memory and time. FOLDER gets the results, one line per file.
+An interrupted campaign continues with the files that have no result yet. File i is the same in every campaign.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from qdrl.errors import UserError
 from qdrl.parallel.launcher import limit_threads
 from qdrl.parallel.ranks import OneProcess
 from qdrl.run.start import start
-from tests.helpers.forked import Say, in_child, run_forked
+from tests.helpers.forked import Send, in_child, run_forked
 from tests.helpers.mutants import change_bytes, change_structure
 
-SECONDS = 60.0  # a file
-MEMORY = 512 * 2**20  # more than this beyond what the program takes, and 64 times the file, is too much
+SECONDS = 60.0  # per file
+MEMORY = 512 * 2**20  # limit for a file, in addition to the memory of the program and 64 times the size of the file
 OUTCOMES = ("served", "warned", "refused", "traceback", "crashed", "hung", "memory")
 BAD = OUTCOMES[3:]
 
@@ -80,10 +80,10 @@ class Source:
 
     Attributes:
         path: the file.
-        config: the run's config.toml, of a checkpoint.
-        cell: one that holds an elite.
-        axes: of the descriptor.
-        generations: of the run.
+        config: the run's config.toml, for a checkpoint.
+        cell: a cell that holds an elite.
+        axes: number of descriptor axes.
+        generations: number of generations of the run.
     """
 
     path: Path
@@ -98,7 +98,7 @@ def make_sources(folder: Path) -> list[Source]:
     sources = [_source(REFERENCE)]
     for name in RUNS:
         run = folder / name
-        # In a child: torch's threads of automatic differentiation do not survive a fork.
+        # In a child, since the threads of torch's autograd do not survive a fork.
         if not (run / "archive.h5").exists() and in_child(lambda _, name=name: _run(name, folder), 300)[0] != 0:
             raise RuntimeError(f"the run {name} failed")
         for file in ("archive.h5", "checkpoint.h5"):
@@ -120,7 +120,7 @@ def _run(name: str, folder: Path) -> None:
 
 
 def change(source: Source, target: Path, index: int) -> str:
-    """Copy a source to a target and change it; returns how, for example "flip, resealed"."""
+    """Copy a source to a target and change it; return the kind of change, for example "flip, resealed"."""
     random = np.random.default_rng(index)
     shutil.copyfile(source.path, target)
     kind = int(random.integers(4))
@@ -152,7 +152,7 @@ def calls(source: Source, file: Path, random: np.random.Generator) -> list[list[
     if source.path != REFERENCE:
         verbs.append(["archive", "reevaluate", str(file)])
     chosen = [verbs[index] for index in random.permutation(len(verbs))[:2]]
-    if random.random() < 0.1:  # drawing takes ten times as long as the others
+    if random.random() < 0.1:  # plots take ten times as long as other verbs
         chosen[0] = ["archive", "plot", str(file), "--output", str(file.with_suffix(".png"))]
     first = [["archive", "validate", str(file)], ["archive", "info", str(file)]]
     if source.config is None:
@@ -164,7 +164,7 @@ def calls(source: Source, file: Path, random: np.random.Generator) -> list[list[
 
 
 def try_file(source: Source, folder: Path, index: int) -> dict[str, Any]:
-    """Change a file and call verbs on it in a child; returns what was done and how each call ended."""
+    """Change a file and call verbs on it in a child; return the change and the outcome of each call."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     file = folder / ("archive.h5" if source.config is None else "checkpoint.h5")
@@ -174,10 +174,10 @@ def try_file(source: Source, folder: Path, index: int) -> dict[str, Any]:
     changed = file.read_bytes() != source.path.read_bytes()
     verbs = calls(source, file, np.random.default_rng([index, 1]))
 
-    def call_all(say: Say) -> None:
+    def call_all(send: Send) -> None:
         sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         for verb in verbs:
-            say(json.dumps(_call(verb, file.stat().st_size)) + "\n")
+            send(json.dumps(_call(verb, file.stat().st_size)) + "\n")
 
     code, text = in_child(call_all, SECONDS)
     ends = [tuple(json.loads(line)) for line in text.splitlines() if line.endswith("]")]
@@ -189,7 +189,7 @@ def try_file(source: Source, folder: Path, index: int) -> dict[str, Any]:
 
 
 def run_campaign(folder: Path, indices: list[int], sources: list[Source]) -> list[dict[str, Any]]:
-    """Try files that have no result in the folder yet; returns the new results."""
+    """Try the files that have no result in the folder yet; return the new results."""
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / f"results-{indices[0] if indices else 0}.jsonl"
     known = {json.loads(line)["index"] for line in results.read_text().splitlines()} if results.exists() else set()
@@ -204,7 +204,7 @@ def run_campaign(folder: Path, indices: list[int], sources: list[Source]) -> lis
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Count how calls ended, and how many changed files `validate` accepted."""
+    """Count the outcomes of calls, and the changed files that `validate` accepted."""
     ends = Counter(call["end"] for result in results for call in result["calls"])
     accepted = Counter(
         "resealed" if "resealed" in result["how"] else "sealed or not"
@@ -221,7 +221,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def bad(results: list[dict[str, Any]]) -> list[str]:
-    """List the calls that ended as none may."""
+    """List the calls with a forbidden outcome."""
     return [
         f"file {result['index']} ({result['source']}, {result['how']}): {call['verb']} {call['end']}: {call['said']}"
         for result in results
@@ -231,7 +231,7 @@ def bad(results: list[dict[str, Any]]) -> list[str]:
 
 
 def _call(verb: list[str], size: int) -> tuple[str, str]:
-    """Run a verb in this process; returns how it ended and what it said."""
+    """Run a verb in this process; return its outcome and message."""
     warned = _Warnings()
     logging.getLogger("qdrl").addHandler(warned)
     before = _peak()
@@ -266,7 +266,7 @@ def _peak() -> int:
 
 @contextmanager
 def _forked_inspection() -> Iterator[None]:
-    """Let inspections fork: a new Python a file would take most of the time."""
+    """Run inspections in forks: a new interpreter for each file would take most of the time."""
     real = inspection.run_child
     inspection.run_child = run_forked
     try:
@@ -282,7 +282,7 @@ def _source(path: Path, config: Path | None = None) -> Source:
 
 
 def _unsealed(path: Path) -> Path:
-    """Write a copy without a user block, as format 1.1 was written."""
+    """Write a copy without a user block, as in format 1.1."""
     target = path.with_name(f"unsealed_{path.name}")
     if target.exists():
         return target
@@ -301,7 +301,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    import matplotlib.pyplot  # noqa: F401 - children inherit what is imported here
+    import matplotlib.pyplot  # noqa: F401 - imported once for all children
 
     import qdrl.analysis.export
     import qdrl.analysis.reevaluate

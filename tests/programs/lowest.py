@@ -1,4 +1,4 @@
-"""Prints constraints that pin every dependency to the lowest version that pyproject.toml allows; see `make lowest`."""
+"""Print constraints that pin each dependency to the lowest version that pyproject.toml allows (`make test-lowest`)."""
 
 import re
 import tomllib

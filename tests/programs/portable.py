@@ -1,6 +1,6 @@
-"""What tests/runs/test_portability.py runs under other settings of libraries and processor; prints JSON.
+"""Print digests of results as JSON; tests/runs/test_portability.py runs this under several settings.
 
-Inputs come from uniform random numbers, which are exact everywhere.
+Inputs are uniform random numbers, which are the same bits on every platform.
 """
 
 import json
@@ -43,7 +43,7 @@ def digest(*arrays: Any) -> str:
 
 
 def perceptrons() -> str:
-    """Shapes with and without whole vectors, every activation and output."""
+    """Return the digest of networks with whole and partial vectors and with every activation and output."""
     found = []
     for hidden in ((), (6,), (128, 128), (37, 64)):
         for activation, output in (("relu", "tanh"), ("tanh", "linear"), ("tanh", "clip")):
@@ -70,7 +70,7 @@ def sines() -> str:
 
 
 def evaluated(name: str, scale: float, **options: Any) -> Callable[[], str]:
-    """Fitness and descriptor of a few genomes of a task."""
+    """Return a function that digests the fitness and descriptors of a few genomes of a task."""
 
     def evaluate() -> str:
         task, rows = make_task(name, worlds=8, **options), range(12)
@@ -95,7 +95,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def replayed(name: str, stride: int) -> list[int]:
-    """How many of every `stride`-th elite of a reference archive replay bit for bit, of how many."""
+    """Replay every `stride`-th elite of a reference archive; return the numbers of identical and of all replays."""
     archive = open_archive(REFERENCE / f"{name}.h5")
     same = [replay(archive, int(cell)).same for cell in archive.elites["cell"][::stride]]
     return [sum(map(bool, same)), len(same)]

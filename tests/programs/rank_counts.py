@@ -16,7 +16,7 @@ from tests.programs.ending import aborting_all_ranks
 
 
 def _evolve(ranks: Ranks, folders: Sequence[Path], name: str) -> None:
-    """Collective. Run each folder's experiment, saved at its end only, into a subfolder of that name."""
+    """Run each folder's experiment, saved only at its end, into a subfolder of that name. Collective."""
     for folder in folders:
         experiment = load_experiment(folder / "config.toml", ["run.checkpoint_seconds=60"])
         start(experiment, ranks, folder=folder / name, progress=False)

@@ -1,4 +1,4 @@
-"""What the ranks of `test_ranks.py` run: `mpirun -n 3 python -m tests.programs.ranks exchange <folder>`."""
+"""Programs of the ranks of `test_ranks.py`: `mpirun -n 3 python -m tests.programs.ranks exchange <folder>`."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ COUNTS = (0, 1, 2, 3, 7, 64)
 
 
 def evaluation_of(rows: range, *, moments: bool) -> Evaluation:
-    """Rows of an evaluation whose every value depends on its row alone; every third row failed."""
+    """Return an evaluation of these rows; each value depends only on its row, and every third row failed."""
     row = torch.arange(rows.start, rows.stop)
     x = row.double()
     candidates = Candidates(
         generation=4,
         rows=rows,
         genomes=torch.sin(x[:, None] * 7 + torch.arange(PARAMETERS)).float(),
-        seeds=row * 2**55 + 3,  # beyond what float64 could carry
+        seeds=row * 2**55 + 3,  # not exactly representable in float64
         emitter=row % 2,
         parent_cell=row - 1,
     )
@@ -46,7 +46,7 @@ def evaluation_of(rows: range, *, moments: bool) -> Evaluation:
     )
 
 
-def asked_rows(count: int) -> dict[str, torch.Tensor]:
+def requested_rows(count: int) -> dict[str, torch.Tensor]:
     """Return rows whose genomes are requested: ascending ones, reversed ones and repeated ones."""
     everything = torch.arange(count)
     return {
@@ -60,14 +60,14 @@ def asked_rows(count: int) -> dict[str, torch.Tensor]:
 
 
 def exchange(ranks: Ranks, folder: Path) -> None:
-    """Save what this rank has after sharing, for every count of rows, and what it learns from the others."""
+    """Save the evaluations, genomes, blocks of rows and flags that this rank has after sharing, for every row count."""
     seen: dict[str, np.ndarray] = {}
     for count in COUNTS:
         for moments in (False, True):
             shared = ranks.share(evaluation_of(ranks.rows(count), moments=moments), count)
             seen |= {f"{count}/{moments}/{name}": column.numpy() for name, column in shared.columns().items()}
             seen[f"{count}/{moments}/rows"] = np.array(shared.rows, np.int64)
-            for name, rows in asked_rows(count).items():
+            for name, rows in requested_rows(count).items():
                 seen[f"{count}/{moments}/genomes of {name}"] = ranks.exchange.genomes(shared, rows).numpy()
     np.savez(folder / f"{ranks.rank}.npz", **seen)  # pyright: ignore[reportArgumentType]
     blocks = [list(ranks.rows(count)) for count in range(20)]
@@ -81,12 +81,12 @@ LENGTHS = (1, 3, 1000, 1024, 5001)
 
 
 def shard_of(shard: int, length: int) -> torch.Tensor:
-    """Numbers whose sum over shards depends on the order of adding, in its last bits."""
+    """Return numbers whose sum over shards depends on the order of addition in its last bits."""
     return torch.sin(torch.arange(length) * 7.3 + shard * 0.9) * 10.0 ** (shard % 3)
 
 
 def learn(ranks: Ranks, folder: Path) -> None:
-    """Save what this process of a learner group has after adding, joining and collecting."""
+    """Save the results of adding, joining and collecting in this process of a learner group."""
     from mpi4py import MPI
 
     from qdrl.parallel.learners import MpiLearners
@@ -95,7 +95,7 @@ def learn(ranks: Ranks, folder: Path) -> None:
     for count in SHARDS:
         learners = MpiLearners(MPI.COMM_WORLD, count)
         seen[f"{count}/held"] = np.array(learners.shards, np.int64)
-        for length in LENGTHS * 2:  # the second time with buffers that are there
+        for length in LENGTHS * 2:  # the second time with existing buffers
             parts, total = torch.stack([shard_of(k, length) for k in learners.shards]), torch.full((length,), torch.nan)
             learners.sum(parts, total)
             seen[f"{count}/{length}/sum"] = total.numpy().copy()
@@ -119,7 +119,7 @@ def fail(ranks: Ranks, folder: Path) -> None:
 
 
 def leave(ranks: Ranks, folder: Path) -> None:
-    """Leave with an exit code, all but the last rank, which is killed then."""
+    """Exit with a code, except for the last rank, which is killed."""
     if ranks.rank == ranks.size - 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if ranks.first:
@@ -128,7 +128,7 @@ def leave(ranks: Ranks, folder: Path) -> None:
 
 
 def share_memory(ranks: Ranks, folder: Path) -> None:
-    """Fill a shared table although the rank that fills it, and later one that waits for it, is killed meanwhile."""
+    """Fill a shared table while the rank that fills it is killed, and later a rank that waits for it."""
     for dying in (0, 1):
 
         def fill(numbers: np.ndarray, dying: int = dying) -> None:

@@ -48,7 +48,7 @@ def _git(folder: Path, *arguments: str) -> None:
 
 
 def _package_in(folder: Path) -> ModuleType:
-    """The module as it is when its source lies in that folder."""
+    """Return the module imported from that folder."""
     (folder / "provenance").mkdir(parents=True, exist_ok=True)
     copy = shutil.copy(qdrl.provenance.software.__file__, folder / "provenance" / "software.py")
     spec = spec_from_file_location("software_elsewhere", copy)

@@ -1,4 +1,4 @@
-"""Users' code that made a result: kept as text, compared when a run is resumed."""
+"""Users' code behind a result: stored as text, and compared when a run is resumed."""
 
 import functools
 import json
@@ -96,7 +96,7 @@ def test_a_run_keeps_its_users_code_and_is_not_resumed_with_another_unless_that_
         code = open_archive(run / file).meta["code"]
         assert set(code) == {"qdrl_test_mine:last", "qdrl_test_mine:both"}
         assert code["qdrl_test_mine:last"]["source"] == CODE
-    sys.path.remove(str(tmp_path))  # as in a process that knows nothing of the experiment file
+    sys.path.remove(str(tmp_path))  # as in a process that has not loaded the experiment file
     resume(run, OneProcess(), overrides=["run.generations=3"], progress=False)
     assert str(tmp_path) in sys.path
 

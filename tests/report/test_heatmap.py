@@ -27,7 +27,7 @@ from tests.archives.builders import small_archive
 
 
 def mesh_of(axes: Axes) -> Any:
-    """What pcolormesh drew: (rows, columns) of the picture, masked where empty."""
+    """Return the array drawn by pcolormesh, `(rows, columns)`, masked at empty cells."""
     (mesh,) = [item for item in axes.collections if isinstance(item, QuadMesh)]
     return mesh.get_array()
 
@@ -131,7 +131,7 @@ def test_dollars_in_names_are_drawn_as_they_are() -> None:
             figure_of_heatmap(archive, value="emitter"),
             figure_of_curves(archive),
         ):
-            figure.draw_without_rendering()  # a formula that does not parse raises here
+            figure.draw_without_rendering()  # a formula that cannot be parsed raises here
 
 
 @pytest.mark.parametrize("make", [live_archive, live_novelty_archive])

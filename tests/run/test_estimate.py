@@ -59,7 +59,7 @@ def test_the_estimated_memory_of_replay_buffer_and_critics_is_that_of_their_tens
     needs = _needs(parts)
     assert needs["replay"].bytes == learner.shards[0]._table.nbytes
     networks = sum(learner.td3.state_dict()[name].nbytes for name in ("critic", "actor"))
-    assert needs["critics"].bytes == pytest.approx(5 * networks, rel=0.01)  # and target, gradient, two moments
+    assert needs["critics"].bytes == pytest.approx(5 * networks, rel=0.01)  # with target, gradient and two moments
     episode = learner.shards[0]._table[0].nbytes * 10
     assert needs["transitions of a generation"].bytes >= parts.algorithm.batch_size * episode
 
@@ -76,7 +76,7 @@ def test_ranks_share_rows_and_a_node_has_one_noise_table() -> None:
 
 @pytest.mark.parametrize("data", [ARM, DCRL], ids=["arm", "learned"])
 def test_files_are_at_most_as_large_as_estimated_and_not_much_smaller(tmp_path: Path, data: dict[str, Any]) -> None:
-    """With the replay filled and most cells occupied, both within a third."""
+    """With a full replay buffer and most cells occupied, both are within a third."""
     full = data | {"run": {"generations": 12}, "archive": {"shape": [3, 3]}}
     if data is DCRL:
         full["algorithm"] = data["algorithm"] | {"replay_capacity": 500}
@@ -108,7 +108,7 @@ def test_files_are_at_most_as_large_as_estimated_and_not_much_smaller(tmp_path: 
 def test_settings_that_exceed_the_memory_are_an_error_before_allocation(
     monkeypatch: pytest.MonkeyPatch, data: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr("qdrl.run.estimate.memory_limit", lambda: 100 * 2**20)  # as a control group would set it
+    monkeypatch.setattr("qdrl.run.estimate.memory_limit", lambda: 100 * 2**20)  # as set by a control group
     with pytest.raises(UserError, match=words + r".*100 MiB of memory") as caught:
         _parts(data)
     assert "\n" not in str(caught.value)

@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run."""
+    """Return a copy of a finished run."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -195,7 +195,7 @@ def test_a_missing_folder_or_one_without_a_run_is_an_error(tmp_path: Path) -> No
 
 
 def edit_meta(path: Path, name: str, change: dict[str, object]) -> None:
-    """Change a JSON object of /meta and seal the file again, as if it had been written so."""
+    """Change a JSON object of /meta and seal the file again, as if written like this."""
     file: Any = h5py.File(path, "r+")
     with file:
         text = json.dumps(json.loads(file[f"meta/{name}"].asstr()[()]) | change)
@@ -215,7 +215,7 @@ def without_arithmetic(path: Path) -> None:
 
 def test_an_old_run_is_continued_in_the_arithmetic_of_its_files(run: Path) -> None:
     assert open_archive(run).meta["task"]["arithmetic"] == "portable-1"
-    for name in ("checkpoint.h5", "archive.h5"):  # as format 1.1 wrote them
+    for name in ("checkpoint.h5", "archive.h5"):  # as in format 1.1
         without_arithmetic(run / name)
     assert load(run).task.spec.arithmetic == "blas"
     resume(run, OneProcess(), overrides=MORE, progress=False)

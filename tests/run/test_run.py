@@ -57,7 +57,7 @@ worlds = 8
 
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An experiment file and the digest of its archive, made by one process without MPI."""
+    """Return an experiment file and the digest of its archive, made by one process without MPI."""
     folder = tmp_path_factory.mktemp("hopper")
     config = folder / "hopper.toml"
     config.write_text(HOPPER)
@@ -253,7 +253,7 @@ def test_a_rank_that_replaces_the_lost_writer_locks_the_folder_too(tmp_path: Pat
     recorder = Recorder(parts, ranks, tmp_path / "run", past, progress=False)
     with recorder:
         with (tmp_path / "run" / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not locked
         ranks.first = True
         recorder.warn("the first rank was lost")
         with pytest.raises(UserError, match="another job"):
@@ -364,7 +364,7 @@ def test_a_state_that_no_run_wrote_is_refused_in_one_line(tmp_path: Path, place:
         file[place] = values
     with pytest.raises(UserError, match="changed since it was written"):
         load(tmp_path / "run")
-    write_seal(checkpoint)  # as whoever edits it on purpose would
+    write_seal(checkpoint)  # as after a deliberate edit
     if place == "state/unknown":
         assert load(tmp_path / "run").algorithm.generation == 12
         return

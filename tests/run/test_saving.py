@@ -46,7 +46,7 @@ ARM = {
 
 
 class LimitedDisk(MapElites):
-    """MAP-Elites during which no file may grow beyond some bytes from generation 3 on, until `freed_at`."""
+    """MAP-Elites with a limit on the size of files from generation 3 until `freed_at`."""
 
     freed_at: ClassVar[int] = 10**9
 
@@ -59,7 +59,7 @@ class LimitedDisk(MapElites):
 
 
 class Reporting(MapElites):
-    """MAP-Elites that reports a metric of the test's from the third generation on."""
+    """MAP-Elites that reports a metric set by the test from the third generation on."""
 
     reported: ClassVar[dict[Any, Any]] = {}
 
@@ -80,7 +80,7 @@ class Opaque(MapElites):
 
 
 class Remembering(MapElites):
-    """MAP-Elites with state of the test's."""
+    """MAP-Elites with state set by the test."""
 
     remembered: ClassVar[Any] = None
 
@@ -90,7 +90,7 @@ class Remembering(MapElites):
 
 @pytest.fixture
 def limited() -> Iterator[None]:
-    """Let writes beyond a process's limit fail as on a full disk; without it the signal would end the process."""
+    """Make writes beyond the process's limit fail as on a full disk, instead of a signal that ends the process."""
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield
     _limit(resource.RLIM_INFINITY)
@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_generation(
         start(experiment, OneProcess(), folder=tmp_path / "file" / "run", progress=False)
     start(parse_experiment(ARM | {"run": {"generations": 1}}), OneProcess(), folder=tmp_path / "run", progress=False)
     (tmp_path / "run" / "log.txt").unlink()
-    (tmp_path / "run" / "log.txt").mkdir()  # stands for a folder without permission, which root has always
+    (tmp_path / "run" / "log.txt").mkdir()  # in place of a folder without permission, which root always has
     with pytest.raises(UserError, match="cannot write into run folder"):
         resume(tmp_path / "run", OneProcess(), progress=False)
 

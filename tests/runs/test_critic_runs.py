@@ -1,4 +1,4 @@
-"""Runs with critics from the command line: after kills and a stop, and with ranks that die."""
+"""Runs with critics from the command line: after kills and a stop, and with killed ranks."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ def test_a_run_that_is_killed_twice_and_stopped_once_resumes_on_other_ranks_to_t
     for rows in (2, 4):
         run_until_killed(arguments, folder, rows)
         arguments = ["-m", "qdrl", "resume", folder]
-    with start_mpirun(2, ["-m", "qdrl", "resume", folder], fresh=True) as job:  # stopped when asked to, on other ranks
+    with start_mpirun(2, ["-m", "qdrl", "resume", folder], fresh=True) as job:  # stopped by a signal, on other ranks
         time.sleep(2)
         job.send_signal(signal.SIGUSR1)
         job.communicate(timeout=120)
@@ -74,7 +74,7 @@ def test_a_job_that_lost_a_learner_ends_and_resumes_to_the_same_archive(
 
 
 def _alone(folder: Path, learners: int) -> str:
-    """A run of one process, and its archive's digest."""
+    """Run in one process and return the digest of the archive."""
     config = folder / "config.toml"
     config.write_text(DCRL_HOPPER.replace("batch_size = 16", "batch_size = 18"))  # shared equally by 1, 2 and 3
     run_qdrl("evolve", config, "--output", folder / "alone", *_set(learners), check=True)

@@ -201,7 +201,7 @@ def test_a_network_with_virtual_batch_norm_is_exported_with_its_reference_batch(
 
 
 def acted(weights: dict[str, np.ndarray], seen: torch.Tensor) -> torch.Tensor:
-    """What exported weights do, by the words of archives/README.md."""
+    """Compute actions from exported weights as described in archives/README.md."""
     parts = {name: torch.from_numpy(values) for name, values in weights.items() if values.dtype.kind == "f"}
     values = torch.cat([parts["reference"], seen]).view(-1, 4, 84, 84)
     for layer in range(3):

@@ -28,7 +28,7 @@ def test_selection_by_fitness_ends_in_the_dead_end(tmp_path: Path) -> None:
     experiment = load_experiment(HERE / "objective.toml", ["run.evaluations=15000"], seed=0)
     outcome = start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
     nearest = -open_archive(outcome.archive).history["champion_fitness"]
-    assert 38 < nearest[-1] < 60  # where a wall stands between it and the goal
+    assert 38 < nearest[-1] < 60  # in the dead end behind a wall
     assert nearest[-1] - nearest[-5:].min() < 1e-9
 
 

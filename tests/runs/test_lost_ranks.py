@@ -34,7 +34,7 @@ batch_size = 37
 generations = 6
 checkpoint_seconds = 0
 """
-# Two lines before and after MPI_Init are all that a rank needs to start; torch would take seconds.
+# The start of a rank is only the lines around MPI_Init; importing torch would take seconds.
 START = """
 import os, signal, sys
 from qdrl.parallel.start_watch import watched_start
@@ -123,7 +123,7 @@ def test_a_job_that_cannot_write_its_last_files_fails_and_resumes_from_the_previ
 def test_ranks_exit_with_their_code_when_one_of_them_is_killed_at_exit(tmp_path: Path) -> None:
     job = mpirun(3, ["-m", "tests.programs.ranks", "leave", tmp_path], timeout=60, options=ULFM)
     assert job.returncode == 75, job.stderr
-    assert job.stdout == "left\n"  # what is still buffered is not lost
+    assert job.stdout == "left\n"  # buffered output is not lost
 
 
 @pytest.mark.mpi

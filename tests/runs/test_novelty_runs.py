@@ -1,4 +1,4 @@
-"""Runs whose archive is a novelty archive: the same on any number of ranks, resumed, and read by every verb."""
+"""Runs with a novelty archive: the same on any number of ranks, resumable, and readable by every verb."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ checkpoint_seconds = 0
 
 
 def run(folder: Path, rule: str = "threshold", **tables: object) -> Path:
-    """An archive of the arm, made by one of the rules."""
+    """Run the task arm with an admission rule and return the archive file."""
     experiment = ARM | {"archive": {"kind": "novelty", **RULES[rule]}} | tables
     return start(parse_experiment(experiment), OneProcess(), folder=folder, progress=False).archive
 
@@ -104,7 +104,7 @@ def test_two_ranks_give_the_archive_of_one_in_a_new_and_in_a_resumed_run(tmp_pat
     ):
         job = mpirun(2, ["-m", "qdrl", *arguments], timeout=120)
         assert job.returncode == 0, job.stderr
-        assert "entries " in job.stderr  # in the line of progress, where others have coverage
+        assert "entries " in job.stderr  # in the line of progress, in place of coverage
         assert "mean novelty" in job.stdout
     archive = open_archive(tmp_path / "one" / "archive.h5")
     assert archive.cells > len(archive) == 8

@@ -1,7 +1,7 @@
-"""The same bits whatever the libraries choose for a processor, and whatever processor kernels are compiled for.
+"""The same bits for every code path that libraries choose for a processor, and every target of compiled kernels.
 
-Each case is a process of its own, because libraries choose at their import. Digests are those of the processor that
-wrote this file, an AMD EPYC with AVX2 and fused multiply-add: every other processor must find them too.
+Each case is a separate process, because libraries choose at their import. The digests come from an AMD EPYC with AVX2
+and fused multiply-add; every other processor must give the same ones.
 """
 
 import json
@@ -45,7 +45,7 @@ ALONE = [
 
 
 def found_under(variables: dict[str, str], stride: int) -> dict[str, Any]:
-    """What tests/programs/portable.py prints; every `stride`-th elite of the reference archives is replayed."""
+    """Return the output of tests/programs/portable.py, which replays every `stride`-th elite of the references."""
     if variables.get("OPENBLAS_CORETYPE") == "SkylakeX" and "avx512f" not in platform_fingerprint()["processor"]:
         pytest.skip("needs a processor with AVX-512")
     command = [sys.executable, "-m", "tests.programs.portable", str(stride)]
@@ -77,7 +77,7 @@ def test_elites_and_digests_are_the_same_with_libraries_at_their_lowest() -> Non
 def test_digests_are_the_same_without_fma_and_reruns_note_the_other_libm() -> None:
     found = found_under(WITHOUT_FMA | GENERIC, stride=64)
     assert {name: found[name] for name in DIGESTS} == DIGESTS
-    if "fma" in platform_fingerprint()["processor"]:  # and then MuJoCo's own sines change
+    if "fma" in platform_fingerprint()["processor"]:  # then MuJoCo's sines change
         (note,) = found["notes"]
         assert "their sines differ in the last bit" in note
 

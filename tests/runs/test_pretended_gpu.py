@@ -1,4 +1,4 @@
-"""Whole runs, stopped and gone on with, in which tensors of a device refuse to meet the host's."""
+"""Whole runs, stopped and resumed, in which calls that mix tensors of the host and a device raise."""
 
 from pathlib import Path
 

@@ -82,7 +82,7 @@ def experiment(algorithm: str, archive: str = CELLS, hidden_sizes: str = "[]", g
 
 
 def critic(name: str, options: str) -> str:
-    """An experiment of an algorithm with a critic."""
+    """Return an experiment of an algorithm with a critic."""
     return experiment(f'name = "{name}"\n{options}\n{CRITIC}', hidden_sizes="[8, 8]")
 
 
@@ -141,13 +141,13 @@ def _run_on_ranks(folder: Path, names: Sequence[str]) -> None:
         assert killed.algorithm.generation < (killed.experiment.run.generations or 0)
     job = mpirun(4, ["-m", "tests.programs.rank_counts", "split", folder], timeout=600)
     assert job.returncode == 0, job.stderr
-    assert job.stdout == ""  # EvoTorch logs there unless it is configured
+    assert job.stdout == ""  # EvoTorch logs there by default
 
 
 def _made_once(
     factory: pytest.TempPathFactory, name: str, title: str, make: Callable[[Path, Sequence[str]], None]
 ) -> Path:
-    """Return the folder of an experiment, made together with all others that are as slow."""
+    """Return the folder of an experiment, made together with all others of the same speed."""
     names = [other for other in EXPERIMENTS if (other in SLOW) == (name in SLOW)]
     title += "-slow" * (name in SLOW)
     return made_once(factory, title, lambda folder: make(folder, names)) / name
@@ -155,13 +155,13 @@ def _made_once(
 
 @pytest.fixture
 def alone(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
-    """The folder of an experiment: its file, and its run in one process without MPI."""
+    """Return the folder of an experiment: its file, and its run in one process without MPI."""
     return _made_once(tmp_path_factory, name, "alone", _run_alone)
 
 
 @pytest.fixture
 def ranks(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
-    """The same folder with runs on 1 to 4 ranks, and with a run that was killed and then resumed on three."""
+    """Return the same folder with runs on 1 to 4 ranks, and a run that was killed and resumed on three."""
     return _made_once(tmp_path_factory, name, "ranks", _run_on_ranks)
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of settings: complete for every table of an experiment file, in words a user can act on."""
+"""Descriptions of settings: complete for every table of an experiment file, without internal names."""
 
 from typing import Annotated, Literal
 

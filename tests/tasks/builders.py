@@ -11,7 +11,7 @@ from qdrl.tasks.base import Task
 
 
 def candidates(genomes: Tensor, seeds: Sequence[int] | None = None, generation: int = 0) -> Candidates:
-    """Rows 0..n-1 of a generation, seeds 0..n-1 when left out."""
+    """Return candidates 0 to n-1 of a generation; seeds default to 0 to n-1."""
     count = len(genomes)
     none = torch.zeros(count, dtype=torch.int64)
     seeds = range(count) if seeds is None else seeds
@@ -19,5 +19,5 @@ def candidates(genomes: Tensor, seeds: Sequence[int] | None = None, generation: 
 
 
 def first_genomes(task: Task, count: int, scale: float = 1.0) -> Tensor:
-    """Random genomes as the task draws them, `(count, parameters)`."""
+    """Return random initial genomes of the task, `(count, parameters)`."""
     return torch.from_numpy(np.stack([scale * task.initial(np.random.default_rng(row)) for row in range(count)]))

@@ -35,7 +35,7 @@ EXPERIMENT = {
 
 
 def played(worlds: AtariWorlds, slots: range, seeds: list[int], steps: int = 25) -> list[Any]:
-    """What the given slots see and score with the same buttons each."""
+    """Return the observations and scores of these slots when all play the same buttons."""
     worlds.reset(slots, seeds)
     seen, buttons = [], np.random.default_rng(0).integers(18, size=steps)
     for button in buttons:

@@ -1,4 +1,4 @@
-"""`qdrl.check_task`: accepts tasks that keep their contract, and names what another one breaks."""
+"""`qdrl.check_task` accepts tasks that keep the contract and names the rule that another task breaks."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,7 @@ ARM = make_task("arm").spec
 
 
 class Points(PointWorlds):
-    """The worlds of point_omni, which subclasses break."""
+    """The worlds of point_omni; each subclass breaks one rule of the contract."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count, 12)

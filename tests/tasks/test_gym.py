@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, with the descriptor functions of this module."""
+"""Tasks from Gymnasium environments, with the descriptor functions of this module."""
 
 import contextlib
 import gc
@@ -68,23 +68,23 @@ not_a_function = 3
 
 
 class Counting(gymnasium.Env):
-    """Observes how many steps it has made, in one and the same array; harm comes at a step of its choice."""
+    """Observe the number of steps, always in the same array; `fault` names an error in some episodes."""
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
     action_space: gymnasium.Space = Box(-1, 3, (1,), np.float64)
     made = closed = 0
 
-    def __init__(self, harm: str = "", action_space: Any = None, observation_space: Any = None) -> None:
+    def __init__(self, fault: str = "", action_space: Any = None, observation_space: Any = None) -> None:
         type(self).made += 1
-        self.harm, self.buffer = harm, np.zeros(2)
+        self.fault, self.buffer = fault, np.zeros(2)
         self.action_space = action_space or self.action_space
         self.observation_space = observation_space or self.observation_space
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.buffer[:] = 0
-        self.doomed = bool(seed and seed % 3 == 1)
-        if self.doomed and self.harm == "reset":
+        self.faulty = bool(seed and seed % 3 == 1)
+        if self.faulty and self.fault == "reset":
             raise RuntimeError("cannot begin")
         return self.buffer, {}
 
@@ -93,11 +93,11 @@ class Counting(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         self.buffer += 1
-        harm = self.harm if self.doomed and self.buffer[0] == 3 else ""
-        if harm == "step":
-            raise RuntimeError("cannot go on")
-        observation = np.zeros(5) if harm == "shape" else self.buffer
-        reward = {"nan": np.nan, "text": "much"}.get(harm, float(np.sum(action)))
+        fault = self.fault if self.faulty and self.buffer[0] == 3 else ""
+        if fault == "step":
+            raise RuntimeError("cannot continue")
+        observation = np.zeros(5) if fault == "shape" else self.buffer
+        reward = {"nan": np.nan, "text": "much"}.get(fault, float(np.sum(action)))
         return observation, reward, False, False, {}  # pyright: ignore[reportReturnType]
 
 
@@ -202,21 +202,21 @@ def test_a_descriptor_of_the_wrong_shape_fails_and_the_log_names_the_expected_on
 
 
 @pytest.mark.parametrize("worlds", [1, 3, 20])
-@pytest.mark.parametrize(("harm", "steps"), [("step", 3), ("reset", 1), ("shape", 3), ("nan", 3), ("text", 3)])
+@pytest.mark.parametrize(("fault", "steps"), [("step", 3), ("reset", 1), ("shape", 3), ("nan", 3), ("text", 3)])
 def test_a_raising_environment_fails_its_evaluation_only(
-    harm: str, steps: int, worlds: int, caplog: pytest.LogCaptureFixture
+    fault: str, steps: int, worlds: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    healthy, evaluation = evaluate(counting(worlds=worlds)), evaluate(counting(worlds=worlds, harm=harm))
-    doomed = torch.tensor([row % 3 == 1 for row in range(ROWS)])
-    assert torch.equal(evaluation.failed, doomed)
-    assert evaluation.steps.tolist() == [steps if doom else 6 for doom in doomed]
-    assert torch.equal(evaluation.fitness[~doomed], healthy.fitness[~doomed])
-    assert torch.equal(evaluation.descriptor[~doomed], healthy.descriptor[~doomed])
+    healthy, evaluation = evaluate(counting(worlds=worlds)), evaluate(counting(worlds=worlds, fault=fault))
+    faulty = torch.tensor([row % 3 == 1 for row in range(ROWS)])
+    assert torch.equal(evaluation.failed, faulty)
+    assert evaluation.steps.tolist() == [steps if is_faulty else 6 for is_faulty in faulty]
+    assert torch.equal(evaluation.fitness[~faulty], healthy.fitness[~faulty])
+    assert torch.equal(evaluation.descriptor[~faulty], healthy.descriptor[~faulty])
     assert len(caplog.records) == 1
 
 
 def test_an_environment_that_raised_is_replaced() -> None:
-    task = counting(worlds=1, harm="step")
+    task = counting(worlds=1, fault="step")
     evaluate(task)
     made = Counting.made
     evaluate(task)
@@ -230,9 +230,9 @@ def test_environments_are_made_on_demand_and_closed_when_replaced_or_at_the_end(
     assert (Counting.made, Counting.closed) == (ROWS, 0)
     task.close()
     assert Counting.closed == ROWS
-    gc.collect()  # what tests before have left
+    gc.collect()  # objects of earlier tests
     Counting.made = Counting.closed = 0
-    task = counting(worlds=64, harm="step")
+    task = counting(worlds=64, fault="step")
     evaluate(task)
     assert (Counting.made, Counting.closed) == (ROWS, 2)
     del task
@@ -248,7 +248,7 @@ def test_an_environment_that_cannot_be_used_is_closed() -> None:
 
 
 class Reusing(Counting):
-    """Fills one and the same info at every step, and changes the actions it is given."""
+    """Reuse one info dict in every step, and modify the actions."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         observation, _, *rest = super().step(action)
@@ -315,7 +315,7 @@ def test_a_run_with_discrete_actions_from_a_tanh_is_not_resumed_with_linear_outp
 
 
 class Filming(gymnasium.Env):
-    """Observes images of one number."""
+    """Observe images of a constant value."""
 
     observation_space = Box(0, 255, (64, 64, 3), np.uint8)
     action_space = Box(-1, 1, (1,), np.float32)
@@ -350,7 +350,7 @@ def test_images_keep_their_dtype_and_are_freed_after_their_episode(keep: str | N
         tracemalloc.stop()
     assert evaluation.descriptor.tolist() == [[images, 64 * 64 * 3]] * 3
     image = 64 * 64 * 3
-    assert peak < (3 * images + images + 20 * 4) * image  # three episodes and one of them as an array
+    assert peak < (3 * images + images + 20 * 4) * image  # three episodes, and one of them as an array
     assert now < 10 * image
 
 
@@ -379,7 +379,7 @@ class Exploding(HalfCheetahEnv):
 def test_an_episode_whose_physics_explodes_fails(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     gymnasium.register("QdrlExploding-v0", entry_point=f"{__name__}:Exploding", disable_env_checker=True)
     task = gym_task("QdrlExploding-v0", episode_length=10, worlds=2)
-    with contextlib.chdir(tmp_path):  # MuJoCo leaves a log
+    with contextlib.chdir(tmp_path):  # MuJoCo writes a log
         evaluation = task.evaluate(candidates(first_genomes(task, 2)))
     assert evaluation.failed.all()
     assert evaluation.steps.tolist() == [4, 4]
@@ -479,7 +479,7 @@ def test_observation_statistics_leave_out_failed_rows() -> None:
     task = gym_task(
         "QdrlCounting-v0",
         episode_length=6,
-        kwargs={"harm": "step"},
+        kwargs={"fault": "step"},
         policy={"hidden_sizes": (), "normalize_observations": True},
     )
     evaluation = evaluate(task)

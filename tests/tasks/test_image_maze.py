@@ -1,4 +1,4 @@
-"""The hard maze seen from above: the same physics, and correct pictures."""
+"""The hard maze in pictures from above: the same physics, and correct pictures."""
 
 from itertools import pairwise
 from typing import Any
@@ -59,7 +59,7 @@ def test_the_picture_shows_the_robots_position_and_heading() -> None:
     assert len(robot[0]) == pytest.approx(np.pi * (8 * scale) ** 2, rel=0.15)
     front = (first[0].numpy() == 1.0) & (worlds._background == 0)
     rear = first[0].numpy() == 0.5
-    assert front.nonzero()[1].mean() > rear.nonzero()[1].mean() + 2  # it heads along +x
+    assert front.nonzero()[1].mean() > rear.nonzero()[1].mean() + 2  # its heading is +x
 
 
 def test_the_latest_picture_is_the_last_channel() -> None:

@@ -36,12 +36,12 @@ WAYS = {
     "hard_maze": [(109, 150), (166, 179), (172, 155), (72, 96), (84, 69), (152, 33), (139, 19)],
     "medium_maze": [(72, 56), (92, 45), (103, 33), (123, 38), (130, 61), (154, 66), (189, 45), (209, 77), (258, 76)],
 }
-"""Corners of a way to the goal."""
+"""Corners of a path to the goal."""
 
 
 @dataclass
 class SlowRobot:
-    """The robot of the module's docstring, one wall, one ray and one number at a time."""
+    """The robot of the docstring of `qdrl.tasks.maze`, computed in scalars: one wall and one ray at a time."""
 
     maze: Maze
     x: float = math.nan
@@ -74,7 +74,7 @@ class SlowRobot:
         return math.hypot(x - x1 - share * (x2 - x1), y - y1 - share * (y2 - y1))
 
     def range_finder(self, angle: float) -> float:
-        """Cramer's rule for where robot + t * direction = first end + share * wall."""
+        """Solve robot + t * direction = first end + share * wall by Cramer's rule."""
         dx, dy = math.cos(math.radians(self.heading + angle)), math.sin(math.radians(self.heading + angle))
         nearest = 100.0
         for x1, y1, x2, y2 in self.maze.walls:
@@ -94,7 +94,7 @@ class SlowRobot:
         return [1.0, *(self.range_finder(finder) / 100.0 for finder in FINDERS), *flags]
 
     def towards(self, place: tuple[float, float]) -> tuple[float, float]:
-        """An action that leads to a place: turns and speeds that can be stopped in time, no speed while turning."""
+        """Return an action towards a place: turn first, then drive, at rates that still allow stopping in time."""
         angle = math.degrees(math.atan2(place[1] - self.y, place[0] - self.x)) - self.heading
         left = (angle + 180.0) % 360.0 - 180.0
         turn = math.copysign(min(math.sqrt(0.4 * abs(left)), 0.5 * abs(left)), left)
@@ -106,7 +106,7 @@ class SlowRobot:
 
 
 def room(*inside: Wall, goal: tuple[float, float] = (1, 0), size: float = 500) -> Maze:
-    """Walls inside a square round the robot, which starts at the origin."""
+    """Return a maze with these walls in a square around the robot, which starts at the origin."""
     corners = [(-size, -size), (size, -size), (size, size), (-size, size), (-size, -size)]
     return Maze((0, 0), goal, (*inside, *((*first, *second) for first, second in pairwise(corners))))
 
@@ -116,7 +116,7 @@ def look(worlds: MazeWorlds) -> list[float]:
 
 
 def drive(worlds: MazeWorlds, actions: list[tuple[float, float]]) -> np.ndarray:
-    """Places of world 0 before and after each action, `(actions + 1, 2)`."""
+    """Return the positions of world 0 before and after each action, `(actions + 1, 2)`."""
     places = [worlds.descriptor(0, 0).numpy().copy()]
     for action in actions:
         worlds.step(torch.tensor([action]))
@@ -125,7 +125,7 @@ def drive(worlds: MazeWorlds, actions: list[tuple[float, float]]) -> np.ndarray:
 
 
 def restless(steps: int, count: int, seed: int = 0) -> Tensor:
-    """Actions `(steps, count, 2)` float32 that stay for ten steps, so that robots get about, some of them beyond 1."""
+    """Return actions `(steps, count, 2)` float32 held for ten steps each, so that robots move far; some exceed 1."""
     drawn = np.random.default_rng(seed).uniform(-1.2, 1.2, (-(-steps // 10), count, 2)) + np.array([0.0, 0.5])
     return torch.from_numpy(np.repeat(drawn, 10, axis=0)[:steps].astype(np.float32))
 
@@ -135,9 +135,9 @@ def still(task: Task) -> Evaluation:
 
 
 def test_range_finders_at_the_start_of_hard_maze_equal_plain_geometry() -> None:
-    """Each reading is where a line through (36, 184) meets one wall of the published list."""
+    """Each reading is the intersection of a line through (36, 184) with one wall of the published list."""
     readings = [
-        100.0,  # -90 degrees: up to the wall 4 49 57 53 at y = 51.4, which is out of range
+        100.0,  # -90 degrees: the wall 4 49 57 53 at y = 51.4 is out of range
         (57 + 101 * 57 / 157 - 36) * math.sqrt(2),  # x + y = 220 on 57 106 158 162
         77 + 31 * 17 / 37 - 36,  # y = 184 on 77 201 108 164
         (7 + 188 * 47 / 192 - 36) * math.sqrt(2),  # y - x = 148 on 7 202 195 198
@@ -231,7 +231,7 @@ def test_a_wall_stops_the_robot_but_not_its_speed() -> None:
 
 @pytest.mark.parametrize("end", [(30, 0), (30, 5), (30, -5)])
 def test_the_end_of_a_wall_is_round(end: tuple[float, float]) -> None:
-    """A robot that drives along y = 0 stops where the end of the wall beyond comes nearer than 8."""
+    """A robot that drives along y = 0 stops before its distance to the end of the next wall falls below 8."""
     worlds = MazeWorlds(room((*end, 90, end[1])), 1, 1000)
     nearest = end[0] - math.sqrt(64 - end[1] ** 2)
     x = drive(worlds, [(0.0, 1.0)] * 40)[-1, 0]

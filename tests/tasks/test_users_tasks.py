@@ -1,4 +1,4 @@
-"""Users' tasks by reference: those of docs/how-to/task.md, word for word, and classes that lack something."""
+"""Users' tasks by reference: the examples of docs/how-to/task.md unchanged, and incomplete classes."""
 
 import re
 import sys
@@ -40,7 +40,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """The files that the document tells to save."""
+    """Save the files of the document."""
     schwefel, _, cart, test_of_cart = blocks("python")
     schwefel_table, cart_table = blocks("toml")
     for name, text in (
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def forget() -> None:
-    """Leave no trace of the modules, as in a process that has not seen the experiment."""
+    """Unload the modules, as in a process that has not loaded the experiment."""
     for name in MODULES:
         sys.modules.pop(name, None)
 
@@ -206,7 +206,7 @@ def test_a_users_task_runs_on_the_cpu_unless_it_states_devices(folder: Path, mon
 
 
 def edit(folder: Path, old: str, new: str) -> None:
-    """Change the cart of the document."""
+    """Change the cart task of the document."""
     text = (folder / "cart.py").read_text()
     assert old in text
     (folder / "cart.py").write_text(text.replace(old, new))

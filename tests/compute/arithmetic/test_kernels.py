@@ -1,4 +1,4 @@
-"""Elementary functions against exact arithmetic, the products' order, and the cache of machine code."""
+"""Elementary functions compared with exact arithmetic, the order of products, and the cache of machine code."""
 
 import errno
 from typing import Any

@@ -1,4 +1,4 @@
-"""Hand-written passes against torch's layers and autograd in float64."""
+"""Hand-written passes compared with torch's layers and autograd in float64."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_passes_are_those_of_torch(
     into_inputs = torch.full((networks, batch, seen), torch.nan)
     gradient = Gradient(network, matrices(mlp, into_rows), into_inputs)
     gradient.outputs.copy_(normal(networks, batch, outputs, seed=2))
-    for _ in range(2):  # the second pass finds the buffers that the first one left
+    for _ in range(2):  # the second pass reuses the buffers of the first
         found = network.forward().clone()
         gradient.backward()
     for index in range(networks):

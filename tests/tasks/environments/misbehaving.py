@@ -1,4 +1,4 @@
-"""An environment and descriptor functions that do one thing wrong, in episodes whose seed is 1 modulo 3."""
+"""An environment and descriptor functions with one fault each, in episodes whose seed is 1 modulo 3."""
 
 import ctypes
 import os
@@ -13,8 +13,8 @@ from gymnasium.spaces import Box
 from qdrl.tasks.environments.trajectory import Trajectory
 
 
-class Unheard(BaseException):
-    """Not an Exception: what catches only those lets it through."""
+class NotAnException(BaseException):
+    """Not a subclass of Exception, so `except Exception` does not catch it."""
 
 
 def _raise(error: BaseException) -> Any:
@@ -30,7 +30,7 @@ STEP = {
     "step raises": lambda answer: _raise(RuntimeError("cannot continue")),
     "step raises SystemExit": lambda answer: _raise(SystemExit(0)),
     "step raises GeneratorExit": lambda answer: _raise(GeneratorExit()),
-    "step raises a BaseException": lambda answer: _raise(Unheard("never seen")),
+    "step raises a BaseException": lambda answer: _raise(NotAnException("never seen")),
     "step returns four values": lambda answer: answer[:4],
     "step returns None": lambda answer: None,
     "reward is NaN": lambda answer: (answer[0], np.nan, *answer[2:]),
@@ -78,51 +78,51 @@ ODD_BUT_FINE = {
 
 
 class Misbehaving(gymnasium.Env):
-    """Six numbers' walk; at the third step of a doomed episode, or at its reset or its end, harm is done.
+    """A point whose faulty episodes fail at their reset, third step or end.
 
     Args:
-        harm: what, by its name above; "" for none. "by seed" does those of FATAL one after the other.
-        pids: a folder in which each process that made an environment leaves its id as a file's name.
+        fault: name of the fault, a key above; "" for none. "by seed" uses the faults of FATAL in turn.
+        pids: a folder in which each process that makes an environment creates a file named after its process id.
     """
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float64)
     action_space = Box(-1, 1, (1,), np.float64)
 
-    def __init__(self, harm: str = "", pids: str = "") -> None:
-        self.harm = harm
+    def __init__(self, fault: str = "", pids: str = "") -> None:
+        self.fault = fault
         if pids:
             (Path(pids) / str(os.getpid())).touch()
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.seed = seed or 0
-        self.doomed, self.steps = self.seed % 3 == 1, 0
+        self.faulty, self.steps = self.seed % 3 == 1, 0
         self.place = self.np_random.uniform(-1, 1, 2)
-        return RESET[self.harm](self.place) if self.doomed and self.harm in RESET else (self.place, {})
+        return RESET[self.fault](self.place) if self.faulty and self.fault in RESET else (self.place, {})
 
     def step(self, action: Any) -> Any:
         self.steps += 1
         self.place[0] += 0.1 * action[0]
         answer = (self.place, float(self.place[0]), False, False, {})
-        if self.harm in ODD_BUT_FINE:
-            return ODD_BUT_FINE[self.harm](answer)
-        if not self.doomed or self.steps != 3:
+        if self.fault in ODD_BUT_FINE:
+            return ODD_BUT_FINE[self.fault](answer)
+        if not self.faulty or self.steps != 3:
             return answer
-        if self.harm == "by seed":
+        if self.fault == "by seed":
             list(FATAL.values())[self.seed // 3 % len(FATAL)]()
-        if self.harm in FATAL:
-            FATAL[self.harm]()
-        return STEP[self.harm](answer) if self.harm in STEP else answer
+        if self.fault in FATAL:
+            FATAL[self.fault]()
+        return STEP[self.fault](answer) if self.fault in STEP else answer
 
 
 gymnasium.register("Misbehaving-v0", entry_point=f"{__name__}:Misbehaving", disable_env_checker=True)
 
 
 def described(trajectory: Trajectory) -> Any:
-    """The last place, or what the environment's harm says."""
+    """Return the last place, or the result of the environment's fault."""
     environment = trajectory.env.unwrapped
-    if environment.doomed and environment.harm in DESCRIPTOR:
-        return DESCRIPTOR[environment.harm]()
-    if environment.doomed and environment.harm == "descriptor exits":
+    if environment.faulty and environment.fault in DESCRIPTOR:
+        return DESCRIPTOR[environment.fault]()
+    if environment.faulty and environment.fault == "descriptor exits":
         os._exit(5)
     return trajectory.observations[-1]

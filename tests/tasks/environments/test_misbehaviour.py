@@ -22,7 +22,7 @@ name = "gym:tests.tasks.environments.misbehaving:Misbehaving-v0"
 descriptor = "tests.tasks.environments.misbehaving:described"
 axes = [{ name = "u", lower = -1.0, upper = 1.0 }, { name = "v", lower = -1.0, upper = 1.0 }]
 episode_length = 6
-kwargs = { harm = "by seed" }
+kwargs = { fault = "by seed" }
 [policy]
 hidden_sizes = [4]
 [archive]
@@ -38,10 +38,10 @@ isolate = true
 episode_seconds = 3.0
 """
 ROWS = 15
-DOOMED = [row % 3 == 1 for row in range(ROWS)]
+FAULTY = [row % 3 == 1 for row in range(ROWS)]
 
 
-def task_of(harm: str = "", *, worlds: int = 4, pids: str = "", **limits: Any) -> EpisodicTask:
+def task_of(fault: str = "", *, worlds: int = 4, pids: str = "", **limits: Any) -> EpisodicTask:
     made = make_task(
         "gym:tests.tasks.environments.misbehaving:Misbehaving-v0",
         policy={"hidden_sizes": (4,)},
@@ -49,7 +49,7 @@ def task_of(harm: str = "", *, worlds: int = 4, pids: str = "", **limits: Any) -
         descriptor="tests.tasks.environments.misbehaving:described",
         axes=[{"name": name, "lower": -1.0, "upper": 1.0} for name in "uv"],
         episode_length=6,
-        kwargs={"harm": harm, "pids": pids},
+        kwargs={"fault": fault, "pids": pids},
         **limits,
     )
     assert isinstance(made, EpisodicTask)
@@ -68,31 +68,31 @@ def healthy() -> Evaluation:
 
 
 def assert_failed_alone(evaluation: Evaluation, healthy: Evaluation) -> None:
-    doomed = torch.tensor(DOOMED)
-    assert torch.equal(evaluation.failed, doomed)
-    assert evaluation.fitness[doomed].isnan().all()
-    assert evaluation.descriptor[doomed].isnan().all()
-    assert torch.equal(evaluation.fitness[~doomed], healthy.fitness[~doomed])
-    assert torch.equal(evaluation.descriptor[~doomed], healthy.descriptor[~doomed])
+    faulty = torch.tensor(FAULTY)
+    assert torch.equal(evaluation.failed, faulty)
+    assert evaluation.fitness[faulty].isnan().all()
+    assert evaluation.descriptor[faulty].isnan().all()
+    assert torch.equal(evaluation.fitness[~faulty], healthy.fitness[~faulty])
+    assert torch.equal(evaluation.descriptor[~faulty], healthy.descriptor[~faulty])
 
 
-@pytest.mark.parametrize("harm", [*RESET, *STEP, *DESCRIPTOR])
+@pytest.mark.parametrize("fault", [*RESET, *STEP, *DESCRIPTOR])
 def test_misbehaviour_fails_its_evaluation_only_and_is_reported_once(
-    harm: str, healthy: Evaluation, caplog: pytest.LogCaptureFixture
+    fault: str, healthy: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task = task_of(harm)
+    task = task_of(fault)
     assert_failed_alone(evaluate(task), healthy)
     assert len(caplog.records) == 1
     assert "Misbehaving-v0: the evaluation with seed " in caplog.text
     assert task.first_failure is not None
     assert task.first_failure.count("\n") == 0
     assert task.first_failure in caplog.text
-    assert ("Traceback" in caplog.text) == ("raises" in harm)
+    assert ("Traceback" in caplog.text) == ("raises" in fault)
 
 
-@pytest.mark.parametrize("harm", ODD_BUT_FINE)
-def test_unusual_but_usable_answers_give_the_same_bits(harm: str, healthy: Evaluation) -> None:
-    evaluation = evaluate(task_of(harm))
+@pytest.mark.parametrize("fault", ODD_BUT_FINE)
+def test_unusual_but_usable_answers_give_the_same_bits(fault: str, healthy: Evaluation) -> None:
+    evaluation = evaluate(task_of(fault))
     assert torch.equal(evaluation.fitness, healthy.fitness)
     assert torch.equal(evaluation.descriptor, healthy.descriptor)
 
@@ -108,7 +108,7 @@ def test_a_hanging_step_fails_after_its_time_limit_and_other_rows_keep_their_bit
 ) -> None:
     evaluation = evaluate(task_of("hang", episode_seconds=0.7))
     assert_failed_alone(evaluation, healthy)
-    assert len(caplog.records) == sum(DOOMED)
+    assert len(caplog.records) == sum(FAULTY)
     for seed in (1, 4):
         line = f"seed {seed} failed after 2 steps: the episode exceeded compute.episode_seconds = 0.7 in 'step'"
         assert line in caplog.text
@@ -123,7 +123,7 @@ def test_the_end_of_a_worker_process_fails_its_evaluation_only(
     for seed, end in zip(range(1, ROWS, 3), ends, strict=True):
         assert [end in line for line in caplog.text.splitlines() if f"seed {seed} " in line] == [True]
     pids = [int(path.name) for path in tmp_path.iterdir()]
-    assert len(pids) > 4  # worlds whose process ended got another one
+    assert len(pids) > 4  # worlds whose process ended got a new process
     assert os.getpid() not in pids
     task.close()
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []

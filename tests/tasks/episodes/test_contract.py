@@ -1,4 +1,4 @@
-"""Worlds that break their contract are an error in one line, found in the first run of a rollout."""
+"""Worlds that break their contract raise an error of one line in the first run of a rollout."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from qdrl.tasks.episodes.worlds import EpisodeWorlds
 
 
 class Faulty(EpisodeWorlds):
-    """Worlds of one step whose answers a test replaces."""
+    """Worlds with episodes of one step; tests replace their return values."""
 
     def __init__(self, count: int, **answers: Callable[[int], Any]) -> None:
         self.count = count
@@ -90,6 +90,6 @@ def test_steps_after_the_first_run_are_not_checked() -> None:
     worlds = Faulty(2)
     checked = rollout(worlds)
     checked.run(torch.zeros(0, 3), [])
-    assert checked._worlds is not worlds  # nothing was seen yet
+    assert checked._worlds is not worlds  # nothing was checked yet
     checked.run(torch.zeros(3, 3), range(3))
     assert checked._worlds is worlds

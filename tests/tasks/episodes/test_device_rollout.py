@@ -1,4 +1,4 @@
-"""Whole batches of episodes on a device, on Warp's CPU device, beside the slots of C MuJoCo."""
+"""Batches of episodes on Warp's CPU device, compared with the rollout of C MuJoCo."""
 
 from functools import cache
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_the_error_for_too_many_worlds_names_how_many_fit(monkeypatch: pytest.Mo
     genomes = torch.zeros(100, fitting.parameters)
     none = torch.zeros(100, dtype=torch.int64)
     candidates = Candidates(0, range(100), genomes, none, none, none, wants_transitions=True)
-    with pytest.raises(UserError, match="at most"):  # steps kept for a critic take more than worlds
+    with pytest.raises(UserError, match="at most"):  # the recorded steps of a critic need more memory than the worlds
         fitting.evaluate(candidates)
 
 
@@ -189,7 +189,7 @@ def test_a_rank_without_rows_returns_empty_results() -> None:
 
 
 class Nowhere:
-    """Physics of tensors without numbers; see `qdrl.physics.gpu.WarpWorlds`."""
+    """Physics of tensors without data; see `qdrl.physics.gpu.WarpWorlds`."""
 
     count, device = ROWS, torch.device("meta")
 
@@ -207,7 +207,7 @@ class Nowhere:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", LOCOMOTION_NAMES)
 def test_a_control_step_reads_nothing_from_its_device_and_moves_no_tensor(name: Any, normalize: bool) -> None:
-    """What a graph may hold; tensors without numbers refuse all else."""
+    """A graph cannot read values from the device; tensors without data raise an error when read."""
     task: Any = make_task(name, policy={"hidden_sizes": (8,), "normalize_observations": normalize})
     made = task.make_worlds(1)
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -60,7 +60,7 @@ def test_results_are_the_same_bits_for_any_number_of_worlds_and_order_of_rows(na
 
 
 def test_hoppers_fall_at_different_steps_so_that_slots_are_refilled_and_moved() -> None:
-    """What makes the test above worth its name."""
+    """The episodes of the test above differ in length."""
     steps = evaluate(small_task("hopper_uni", worlds=3)).steps
     assert len(steps.unique()) >= 4
     assert steps.min() < LENGTHS["hopper_uni"]
@@ -166,7 +166,7 @@ def test_no_rows_give_empty_results() -> None:
 
 
 class ScriptedWorlds(EpisodeWorlds):
-    """Worlds whose episodes are told by their seeds: they last `seed % 7 + 1` steps, and each step pays the seed."""
+    """Worlds whose episodes last `seed % 7 + 1` steps with a reward of `seed` per step."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -185,7 +185,7 @@ class ScriptedWorlds(EpisodeWorlds):
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         count = len(actions)
         self.stepped += count
-        assert actions[:, 0].tolist() == [2.0 * seed for seed in self._seed[:count]], "a slot lost its genome"
+        assert actions[:, 0].tolist() == [2.0 * seed for seed in self._seed[:count]], "actions of another genome"
         self._age[:count] = [age + 1 for age in self._age[:count]]
         over = [age > seed % 7 for age, seed in zip(self._age, self._seed, strict=True)][:count]
         return torch.tensor(self._seed[:count]).double(), torch.tensor(over)
@@ -210,7 +210,7 @@ def test_every_row_gets_the_episode_of_its_own_seed(seeds: list[int], worlds: in
     scripted = ScriptedWorlds(worlds)
     genomes = torch.tensor([[2.0, 0.0]]).expand(len(seeds), -1)
     rollout = Rollout(scripted, mlp, dimensions=2, episode_length=length)
-    for _ in range(2):  # a rollout is used again and again
+    for _ in range(2):  # a rollout is reused
         scripted.stepped = 0
         episodes = rollout.run(genomes, seeds)
         steps = [min(seed % 7 + 1, length) for seed in seeds]
@@ -238,7 +238,7 @@ def test_worlds_without_one_of_their_methods_cannot_be_made() -> None:
 
 
 class Passing(EpisodeWorlds):
-    """Worlds that pass everything on to others and know which seed each slot runs, for tests that listen in."""
+    """Worlds that forward all calls to other worlds and store the seed of each slot, for tests to observe."""
 
     def __init__(self, inner: EpisodeWorlds) -> None:
         self.inner: Any = inner

@@ -41,15 +41,15 @@ def test_transitions_are_whole_ordered_and_the_same_bits_for_any_number_of_world
     assert torch.equal(found.next_observation[:-1][inside], found.observation[1:][inside])
     last = torch.cat([~inside, torch.tensor([True])])
     assert torch.equal(found.terminated | found.truncated, last)
-    assert (reference.steps[~found.terminated[last]] == LENGTHS[name]).all()  # a task may end its last step, too
-    assert found.truncated.any() == (name != "hard_maze")  # whose last step pays and ends the episode
+    assert (reference.steps[~found.terminated[last]] == LENGTHS[name]).all()  # or terminated at its last step
+    assert found.truncated.any() == (name != "hard_maze")  # where the last step pays the reward and terminates
     for worlds in (3, 64):
         again = transitions_of(evaluate(small_task(name, worlds, normalize=normalize)))
         for field, tensor in vars(found).items():
             assert torch.equal(tensor, vars(again)[field]), field
 
 
-@pytest.mark.parametrize("name", ["hopper_uni", "point_omni"])  # episodes of different and of full length
+@pytest.mark.parametrize("name", ["hopper_uni", "point_omni"])  # episodes of different lengths, and of full length
 def test_observations_are_stored_once(name: str) -> None:
     evaluation = evaluate(small_task(name, worlds=3))
     found = transitions_of(evaluation)

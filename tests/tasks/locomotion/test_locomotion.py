@@ -1,4 +1,4 @@
-"""Locomotion tasks compared with Gymnasium's environments, and with hand-computed values where it has none."""
+"""Locomotion tasks compared with Gymnasium's environments or, if there is none, with hand-computed values."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from qdrl.tasks.registry import make_task
 
 UNI = ("walker2d_uni", "halfcheetah_uni", "hopper_uni", "ant_uni", "humanoid_uni")
 OMNI = ("ant_omni", "anttrap_omni", "humanoid_omni")
-# By one geom each, since Ant's foot bodies have no names.
+# One geom for each foot, since Ant's foot bodies have no names.
 FEET = {
     "walker2d_uni": ("foot_geom", "foot_left_geom"),
     "halfcheetah_uni": ("bfoot", "ffoot"),
@@ -50,7 +50,7 @@ def worlds_of(task: EpisodicTask, count: int = 1) -> LocomotionWorlds:
 
 @contextmanager
 def gymnasium_twin(task: EpisodicTask, worlds: LocomotionWorlds) -> Iterator[Any]:
-    """Gymnasium's environment of the task in the state of world 0; unwrapped, so that it goes on after a fall."""
+    """Yield Gymnasium's environment in the state of world 0; unwrapped, so that it continues after a fall."""
     assert task.spec.gymnasium is not None
     made = gymnasium.make(task.spec.gymnasium["id"], **task.spec.gymnasium["kwargs"], disable_env_checker=True)
     twin: Any = made.unwrapped
@@ -61,9 +61,9 @@ def gymnasium_twin(task: EpisodicTask, worlds: LocomotionWorlds) -> Iterator[Any
 
 
 def pressed(twin: Any, probe: Any, control: np.ndarray, feet: tuple[str, ...]) -> list[bool]:
-    """Which feet a contact presses with some force, by looking at each contact.
+    """Return whether a contact with a force presses each foot, by a loop over all contacts.
 
-    Sensors speak of the beginning of a control step's last physics step, so that is where a copy, `probe`, is taken to.
+    Sensors describe the beginning of the last physics step of a control step, so `probe`, a copy, is stepped to there.
     """
     model, force = twin.model, np.zeros(6)
     mujoco.mj_copyData(probe, model, twin.data)
@@ -181,7 +181,7 @@ def test_omni_tasks_reward_survival_and_low_effort_only(name: str, alive: float,
     worlds = worlds_of(locomotion(name))
     worlds.reset([0], [1])
     speeds = worlds.physics.state["qvel"].clone()
-    speeds[0, 0], speeds[0, 2] = 3.0, 5.0  # m/s: forward, which must earn nothing, and up, out of health
+    speeds[0, 0], speeds[0, 2] = 3.0, 5.0  # m/s: forward, which has no reward, and up, out of the healthy range
     worlds.physics.reset([0], worlds.physics.state["qpos"].clone(), speeds)
     actions = torch.from_numpy(np.random.default_rng(2).uniform(-1, 1, (200, 1, worlds.model.nu)))
     ends = []
@@ -211,7 +211,7 @@ def test_omni_policies_observe_position_and_remaining_time() -> None:
     assert (task.spec.axes[0].lower, task.spec.axes[0].upper) == (-20.0, 20.0)
 
 
-WALLS = {  # name of the wall: where the ant starts, which way it is pushed, m and m/s
+WALLS = {  # by name of the wall: initial position of the ant in m and initial velocity in m/s
     "trap back": ((10.5, 0.0), (8.0, 0.0)),
     "trap left": ((9.5, 1.5), (0.0, 8.0)),
     "trap right": ((9.5, -1.5), (0.0, -8.0)),
@@ -235,7 +235,7 @@ def test_the_trap_is_open_in_front_and_has_no_walls_elsewhere() -> None:
 
 
 def farthest(name: str, wall: str) -> float:
-    """How far, in m, the torso gets on its way to a wall; in the trap, contacts with that wall are looked for."""
+    """Return how far the torso moves towards a wall, in m; in the trap, also check for contacts with the wall."""
     worlds = worlds_of(locomotion(name))
     model, data = worlds.model, mujoco.MjData(worlds.model)
     start, push = WALLS[wall]
@@ -269,7 +269,7 @@ def test_the_stored_model_simulates_exactly_like_the_compiled_one(name: str) -> 
 
 
 def test_making_a_task_writes_nothing_and_warns_of_nothing(tmp_path: Path) -> None:
-    """In a process of its own: MuJoCo's warnings are silenced for all of a process once they are."""
+    """Run in a new process: MuJoCo's warnings, once silenced, stay silenced in a process."""
     code = "from qdrl.tasks.registry import make_task; make_task('halfcheetah_uni')"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")

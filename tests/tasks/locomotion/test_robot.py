@@ -1,4 +1,4 @@
-"""Robots of users: the one of docs/how-to/robot.md, word for word, and classes that do not fit their model."""
+"""Users' robots: the example of docs/how-to/robot.md unchanged, and classes that do not fit their model."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The files that the document tells to save; the current folder."""
+    """Save the files of the document in a folder and change to it."""
     (tmp_path / "meshes").mkdir()
     for names, language in (
         (["crawler.xml", "legs.xml"], "xml"),
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_an_error_in_one_line(folder: Path, file: str, old:
     assert old in path.read_text()
     head = "from qdrl.tasks.settings import TaskSettings\n" if file.endswith(".py") else ""
     path.write_text(head + path.read_text().replace(old, new))
-    if words == "^$":  # another root of an included file is fine
+    if words == "^$":  # an included file may have another root element
         crawler()
         return
     with pytest.raises(UserError, match=words) as caught:
