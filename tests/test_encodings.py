@@ -1,4 +1,4 @@
-"""Text is UTF-8 everywhere, whatever the locale."""
+"""Text is always UTF-8, in every locale."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""What counts as a failed evaluation, whatever the task."""
+"""Conditions for a failed evaluation, the same for every task."""
 
 import math
 

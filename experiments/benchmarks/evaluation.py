@@ -180,7 +180,7 @@ def evaluation_speed(task: EpisodicTask, candidates: Candidates) -> float:
 
 @dataclass(frozen=True)
 class Reset:
-    """A reset of some worlds."""
+    """A recorded reset of some worlds."""
 
     worlds: Sequence[int]
     qpos: np.ndarray
@@ -189,7 +189,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class Move:
-    """A move of a world to another slot."""
+    """A recorded move of a world to another slot."""
 
     source: int
     target: int
@@ -197,7 +197,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Step:
-    """A control step of the first worlds: their controls and the positions after it."""
+    """A recorded control step of the first worlds: their controls, and their positions after it."""
 
     control: np.ndarray
     qpos: np.ndarray

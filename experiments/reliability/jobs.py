@@ -58,7 +58,7 @@ class Job:
 
 
 class Child:
-    """A forked copy of this process, so that nothing is imported again; has the methods of `Popen` that `Job` needs."""
+    """A forked copy of this process, which imports nothing again; has the methods of `Popen` that `Job` needs."""
 
     def __init__(self, work: Callable[[], object], output: Path) -> None:
         self.pid = os.fork()

@@ -70,7 +70,7 @@ class Batch:
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[Batch]:
-    """A few batches with ties, signed zeros, duplicates, and descriptors on borders and out of bounds."""
+    """Return batches with ties, signed zeros, duplicates, and descriptors on borders and out of bounds."""
     borders = st.tuples(st.sampled_from([-1, -0.5, 0, 0.5, 1.0]), st.sampled_from([0, 5 / 3, 10 / 3, 5.0]))
     anywhere = st.tuples(st.floats(-2, 2), st.floats(-3, 8))
     row = st.tuples(st.integers(-3, 3).map(float) | st.just(-0.0) | st.floats(-1e6, 1e6), borders | anywhere)

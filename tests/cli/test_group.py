@@ -1,4 +1,4 @@
-"""Groups of verbs whose entries are wrong."""
+"""Groups of verbs with invalid entries."""
 
 import sys
 from pathlib import Path

@@ -110,29 +110,29 @@ class WatchedSideStream:
     joins = 0
 
     def __init__(self, _: torch.device) -> None:
-        self._beside: _Uses | None = None
+        self._side: _Uses | None = None
         self._meanwhile = _Uses()
 
     def __enter__(self) -> None:
-        assert self._beside is None, "the side stream was not joined"
-        self._beside = _Uses()
-        self._beside.__enter__()
+        assert self._side is None, "the side stream was not joined"
+        self._side = _Uses()
+        self._side.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        assert self._beside is not None
-        self._beside.__exit__(*error)
+        assert self._side is not None
+        self._side.__exit__(*error)
         self._meanwhile = _Uses()
         self._meanwhile.__enter__()
 
     def join(self) -> None:
-        if self._beside is None:
+        if self._side is None:
             return
         self._meanwhile.__exit__(None, None, None)
-        beside, meanwhile = self._beside, self._meanwhile
-        self._beside = None
-        assert beside.written.isdisjoint(meanwhile.read | meanwhile.written)
-        assert beside.read.isdisjoint(meanwhile.written)
-        type(self).joins += bool(beside.written and meanwhile.written)
+        side, meanwhile = self._side, self._meanwhile
+        self._side = None
+        assert side.written.isdisjoint(meanwhile.read | meanwhile.written)
+        assert side.read.isdisjoint(meanwhile.written)
+        type(self).joins += bool(side.written and meanwhile.written)
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,13 +195,13 @@ def _assert_seen(seen: np.lib.npyio.NpzFile, prefix: str, count: int, *, moments
 @pytest.mark.mpi
 def test_ranks_split_rows_into_even_blocks_and_share_flags_and_values(exchanged: list[Path]):
     size = len(exchanged)
-    told = [ast.literal_eval(saved.with_suffix(".txt").read_text()) for saved in exchanged]
-    assert [t[:3] for t in told] == [(rank, size, rank == 0) for rank in range(size)]
+    results = [ast.literal_eval(saved.with_suffix(".txt").read_text()) for saved in exchanged]
+    assert [t[:3] for t in results] == [(rank, size, rank == 0) for rank in range(size)]
     for count in range(20):
-        blocks = [t[3][count] for t in told]
+        blocks = [t[3][count] for t in results]
         assert list(chain(*blocks)) == list(range(count))
         assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
-    assert all(t[4:] == (False, [True] * size, 100) for t in told)
+    assert all(t[4:] == (False, [True] * size, 100) for t in results)
 
 
 @pytest.mark.mpi

@@ -217,8 +217,7 @@ def test_invalid_shapes_are_errors(options: dict) -> None:
 
 def test_the_description_makes_the_same_network_again() -> None:
     mlp = network(4, (8, 3), 2, "tanh", "clip")
-    told = mlp.describe()
-    again = network(
-        told["layers"][0], tuple(told["layers"][1:-1]), told["layers"][-1], told["activation"], told["output"]
-    )
-    assert again.describe() == told
+    description = mlp.describe()
+    inputs, *hidden, outputs = description["layers"]
+    again = network(inputs, tuple(hidden), outputs, description["activation"], description["output"])
+    assert again.describe() == description

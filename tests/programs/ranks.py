@@ -72,8 +72,8 @@ def exchange(ranks: Ranks, folder: Path) -> None:
     np.savez(folder / f"{ranks.rank}.npz", **seen)  # pyright: ignore[reportArgumentType]
     blocks = [list(ranks.rows(count)) for count in range(20)]
     anyone = [ranks.any(ranks.rank == k) for k in range(ranks.size)]
-    told = ranks.rank, ranks.size, ranks.first, blocks, ranks.any(False), anyone, ranks.from_first(ranks.rank + 100)
-    (folder / f"{ranks.rank}.txt").write_text(repr(told))
+    result = ranks.rank, ranks.size, ranks.first, blocks, ranks.any(False), anyone, ranks.from_first(ranks.rank + 100)
+    (folder / f"{ranks.rank}.txt").write_text(repr(result))
 
 
 SHARDS = (4, 5, 9)

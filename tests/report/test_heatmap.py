@@ -93,16 +93,16 @@ def test_the_colour_scale_has_the_given_limits() -> None:
 
 @pytest.mark.parametrize("shape", [(5,), (5, 4), (4, 4, 4)])
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("options", "expected"),
     [({"vmin": 1000}, (1000, None)), ({"vmax": -1000}, (None, -1000)), ({"vmin": 95, "vmax": 100}, (95, 100))],
 )
 def test_limits_beyond_all_values_are_kept(
-    shape: tuple[int, ...], asked: dict[str, Any], expected: tuple[float | None, float | None]
+    shape: tuple[int, ...], options: dict[str, Any], expected: tuple[float | None, float | None]
 ) -> None:
     archive = small_archive(shape=shape, elites=4)
-    figure = figure_of_heatmap(archive, **asked)
+    figure = figure_of_heatmap(archive, **options)
     figure.draw_without_rendering()
-    shades = shades_of(archive, "fitness", "viridis", **asked)
+    shades = shades_of(archive, "fitness", "viridis", **options)
     drawn = shades.norm.vmin, shades.norm.vmax
     if len(shape) > 1:
         bar = figure.axes[-1] if len(shape) == 2 else next(a for p in figure.axes for a in p.child_axes)

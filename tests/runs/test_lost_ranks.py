@@ -34,7 +34,7 @@ batch_size = 37
 generations = 6
 checkpoint_seconds = 0
 """
-# The start of a rank is only the lines around MPI_Init; importing torch would take seconds.
+# A rank needs only the lines around MPI_Init to start; importing torch would take seconds.
 START = """
 import os, signal, sys
 from qdrl.parallel.start_watch import watched_start

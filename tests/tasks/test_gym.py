@@ -224,13 +224,14 @@ def test_an_environment_that_raised_is_replaced() -> None:
 
 
 def test_environments_are_made_on_demand_and_closed_when_replaced_or_at_the_end() -> None:
+    gc.collect()  # closes the environments of earlier tests
     Counting.made = Counting.closed = 0
     task = counting(worlds=64)
     evaluate(task)
     assert (Counting.made, Counting.closed) == (ROWS, 0)
     task.close()
     assert Counting.closed == ROWS
-    gc.collect()  # objects of earlier tests
+    gc.collect()  # closes the environments of earlier tests
     Counting.made = Counting.closed = 0
     task = counting(worlds=64, fault="step")
     evaluate(task)

@@ -53,8 +53,8 @@ def test_options_that_cannot_be_are_refused_in_one_line_that_names_them(name: st
         make_task(name, **options)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
-    asked = options.get("policy", options)
-    assert all(option in str(caught.value) for option in asked)
+    names = options.get("policy", options)
+    assert all(option in str(caught.value) for option in names)
 
 
 @pytest.mark.parametrize(
