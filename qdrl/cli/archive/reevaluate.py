@@ -39,7 +39,8 @@ def command(
     Prints the corrected QD score, the best mean fitness and the descriptor error (mean distance between the descriptor
     asked for and the one reached) of the elites, and of the conditioned actor asked for the elites' descriptors and for
     their cells' centroids where there are cells. Of a champion it prints mean, standard deviation, median, lowest and
-    highest fitness over held-out episodes, whose seeds no training evaluation used, beside those stored. ARCHIVE is an archive file or a run folder.
+    highest fitness over held-out episodes, whose seeds no training evaluation used, beside those stored.
+    ARCHIVE is an archive file or a run folder.
 
     \b
     Example:
