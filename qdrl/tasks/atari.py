@@ -1,10 +1,13 @@
 """Atari games on the Arcade Learning Environment (Bellemare et al. 2013, https://arxiv.org/abs/1207.4708).
 
-Preprocessing is that of Mnih et al. 2015 and Such et al. 2017. A control step is four frames. Its image is the maximum
-of the last two frames, in grey, 84 x 84 pixels. The observation is the last four images as channels, divided by 255. An
-episode begins with up to 30 frames without action; their number is drawn from the episode's seed. It ends with the
-game, not with the loss of a life. Rewards are changes of the game's score, not clipped. The action is the index of the
-largest of a policy's 18 outputs.
+A control step is four frames. Its image is the maximum of the last two frames, in grey, 84 x 84 pixels. The observation
+is the last four images as channels, divided by 255. An episode begins with frames without action; their number is drawn
+from the episode's seed. It ends with the game, not with the loss of a life. Rewards are changes of the game's score,
+not clipped. The action is the index of the largest of a policy's outputs.
+
+By default an image is resized by area, an episode begins with 0 to 29 frames without action, and a policy has 18
+outputs. Mnih et al. 2015 and Such et al. 2017 differ from this; `minimal_actions`, `fire_on_reset`,
+`at_least_one_no_op` and `resize` set what the latter did. Pictures are rounded to 8 bits, theirs are not.
 """
 
 from collections.abc import Sequence
@@ -17,16 +20,21 @@ from torch import Tensor
 from qdrl.archives.axes import Axis
 from qdrl.errors import UserError
 from qdrl.naming import suggest
-from qdrl.streams import generator_from_seed
+from qdrl.tasks.atari_games import (
+    ALL_ACTIONS,
+    FRAMES_PER_STEP,
+    PICTURES,
+    SIDE,
+    fire_presses,
+    make_games,
+    minimal_actions,
+)
 from qdrl.tasks.base import TaskSetup, TaskSpec
 from qdrl.tasks.episodes.worlds import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.settings import AtariSettings
 
-FRAMES_PER_STEP = 4
-_SIDE, _STACK, _ACTIONS = 84, 4, 18
-_FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # actions of ALE's full set that press the fire button
-_NO_FRAME_LIMIT = 2**31 - 1
+_FIRES = np.array([1, 10, 11, 12, 13, 14, 15, 16, 17])  # codes of actions that press the fire button
 
 
 class AtariWorlds(EpisodeWorlds):
@@ -38,38 +46,18 @@ class AtariWorlds(EpisodeWorlds):
     """
 
     def __init__(self, settings: AtariSettings, count: int) -> None:
-        from ale_py.vector_env import AtariVectorEnv
-
         self.count, self._episode_length = count, settings.episode_length
-        self._games = AtariVectorEnv(
-            settings.name.removeprefix("atari:"),
-            count,
-            num_threads=1,
-            max_num_frames_per_episode=_NO_FRAME_LIMIT,
-            repeat_action_probability=settings.sticky_actions,
-            full_action_space=True,
-            noop_max=settings.no_ops,
-            reward_clipping=False,
-            use_fire_reset=False,
-            frameskip=FRAMES_PER_STEP,
-            stack_num=_STACK,
-        )
+        self._games = make_games(settings, count)
+        self._presses_fire = np.isin(self._games.codes, _FIRES)  # of each output
         self._game = np.arange(count)  # index of the game of each slot
-        self._fires, self._started = np.zeros(count, np.int64), False
-        self._pictures = np.zeros((count, _STACK, _SIDE, _SIDE), np.uint8)
+        self._fires = np.zeros(count, np.int64)
+        self._pictures = np.zeros((count, PICTURES, SIDE, SIDE), np.uint8)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         """Start a new episode in each of these worlds."""
-        if not self._started:  # ALE requires a first reset of all games
-            self._games.reset(seed=np.arange(self.count))
-            self._started = True
         order = np.argsort(self._game[list(slots)])  # ALE expects seeds in the order of games
         games = self._game[list(slots)][order]
-        mask = np.zeros(self.count, bool)
-        mask[games] = True
-        drawn = np.array([generator_from_seed(seed).integers(2**31 - 1) for seed in seeds])
-        pictures, _ = self._games.reset(seed=drawn[order].astype(np.int32), options={"reset_mask": mask})
-        self._pictures[games] = pictures[games]
+        self._pictures[games] = self._games.reset(games, [seeds[row] for row in order])
         self._fires[games] = 0
 
     def observe(self, ages: Tensor) -> Tensor:
@@ -80,13 +68,10 @@ class AtariWorlds(EpisodeWorlds):
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Apply actions; return rewards and terminated."""
         games = self._game[: len(actions)]
-        chosen = np.zeros(self.count, np.int32)  # idle games receive no action
-        chosen[games] = actions.numpy().argmax(axis=1)
-        pictures, rewards, terminated, truncated, _ = self._games.step(chosen)
-        self._pictures[games] = pictures[games]
-        self._fires[games] += np.isin(chosen[games], _FIRES)
-        ended = terminated | truncated
-        return torch.from_numpy(rewards[games].astype(np.float64)), torch.from_numpy(ended[games])
+        chosen = actions.numpy().argmax(axis=1)
+        self._pictures[games], rewards, ended = self._games.step(games, chosen)
+        self._fires[games] += self._presses_fire[chosen]
+        return torch.from_numpy(rewards), torch.from_numpy(ended)
 
     def descriptor(self, slot: int, steps: int) -> Tensor:
         """Return the descriptor of an ended episode."""
@@ -108,7 +93,7 @@ def make_atari_task(settings: AtariSettings, setup: TaskSetup) -> EpisodicTask:
     Raises:
         UserError: There is no such game, or ale-py is not installed.
     """
-    game = settings.name.removeprefix("atari:")
+    game = settings.game
     try:
         from ale_py import roms
     except ImportError as error:
@@ -126,16 +111,23 @@ def make_atari_task(settings: AtariSettings, setup: TaskSetup) -> EpisodicTask:
         episode_length=settings.episode_length,
         qd_offset=settings.qd_offset,
         reward_offset=None,
-        observation=f"the last {_STACK} pictures, grey, {_SIDE} x {_SIDE}, in [0, 1]",
-        observation_size=_STACK * _SIDE * _SIDE,
-        action_size=_ACTIONS,
+        observation=f"the last {PICTURES} pictures, grey, {SIDE} x {SIDE}, in [0, 1]",
+        observation_size=PICTURES * SIDE * SIDE,
+        action_size=len(minimal_actions(game)) if settings.minimal_actions else ALL_ACTIONS,
         discrete=True,
-        image=(_STACK, _SIDE, _SIDE),
+        image=(PICTURES, SIDE, SIDE),
         frames_per_step=FRAMES_PER_STEP,
-        initial_noise=f"up to {settings.no_ops} frames of doing nothing",
+        initial_noise=_start(settings),
         options=settings.model_dump(),
         arithmetic=setup.arithmetic,
     )
     return EpisodicTask(
         spec, partial(AtariWorlds, settings), policy=setup.policy_of(discrete=True), worlds=setup.worlds
     )
+
+
+def _start(settings: AtariSettings) -> str:
+    """Describe the frames before a policy's first step."""
+    first = "1 to" if settings.at_least_one_no_op else "up to"
+    fires = settings.fire_on_reset and fire_presses(settings.game)
+    return f"{first} {settings.no_ops} frames of doing nothing{', then FIRE' if fires else ''}"

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qdrl.settings.base import SettingsModel
 
@@ -58,11 +58,32 @@ class AtariSettings(SettingsModel):
     episode_length: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
     """Control steps of four frames; 5,000 are the 20,000 frames in training of Such et al. 2017."""
     no_ops: Annotated[int, Field(ge=0, le=10_000)] = 30
-    """Maximum number of frames without action at the start."""
+    """Number of different counts of frames without action at the start: 0 to 29 frames for 30."""
+    at_least_one_no_op: bool = False
+    """Draw from 1 to `no_ops` frames without action, as Such et al. 2017, instead of from 0 to `no_ops` - 1."""
+    fire_on_reset: bool = False
+    """Start with one step of FIRE and one of the minimal set's third action, as Such et al. 2017, if FIRE is the second
+    action of that set."""
+    minimal_actions: bool = False
+    """Choose from the actions that the game uses, as Such et al. 2017, instead of from all 18."""
+    resize: Literal["area", "bilinear"] = "area"
+    """How a picture shrinks to 84 x 84: averages of the covered area, or bilinear between the four nearest pixels with
+    aligned corners, as Such et al. 2017."""
     sticky_actions: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability that a frame repeats the previous action (Machado et al. 2018 recommend 0.25)."""
     qd_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Lower bound of the score that the QD score subtracts."""
+
+    @property
+    def game(self) -> str:
+        """Name of the ROM."""
+        return self.name.removeprefix("atari:")
+
+    @model_validator(mode="after")
+    def _check_no_ops(self) -> "AtariSettings":
+        if self.at_least_one_no_op and self.no_ops == 0:
+            raise ValueError("at_least_one_no_op needs no_ops of 1 or more, got 0")
+        return self
 
 
 class AxisSettings(SettingsModel):
