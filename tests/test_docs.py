@@ -1,5 +1,6 @@
 """Examples of README and docs run as written."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -71,8 +72,9 @@ def test_the_verb_of_the_docs_passes_its_tests(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(group.command, "_verbs", group.command._verbs | verbs)  # pyright: ignore[reportAttributeAccessIssue]
     tests: dict[str, object] = {"__file__": str(ROOT / "tests" / "cli" / "test_top.py")}
     exec(files["tests/cli/test_top.py"], tests)
-    passed = [run() for name, run in tests.items() if name.startswith("test_") and callable(run)]
-    assert len(passed) == 3
+    functions = [run for name, run in tests.items() if name.startswith("test_") and callable(run)]
+    passed = [run(*[tmp_path][: len(inspect.signature(run).parameters)]) for run in functions]
+    assert len(passed) == 4
 
 
 def test_the_python_example_of_the_readme_runs(

@@ -42,7 +42,7 @@ def unreadable(dataset: Any, place: str) -> list[str]:
         for start in range(0, len(dataset) if dataset.ndim else 0, _ROWS):
             dataset[start : start + _ROWS]
     except (OSError, RuntimeError) as error:
-        return [f"{place}: damaged: {' '.join(str(error).split())}"]
+        return [f"{place}: damaged: {' '.join(str(error).split())}; restore the file from a copy"]
     return []
 
 

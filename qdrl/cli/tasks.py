@@ -1,6 +1,8 @@
 """`qdrl tasks`."""
 
 import json
+import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -43,13 +45,29 @@ def _check(name: str | None) -> None:
     from qdrl.tasks.check import check_task
     from qdrl.tasks.registry import build_task, make_task
 
-    if name.endswith(".toml"):
-        experiment = load_experiment(name)
-        setup = TaskSetup(policy=experiment.policy, **experiment.compute.model_dump())
-        task = build_task(experiment.task, setup)
-    else:
-        task = make_task(name)
-    click.echo(f"ok: {task.spec.name}: {check_task(task)}")
+    try:
+        if name.endswith(".toml"):
+            experiment = load_experiment(name)
+            setup = TaskSetup(policy=experiment.policy, **experiment.compute.model_dump())
+            task = build_task(experiment.task, setup)
+        else:
+            task = make_task(name)
+        click.echo(f"ok: {task.spec.name}: {check_task(task)}")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_line_that_raised(error)) from error
+
+
+def _line_that_raised(error: Exception) -> str:
+    """Return where in the user's code an exception came from, and what it says, in one line."""
+    package = Path(__file__).parents[1]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(package)]
+    users = [frame for frame in own if "site-packages" not in frame.filename and Path(frame.filename).is_file()]
+    place = (users or frames)[-1]
+    text = " ".join(str(error).split())
+    return f"{place.filename}:{place.lineno} in {place.name}: {type(error).__name__}: {text}"
 
 
 def _list(*, as_json: bool) -> None:

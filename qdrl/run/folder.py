@@ -103,7 +103,7 @@ def _make(folder: Path | None, experiment: Experiment, modules: Path | None) -> 
                 return candidate
         except OSError as error:
             return f"cannot make a run folder: {reason_of(error)}: {candidate}"
-    return f"{candidates[0]} exists; a run never writes into a folder that exists"
+    return f"{candidates[0]} exists; continue its run with qdrl resume {candidates[0]}, or give another --output"
 
 
 def _place(folder: Path, experiment: Experiment, modules: Path | None) -> bool:

@@ -1,6 +1,7 @@
 """Users' tasks: loading by reference `package.module:Class`, and checks of their settings and description."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -108,5 +109,32 @@ def _check_task(reference: str, task: Any, settings: BaseModel) -> None:
             f"task.name: spec.options of '{reference}' do not rebuild its settings; create the spec with"
             " TaskSpec.of(settings, ...), from settings that JSON can store"
         )
+    _check_axes(reference, task.spec.axes)
+    length = task.spec.episode_length
+    if not isinstance(length, int) or length < 1:
+        raise UserError(f"task.name: episode_length of '{reference}' must be an int of at least 1, got {length!r}")
     if not isinstance(task.parameters, int) or task.parameters < 1:
         raise UserError(f"task.name: parameters of '{reference}' must be a positive int, got {task.parameters!r}")
+
+
+def _check_axes(reference: str, axes: Any) -> None:
+    """Check the axes of a description.
+
+    Raises:
+        UserError: They are no tuple of axes, have bounds that are not in order, or share a name.
+    """
+    from qdrl.archives.axes import Axis
+
+    what = f"task.name: axes of '{reference}'"
+    if not isinstance(axes, tuple) or not axes or not all(isinstance(axis, Axis) for axis in axes):
+        raise UserError(f"{what} must be a tuple of one or more Axis(name, unit, lower, upper), got {axes!r}")
+    for axis in axes:
+        bounds = (axis.lower, axis.upper)
+        numbers = all(isinstance(bound, int | float) and math.isfinite(bound) for bound in bounds)
+        if not (isinstance(axis.name, str) and isinstance(axis.unit, str) and numbers and axis.lower < axis.upper):
+            raise UserError(
+                f"{what}: Axis(name, unit, lower, upper) takes two strings and two finite numbers, lower < upper; got"
+                f" {axis!r}"
+            )
+    if len({axis.name for axis in axes}) < len(axes):
+        raise UserError(f"{what} need different names, got {[axis.name for axis in axes]}")

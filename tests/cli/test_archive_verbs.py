@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from qdrl.archives.hdf5 import content_digest, open_archive, write_archive
+from qdrl.cli import archive as archive_verbs
 from qdrl.cli import qdrl
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
@@ -424,7 +426,7 @@ def test_the_entry_point_turns_a_mistake_into_one_line_and_code_2(path: Path) ->
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["info", "plot", "find", "show", "validate"])
+@pytest.mark.parametrize("verb", archive_verbs.command.list_commands(click.Context(archive_verbs.command)))
 def test_every_verb_has_an_example_in_its_help(verb: str) -> None:
     help_text = call(verb, "--help").out
     assert "Example:\n" in help_text

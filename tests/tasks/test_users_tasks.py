@@ -38,17 +38,21 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 
 
+ALGORITHM = re.compile(r"\[algorithm\]\n(.+\n)+")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Save the files of the document."""
     schwefel, _, cart, test_of_cart = blocks("python")
-    schwefel_table, cart_table = blocks("toml")
+    schwefel_table, cart_table, critic_table = blocks("toml")
     for name, text in (
         ("schwefel.py", schwefel),
         ("cart.py", cart),
         ("test_cart.py", test_of_cart),
         ("schwefel.toml", schwefel_table),
         ("cart.toml", cart_table),
+        ("critic.toml", cart_table.replace(ALGORITHM.search(cart_table).group(), critic_table)),  # pyright: ignore[reportOptionalMemberAccess]
     ):
         (tmp_path / name).write_text(text)
     before = list(sys.path)
@@ -100,6 +104,45 @@ def test_a_changed_task_is_not_resumed(folder: Path, monkeypatch: pytest.MonkeyP
     (folder / "cart.py").write_text((folder / "cart.py").read_text() + "\n")
     with pytest.raises(UserError, match=r"source of cart:Cart has changed"):
         resume(run, OneProcess(), overrides=["run.generations=2"], progress=False)
+
+
+def test_a_critic_of_the_size_in_the_document_learns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    experiment = load_experiment("critic.toml", ["run.generations=2", "algorithm.critic.steps=5"])
+    outcome = start(experiment, OneProcess(), folder=folder / "run", progress=False)
+    assert open_archive(outcome.archive).history["critic_steps"].tolist() == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ('(Axis("final position", "m", 4.0, -4.0),)', "lower < upper; got Axis"),
+        ('(Axis("final position", -4.0, 4.0, "m"),)', "takes two strings and two finite numbers"),
+        ('Axis("final position", "m", -4.0, 4.0)', r"must be a tuple of one or more Axis\(name, unit, lower, upper\)"),
+        ("()", "must be a tuple of one or more"),
+        ('(Axis("x", "m", -4.0, 4.0), Axis("x", "m", -4.0, 4.0))', "need different names"),
+    ],
+)
+def test_wrong_axes_of_a_task_are_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, axes: str, words: str
+) -> None:
+    monkeypatch.syspath_prepend(folder)
+    source = (folder / "cart.py").read_text()
+    right = '(Axis("final position", "m", -4.0, 4.0),)'
+    assert right in source
+    (folder / "cart.py").write_text(source.replace(right, axes))
+    with pytest.raises(UserError, match=f"task.name: axes of 'cart:Cart'.*{words}"):
+        make_task("cart:Cart")
+
+
+def test_the_check_prints_an_exception_of_the_task_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    source = (folder / "cart.py").read_text()
+    (folder / "cart.py").write_text(source.replace("self.force * push", "self.forse * push"))
+    outcome = CliRunner().invoke(qdrl, ["tasks", "cart:Cart", "--check"])
+    assert isinstance(outcome.exception, UserError)
+    assert re.search(r"cart\.py:\d+ in step: AttributeError: .*'forse'", str(outcome.exception))
+    assert "\n" not in str(outcome.exception)
 
 
 @pytest.mark.mpi

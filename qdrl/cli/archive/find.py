@@ -53,7 +53,9 @@ def _is_number(text: str) -> bool:
 @click.option("--count", type=Integer(min=1), default=5, show_default=True, help="How many elites.")
 @click.option("--json", "as_json", is_flag=True, help="Print the elites as JSON.")
 def command(archive: Path, descriptor: tuple[float, ...], count: int, as_json: bool) -> None:
-    """List the elites nearest to a descriptor; distances are in units of the axes' bounds.
+    """List the elites nearest to a descriptor.
+
+    Distances are Euclidean; each axis is divided by its upper minus its lower bound.
 
     ARCHIVE is an archive file or a run folder.
 

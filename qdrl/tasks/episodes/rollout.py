@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.errors import UserError
 from qdrl.evaluation import Genomes, ObservationMoments, Transitions
 from qdrl.policies.base import Policy
 from qdrl.policies.conv_populations import ConvSlots
@@ -80,9 +81,14 @@ class Rollout:
         policy: Shape of the policies.
         dimensions: Length of a descriptor.
         episode_length: Control steps after which an episode is truncated.
+
+    Raises:
+        UserError: The worlds do not state their number.
     """
 
     def __init__(self, worlds: EpisodeWorlds, policy: Policy, dimensions: int, episode_length: int) -> None:
+        if not isinstance(getattr(worlds, "count", None), int):
+            raise UserError(f"{type(worlds).__name__} has no count: set self.count to its number of worlds")
         self._given_worlds = worlds
         self._worlds: EpisodeWorlds = CheckedWorlds(worlds, policy.observation_size)  # replaced after the first `run`
         self._population = policy.population(worlds.count)
@@ -158,6 +164,8 @@ class Rollout:
         """Advance the active slots by one control step; return the slots whose episodes ended, highest first."""
         ages, rows = self._ages[:active], self._rows[:active]
         observations = self._worlds.observe(torch.from_numpy(ages))
+        if self._normalizes or log is not None:
+            observations = observations.clone()  # worlds may return their own state, which `step` changes
         if self._normalizes:
             self._absorb(observations.numpy(), active)
             if shift is not None:
@@ -172,7 +180,7 @@ class Rollout:
         # A broken world gives a NaN reward; its episode ends.
         ended = np.flatnonzero(over | (ages >= self._episode_length) | np.isnan(reward))[::-1].tolist()
         if log is not None and ended:
-            observations = self._worlds.observe(torch.from_numpy(ages))
+            observations = self._worlds.observe(torch.from_numpy(ages)).clone()
             if shift is not None:
                 normalize_(observations, *shift)
             for slot in ended:

@@ -32,7 +32,7 @@ class EpisodeWorlds(Protocol):
             ages: `(n,)` int64 control steps since each world's reset.
 
         Returns:
-            A tensor that the caller may overwrite.
+            A tensor that the caller does not change; it may be the state itself.
         """
         ...
 

@@ -1,6 +1,7 @@
 """Rollouts of many genomes: a row's result does not depend on other rows, and finished worlds cost nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 from mujoco.batch import Batch
 from torch import Tensor
 
+from qdrl.errors import UserError
 from qdrl.evaluation import Evaluation
 from qdrl.policies.mlp import Mlp, MlpSettings
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.episodes.rollout import Rollout
 from qdrl.tasks.episodes.worlds import EpisodeWorlds
 from qdrl.tasks.episodic import EpisodicTask
+from qdrl.tasks.point import PointWorlds
 from qdrl.tasks.registry import make_task
 from tests.tasks.builders import candidates, first_genomes
 
@@ -57,6 +60,49 @@ def test_results_are_the_same_bits_for_any_number_of_worlds_and_order_of_rows(na
         task = small_task(name, worlds, normalize=normalize)
         for rows in (range(ROWS), mixed, mixed[:5], [7], range(ROWS)):
             assert_same_rows(evaluate(task, rows), reference, rows)
+
+
+class Showing(PointWorlds):
+    """Worlds that return their own state from `observe` and change it in place."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, 12)
+        self._shown = torch.zeros(count, 5)
+
+    def reset(self, slots: Any, seeds: Any) -> None:
+        super().reset(slots, seeds)
+        self._show(torch.zeros(self.count, dtype=torch.int64))
+
+    def observe(self, ages: Tensor) -> Tensor:
+        self._show(ages)
+        return self._shown[: len(ages)]
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        result = super().step(actions)
+        self._shown += 1.0
+        return result
+
+    def _show(self, ages: Tensor) -> None:
+        self._shown[: len(ages)] = super().observe(ages)
+
+
+def test_worlds_may_return_their_own_state_as_observations() -> None:
+    policy = MlpSettings(hidden_sizes=(4,), normalize_observations=True)
+    spec = make_task("point_omni", episode_length=12).spec
+    found = []
+    for worlds in (lambda count: PointWorlds(count, 12), Showing):
+        task = EpisodicTask(spec, worlds, policy=policy, worlds=4)
+        first = candidates(first_genomes(task, 6))
+        task.update(task.evaluate(first))
+        found.append(task.evaluate(replace(first, generation=1, wants_transitions=True)))
+    copied, shared = found
+    assert torch.equal(shared.fitness, copied.fitness)
+    assert torch.equal(shared.transitions.observations, copied.transitions.observations)
+
+
+def test_worlds_that_do_not_state_their_number_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"object has no count: set self\.count to its number of worlds"):
+        Rollout(object(), make_task("point_omni").policy, 2, 12)  # pyright: ignore
 
 
 def test_hoppers_fall_at_different_steps_so_that_slots_are_refilled_and_moved() -> None:
