@@ -1,10 +1,11 @@
 """The loop over generations, the same for every algorithm, task and number of ranks."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from qdrl.algorithms.base import Algorithm
-from qdrl.errors import RankLost
-from qdrl.evaluation import Evaluation
+from qdrl.errors import RankLost, UserError
+from qdrl.evaluation import Candidates, Evaluation
 from qdrl.parallel.ranks import OneProcess, Ranks
 from qdrl.tasks.base import Task
 
@@ -66,11 +67,24 @@ def generation(algorithm: Algorithm, task: Task, record: Record, ranks: Ranks) -
         task: evaluates genomes.
         record: stores results.
         ranks: the processes that share the rows.
+
+    Raises:
+        UserError: `ask` or `tell` of a user's algorithm returned something else, or `tell` did not end the generation.
     """
-    rows = ranks.rows(algorithm.batch_size)
+    rows, index = ranks.rows(algorithm.batch_size), algorithm.generation
     candidates = algorithm.ask(rows)
+    if not isinstance(candidates, Candidates):
+        raise _wrong(algorithm, f"ask must return Candidates, as make_candidates does, got {type(candidates).__name__}")
     evaluation = task.evaluate(candidates)
     evaluation = ranks.share(evaluation, algorithm.batch_size)
     counts = algorithm.tell(evaluation, ranks.exchange)
+    if not isinstance(counts, Mapping):
+        raise _wrong(algorithm, f"tell must return metrics by name, a dict, got {type(counts).__name__}")
+    if algorithm.generation != index + 1:
+        raise _wrong(algorithm, f"tell must add 1 to generation, which is {algorithm.generation} after {index}")
     task.update(evaluation)
     record.add(algorithm, evaluation, counts)
+
+
+def _wrong(algorithm: Algorithm, what: str) -> UserError:
+    return UserError(f"algorithm '{algorithm.settings.name}': {what}")

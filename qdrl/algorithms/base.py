@@ -15,6 +15,7 @@ from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty_archive import NoveltyArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, Genomes
+from qdrl.naming import suggest
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
 from qdrl.streams import Purpose, Streams
@@ -178,7 +179,11 @@ class Algorithm(ABC):
             emitter: the emitter name of all rows, or `(rows,)` int64 indices into `emitters`.
             parent_cell: `(rows,)` int64, cell of each row's first parent, -1 for none; -1 for all rows by default.
             wants_transitions: whether the evaluation returns every control step.
+
+        Raises:
+            UserError: genomes have another shape or dtype, or an emitter is unknown.
         """
+        self._check_proposal(rows, genomes, emitter)
         if isinstance(emitter, str):
             emitter = np.full(len(rows), self.emitters.index(emitter), np.int64)
         if parent_cell is None:
@@ -192,6 +197,24 @@ class Algorithm(ABC):
             parent_cell=torch.from_numpy(parent_cell),
             wants_transitions=wants_transitions,
         )
+
+    def _check_proposal(self, rows: range, genomes: Tensor | Genomes, emitter: str | np.ndarray) -> None:
+        name, expected = self.settings.name, (len(rows), self.task.parameters)
+        if isinstance(genomes, Tensor):
+            shape, dtype = tuple(genomes.shape), genomes.dtype
+            if shape != expected or dtype != torch.float32:
+                raise UserError(f"algorithm '{name}': ask proposed genomes {shape} {dtype}, not {expected} float32")
+        elif isinstance(genomes, np.ndarray) or not hasattr(genomes, "__getitem__"):
+            given = type(genomes).__name__
+            raise UserError(f"algorithm '{name}': ask proposed genomes as {given}, expected a torch tensor")
+        known = self.emitters
+        if isinstance(emitter, str):
+            if emitter not in known:
+                raise UserError(f"algorithm '{name}': no emitter '{emitter}'{suggest(emitter, known)}; known: {known}")
+        elif len(emitter) and not 0 <= emitter.min() <= emitter.max() < len(known):
+            raise UserError(
+                f"algorithm '{name}': emitters of rows must be indices below {len(known)}, got {emitter.max()}"
+            )
 
     def check_turn(self, evaluation: Evaluation) -> None:
         """Check that an evaluation is that of the generation that `ask` proposed.

@@ -37,4 +37,8 @@ def problem_of(found: Any) -> str | None:
         inspect.signature(found.tell).bind(None, None, None)
     except TypeError:
         return "defines tell without its parameter exchange: tell(self, evaluation, exchange=LOCAL)"
+    try:
+        inspect.signature(found.ask).bind(None, None)
+    except TypeError:
+        return "defines ask without its parameter rows: ask(self, rows=None)"
     return misspelt_member(found, Algorithm, _MEMBERS)
