@@ -227,4 +227,4 @@ def _ale() -> "ALEInterface":
 def _load(ale: "ALEInterface", game: str) -> None:
     from ale_py import roms
 
-    ale.loadROM(roms.get_rom_path(game))
+    ale.loadROM(str(roms.get_rom_path(game)))

@@ -33,7 +33,7 @@ def ale_after(game: str, seed: int, codes: list[int]) -> list[Any]:
     ale = ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
     ale.setInt("random_seed", seed)
-    ale.loadROM(roms.get_rom_path(game))
+    ale.loadROM(str(roms.get_rom_path(game)))
     ale.reset_game()
     screens = [ale.getScreenGrayscale()]
     for code in codes:
