@@ -26,6 +26,7 @@ qdrl.Archive.sav
 """
 
 
+@pytest.mark.slow
 def test_type_checkers_know_the_public_names_and_accept_the_example_of_the_readme(tmp_path: Path) -> None:
     checker = shutil.which("basedpyright", path=Path(sys.executable).parent)
     if checker is None:

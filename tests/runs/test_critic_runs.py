@@ -48,14 +48,15 @@ def test_a_job_survives_a_killed_rank_that_is_not_a_learner(
     assert content_digest(tmp_path / "run" / "archive.h5") == digest
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("learners", "dying", "moment"),
     [
         (2, 1, "train"),
-        pytest.param(1, 0, "ask", marks=pytest.mark.slow),  # two jobs each, at other moments
-        pytest.param(2, 1, "ask", marks=pytest.mark.slow),
-        pytest.param(3, 2, "train", marks=pytest.mark.slow),
+        (1, 0, "ask"),
+        (2, 1, "ask"),
+        (3, 2, "train"),
     ],
 )
 def test_a_job_that_lost_a_learner_ends_and_resumes_to_the_same_archive(
