@@ -67,6 +67,7 @@ def test_an_mp4_film_names_the_extra_that_it_needs(tmp_path: Path, monkeypatch: 
     check_video_path(tmp_path / "film.gif")
 
 
+@pytest.mark.slow
 def test_evotorch_is_imported_by_its_own_algorithm_only() -> None:
     program = """
 import importlib, pkgutil, sys

@@ -112,7 +112,7 @@ def test_a_gymnasium_environment_is_described_as_far_as_it_can_be() -> None:
 def test_a_run_folder_that_exists_is_refused_with_exit_code_two(tmp_path: Path) -> None:
     (tmp_path / "arm.toml").write_text(ARM)
     (tmp_path / "taken").mkdir()
-    done = fresh_qdrl("evolve", "arm.toml", "--output", "taken", folder=tmp_path)
+    done = run_qdrl("evolve", "arm.toml", "--output", "taken", folder=tmp_path)
     assert done.returncode == 2
     assert "taken exists" in done.stderr
     assert list((tmp_path / "taken").iterdir()) == []

@@ -21,7 +21,7 @@ def test_blocks_are_even_and_leave_nothing_out(count: int, blocks: int) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("ranks", [2, 4, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 3))])
 def test_a_group_has_the_bits_of_one_process_that_holds_all_shards(tmp_path: Path, ranks: int) -> None:
     done = mpirun(ranks, ["-m", "tests.programs.ranks", "learn", tmp_path])
     assert done.returncode == 0, done.stderr

@@ -49,9 +49,8 @@ def written(folder: Path, algorithm: str) -> Path:
     return config
 
 
-@pytest.mark.parametrize(
-    "algorithm", ["dcrl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("map_elites", "dcg"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_no_tensor_of_the_host_meets_one_of_the_device(tmp_path: Path, algorithm: str) -> None:
     job = run_python(["-m", "tests.helpers.pretended_gpu", written(tmp_path, algorithm), tmp_path / "run"])
     assert job.returncode == 0, job.stderr[-2000:]

@@ -106,6 +106,7 @@ EXPERIMENTS = {
     **{name: POINT.format(searcher=searcher) for name, searcher in SEARCHERS.items()},
 }
 SLOW = (
+    "deep_ga",
     "dcg_map_elites",
     "novelty_es",
     "pga_map_elites",

@@ -66,8 +66,8 @@ def evaluated(
 @pytest.mark.parametrize(
     ("name", "normalize"),
     [
-        ("walker2d_uni", False),
         ("hopper_uni", True),
+        pytest.param("walker2d_uni", False, marks=pytest.mark.slow),
         pytest.param("walker2d_uni", True, marks=pytest.mark.slow),
         pytest.param("hopper_uni", False, marks=pytest.mark.slow),
     ],
@@ -100,6 +100,7 @@ def test_transitions_are_those_of_c_mujoco(device: str) -> None:
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-2, atol=5e-2)
 
 
+@pytest.mark.slow
 def test_the_descriptor_of_omni_tasks_is_the_final_position() -> None:
     evaluation = evaluated("warp-cpu", "humanoid_omni", length=18, normalize=False)
     assert len(set(evaluation.steps.tolist())) > 2
@@ -122,6 +123,7 @@ def test_results_are_the_same_for_any_number_of_worlds(worlds: int) -> None:
     assert same(expected("warp-cpu"), evaluated("warp-cpu", worlds=worlds))
 
 
+@pytest.mark.slow
 def test_a_batch_that_overflows_its_buffers_is_repeated_with_larger_ones(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

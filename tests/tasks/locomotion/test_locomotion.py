@@ -79,7 +79,13 @@ def pressed(twin: Any, probe: Any, control: np.ndarray, feet: tuple[str, ...]) -
     return found
 
 
-@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in UNI), ("hopper_uni", {"healthy_reward": 0.0})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(pytest.param(name, {}, marks=[] if name == "ant_uni" else [pytest.mark.slow]) for name in UNI),
+        ("hopper_uni", {"healthy_reward": 0.0}),
+    ],
+)
 def test_a_thousand_random_actions_give_exactly_the_states_of_gymnasium(name: str, options: dict[str, float]) -> None:
     task, draw = locomotion(name, **options), np.random.default_rng(0)
     worlds = worlds_of(task)
