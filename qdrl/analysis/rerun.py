@@ -15,7 +15,7 @@ from qdrl.archives.stored import StoredArchive
 from qdrl.evaluation import Candidates
 from qdrl.provenance.source_code import changed_sources, sources_of
 from qdrl.tasks.base import Task
-from qdrl.tasks.episodes.worlds import EpisodeWorlds
+from qdrl.tasks.episodes.worlds import EpisodeWorlds, ForwardingWorlds
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 
@@ -107,12 +107,11 @@ def _notes_on_code(archive: StoredArchive, task: Task) -> list[str]:
     return [f"the module of {name} differs from the source in the file: episodes may differ" for name in names]
 
 
-class _Recording(EpisodeWorlds):
+class _Recording(ForwardingWorlds):
     """One world that records its states and controls; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`."""
 
     def __init__(self, worlds: EpisodeWorlds) -> None:
-        self.count = 1
-        self._worlds = worlds
+        super().__init__(worlds)
         self._states: list[tuple[np.ndarray, np.ndarray]] = []
         self._controls: list[np.ndarray] = []
 
@@ -120,30 +119,12 @@ class _Recording(EpisodeWorlds):
         self._worlds.reset(slots, seeds)
         self._note_state()
 
-    def observe(self, ages: Tensor) -> Tensor:
-        return self._worlds.observe(ages)
-
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         result = self._worlds.step(actions)
         if isinstance(self._worlds, LocomotionWorlds):
             self._controls.append(self._worlds.physics.control[0].numpy().copy())
         self._note_state()
         return result
-
-    def descriptor(self, slot: int, steps: int) -> Tensor:
-        return self._worlds.descriptor(slot, steps)
-
-    def failed(self, slot: int) -> bool:
-        return self._worlds.failed(slot)
-
-    def truncated(self, slot: int) -> bool:
-        return self._worlds.truncated(slot)
-
-    def move(self, source: int, target: int) -> None:
-        self._worlds.move(source, target)
-
-    def close(self) -> None:
-        self._worlds.close()
 
     def track(self) -> Track | None:
         if not isinstance(self._worlds, LocomotionWorlds):

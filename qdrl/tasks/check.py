@@ -40,7 +40,7 @@ def check_task(task: Task) -> str:
         task: The task, as `qdrl.make_task` returns it.
 
     Returns:
-        What was checked, in one line.
+        One line that names the checks that passed.
 
     Raises:
         UserError: The task breaks its contract; the message is one line.

@@ -36,10 +36,11 @@ def command(
 ) -> None:
     """Evaluate elites, actor and champion again, to correct QD score, descriptor errors and the champion's fitness.
 
-    Prints the corrected QD score, the best mean fitness and the descriptor error (mean distance between the descriptor
-    asked for and the one reached) of the elites, and of the conditioned actor asked for the elites' descriptors and for
-    their cells' centroids where there are cells. Of a champion it prints mean, standard deviation, median, lowest and
-    highest fitness over held-out episodes, whose seeds no training evaluation used, beside those stored.
+    Prints the corrected QD score, the best mean fitness and the descriptor error of the elites. The error is the mean
+    distance between target and reached descriptors. The conditioned actor gets the elites' descriptors as targets, and
+    the centroids of their cells where there are cells. Of a champion it prints mean, standard deviation, median, lowest
+    and highest fitness over held-out episodes, beside the stored ones. No training evaluation used their seeds.
+
     ARCHIVE is an archive file or a run folder.
 
     \b

@@ -1,13 +1,12 @@
 """Checks of what a task's functions and worlds return: type, shape and dtype of tensors."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qdrl.errors import UserError
-from qdrl.tasks.episodes.worlds import EpisodeWorlds
+from qdrl.tasks.episodes.worlds import EpisodeWorlds, ForwardingWorlds
 
 _ANSWER = "(rewards, terminated)"
 
@@ -68,7 +67,7 @@ def check_descriptor(worlds: EpisodeWorlds, descriptor: Any, dimensions: int) ->
     )
 
 
-class CheckedWorlds(EpisodeWorlds):
+class CheckedWorlds(ForwardingWorlds):
     """Worlds that check what `observe` and `step` of other worlds return; see `EpisodeWorlds`.
 
     Both raise `UserError` with one line that names the class and the method.
@@ -79,12 +78,8 @@ class CheckedWorlds(EpisodeWorlds):
     """
 
     def __init__(self, worlds: EpisodeWorlds, observation_size: int) -> None:
-        self.count = worlds.count
-        self._worlds, self._name, self._size = worlds, type(worlds).__name__, observation_size
-
-    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Start a new episode in each of these worlds."""
-        self._worlds.reset(slots, seeds)
+        super().__init__(worlds)
+        self._name, self._size = type(worlds).__name__, observation_size
 
     def observe(self, ages: Tensor) -> Tensor:
         """Return the observations of the first worlds."""
@@ -99,26 +94,6 @@ class CheckedWorlds(EpisodeWorlds):
         check_tensor(f"{self._name}.step returned as rewards", rewards, shape, torch.float64, order)
         check_tensor(f"{self._name}.step returned as terminated", terminated, shape, torch.bool, order)
         return rewards, terminated
-
-    def descriptor(self, slot: int, steps: int) -> Tensor:
-        """Return the descriptor of an ended episode."""
-        return self._worlds.descriptor(slot, steps)
-
-    def failed(self, slot: int) -> bool:
-        """Return whether the simulation broke since the reset."""
-        return self._worlds.failed(slot)
-
-    def truncated(self, slot: int) -> bool:
-        """Return whether a time limit of the world ended its episode."""
-        return self._worlds.truncated(slot)
-
-    def move(self, source: int, target: int) -> None:
-        """Copy the state of world `source` into world `target`."""
-        self._worlds.move(source, target)
-
-    def close(self) -> None:
-        """Release the resources of the worlds."""
-        self._worlds.close()
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from qdrl.tasks.episodes.contract import CheckedWorlds, check_descriptor
-from qdrl.tasks.episodes.worlds import EpisodeWorlds
+from qdrl.tasks.episodes.worlds import EpisodeWorlds, ForwardingWorlds
 
 
-class StaggeredWorlds(EpisodeWorlds):
+class StaggeredWorlds(ForwardingWorlds):
     """Other worlds, checked, with an episode length for each seed; see `qdrl.tasks.episodes.worlds.EpisodeWorlds`.
 
     Args:
@@ -28,10 +28,10 @@ class StaggeredWorlds(EpisodeWorlds):
     def __init__(
         self, worlds: EpisodeWorlds, lengths: Mapping[int, int], observation_size: int, dimensions: int
     ) -> None:
-        self.count = worlds.count
+        super().__init__(CheckedWorlds(worlds, observation_size))
         self.name = type(worlds).__name__
         self.moved_seeds: set[int] = set()
-        self._own, self._worlds = worlds, CheckedWorlds(worlds, observation_size)
+        self._own = worlds
         self._lengths, self._dimensions = lengths, dimensions
         self._seeds, self._ages = [0] * self.count, torch.zeros(self.count, dtype=torch.int64)
         self._limits = torch.zeros(self.count, dtype=torch.int64)
@@ -67,14 +67,6 @@ class StaggeredWorlds(EpisodeWorlds):
         check_descriptor(self._own, descriptor, self._dimensions)
         return descriptor
 
-    def failed(self, slot: int) -> bool:
-        """Return whether the simulation broke since the reset."""
-        return self._worlds.failed(slot)
-
-    def truncated(self, slot: int) -> bool:
-        """Return whether a time limit of the world ended its episode."""
-        return self._worlds.truncated(slot)
-
     def move(self, source: int, target: int) -> None:
         """Copy the state of world `source` into world `target`."""
         self._worlds.move(source, target)
@@ -83,7 +75,3 @@ class StaggeredWorlds(EpisodeWorlds):
         self._seeds[target] = self._seeds[source]
         for values in (self._ages, self._limits):
             values[target] = values[source]
-
-    def close(self) -> None:
-        """Release the resources of the worlds."""
-        self._worlds.close()

@@ -61,3 +61,47 @@ class EpisodeWorlds(Protocol):
 
     def close(self) -> None:
         """Release resources besides memory; called once, after the last episode."""
+
+
+class ForwardingWorlds(EpisodeWorlds):
+    """Worlds that pass every call on to other worlds; subclasses override what they observe or change.
+
+    Args:
+        worlds: The other worlds.
+    """
+
+    def __init__(self, worlds: EpisodeWorlds) -> None:
+        self.count = worlds.count
+        self._worlds = worlds
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start a new episode in each of these worlds."""
+        self._worlds.reset(slots, seeds)
+
+    def observe(self, ages: Tensor) -> Tensor:
+        """Return the observations of the first worlds."""
+        return self._worlds.observe(ages)
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply actions; return rewards and terminated."""
+        return self._worlds.step(actions)
+
+    def descriptor(self, slot: int, steps: int) -> Tensor:
+        """Return the descriptor of an ended episode."""
+        return self._worlds.descriptor(slot, steps)
+
+    def failed(self, slot: int) -> bool:
+        """Return whether the simulation broke since the reset."""
+        return self._worlds.failed(slot)
+
+    def truncated(self, slot: int) -> bool:
+        """Return whether a time limit of the world ended its episode."""
+        return self._worlds.truncated(slot)
+
+    def move(self, source: int, target: int) -> None:
+        """Copy the state of world `source` into world `target`."""
+        self._worlds.move(source, target)
+
+    def close(self) -> None:
+        """Release the resources of the worlds."""
+        self._worlds.close()

@@ -17,7 +17,7 @@ from qdrl.evaluation import Evaluation
 from qdrl.policies.mlp import Mlp, MlpSettings
 from qdrl.policies.normalizer import deviation_of, normalize_
 from qdrl.tasks.episodes.rollout import Rollout
-from qdrl.tasks.episodes.worlds import EpisodeWorlds
+from qdrl.tasks.episodes.worlds import EpisodeWorlds, ForwardingWorlds
 from qdrl.tasks.episodic import EpisodicTask
 from qdrl.tasks.point import PointWorlds
 from qdrl.tasks.registry import make_task
@@ -283,34 +283,19 @@ def test_worlds_without_one_of_their_methods_cannot_be_made() -> None:
         Immovable()  # pyright: ignore[reportAbstractUsage]
 
 
-class Passing(EpisodeWorlds):
+class Passing(ForwardingWorlds):
     """Worlds that forward all calls to other worlds and store the seed of each slot, for tests to observe."""
 
-    def __init__(self, inner: EpisodeWorlds) -> None:
-        self.inner: Any = inner
-        self.count = inner.count
-        self.owner = [-1] * inner.count
+    def __init__(self, worlds: EpisodeWorlds) -> None:
+        super().__init__(worlds)
+        self.inner: Any = worlds
+        self.owner = [-1] * worlds.count
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         for slot, seed in zip(slots, seeds, strict=True):
             self.owner[slot] = seed
-        self.inner.reset(slots, seeds)
-
-    def observe(self, ages: Tensor) -> Tensor:
-        return self.inner.observe(ages)
-
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.inner.step(actions)
-
-    def descriptor(self, slot: int, steps: int) -> Tensor:
-        return self.inner.descriptor(slot, steps)
-
-    def failed(self, slot: int) -> bool:
-        return self.inner.failed(slot)
-
-    def truncated(self, slot: int) -> bool:
-        return self.inner.truncated(slot)
+        super().reset(slots, seeds)
 
     def move(self, source: int, target: int) -> None:
         self.owner[target] = self.owner[source]
-        self.inner.move(source, target)
+        super().move(source, target)
