@@ -52,7 +52,7 @@ class ConditionedPolicy:
         self._shift: tuple[Tensor, Tensor] | None = None
         if archive.normalizer is not None:
             mean, var = archive.normalizer["mean"], archive.normalizer["var"]
-            self._shift = torch.from_numpy(mean.astype(np.float32)), deviation_of(var)
+            self._shift = torch.from_numpy(mean.astype(np.float32)), deviation_of(var, policy.settings.deviation_floor)
 
     def act(self, observation: Any, descriptor: Any) -> np.ndarray:
         """Return the action for one observation and a target descriptor.
@@ -74,7 +74,7 @@ class ConditionedPolicy:
         self._report_outside(aim)
         inputs = torch.from_numpy(seen)[None]
         if self._shift is not None:
-            normalize_(inputs, *self._shift)
+            normalize_(inputs, *self._shift, self.policy.settings.observation_clip)
         aimed = normalize(torch.from_numpy(aim)[None], self.lower, self.upper)
         return self._population.act(torch.cat([inputs, aimed], dim=1))[0].numpy().copy()
 

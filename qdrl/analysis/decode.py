@@ -218,5 +218,6 @@ def _shape(policy: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the policies that a file describes."""
     if policy.get("kind") == "conv":
         return {name: policy[name] for name in ConvSettings.model_fields}
-    names = ("activation", "output", "normalize_observations")
-    return {"hidden_sizes": policy["layers"][1:-1], **{name: policy[name] for name in names}}
+    shape = {name: policy[name] for name in ("activation", "output", "normalize_observations")}
+    since = ("initialization", "observation_clip", "deviation_floor")  # absent in files of 1.0 and 1.1: the defaults
+    return {"hidden_sizes": policy["layers"][1:-1], **shape, **{name: policy[name] for name in since if name in policy}}

@@ -15,7 +15,8 @@ from qdrl.archives.atomic import replacing, writing
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.strict_json import jsonable
 from qdrl.errors import UserError
-from qdrl.policies.normalizer import CLIP, FLOOR, deviation_of
+from qdrl.policies.normalizer import deviation_of
+from qdrl.policies.settings import MlpSettings, PolicySettings
 from qdrl.tasks.episodic import EpisodicTask
 
 FORMAT = "qdrl-weights 1.0"
@@ -58,7 +59,7 @@ def weights_of(
         pairs = zip(("kernel", "bias", "scale", "offset"), parts, strict=False)
         weights |= {f"{name}_{layer}": part[0].numpy() for name, part in pairs}
     reference = _reference(archive, allow_code=allow_code, code_from=code_from)
-    return chosen, weights | _policy(archive) | reference | _normalizer(archive, row)
+    return chosen, weights | _policy(archive) | reference | _normalizer(archive, row, policy.settings)
 
 
 def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
@@ -100,7 +101,7 @@ def _policy(archive: StoredArchive) -> dict[str, np.ndarray]:
     """Return sizes and functions of the layers, and the whole policy as JSON."""
     policy = archive.meta["policy"]
     texts = {name: np.array(str(policy[name])) for name in ("kind", "activation", "output", "order") if name in policy}
-    return texts | {"layers": np.array(policy["layers"], np.int64), "policy": np.array(json.dumps(policy))}
+    return texts | {"layers": np.array(policy["layers"], np.int64), "policy": np.array(json.dumps(jsonable(policy)))}
 
 
 def _reference(archive: StoredArchive, **permission: Any) -> dict[str, np.ndarray]:
@@ -111,16 +112,16 @@ def _reference(archive: StoredArchive, **permission: Any) -> dict[str, np.ndarra
     return {"reference": task.reference().numpy()} if isinstance(task, EpisodicTask) else {}
 
 
-def _normalizer(archive: StoredArchive, row: int | None) -> dict[str, np.ndarray]:
-    """Return the observation statistics of the elite's, or the champion's, evaluation."""
-    if archive.normalizer is None:
+def _normalizer(archive: StoredArchive, row: int | None, policy: PolicySettings) -> dict[str, np.ndarray]:
+    """Return the observation statistics of the elite's, or the champion's, evaluation, and their bounds."""
+    if archive.normalizer is None or not isinstance(policy, MlpSettings):
         return {}
     champion = archive.champion or {}
     generation = champion["generation"][0] if row is None else archive.elites["generation"][row]
     mean, var = normalization_of(archive, int(generation)) or (archive.normalizer["mean"], archive.normalizer["var"])
     return {
         "mean": mean.astype(np.float32),
-        "deviation": deviation_of(var).numpy(),
-        "deviation_floor": np.array(FLOOR),
-        "observation_clip": np.array(CLIP),
+        "deviation": deviation_of(var, policy.deviation_floor).numpy(),
+        "deviation_floor": np.array(policy.deviation_floor),
+        "observation_clip": np.array(policy.observation_clip),
     }

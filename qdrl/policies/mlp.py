@@ -36,11 +36,18 @@ class Mlp:
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         """Return a random genome, `(parameters,)` float32.
 
-        Kernels are uniform in +-sqrt(3 / inputs), so that their variance is 1 / inputs (LeCun et al. 1998,
-        "Efficient BackProp", section 4.6); biases are zero. The QDax family of papers initialises this way.
+        With `initialization` "lecun_uniform", kernels are uniform in +-sqrt(3 / inputs), so that their variance is
+        1 / inputs (LeCun et al. 1998, "Efficient BackProp", section 4.6). The QDax family of papers initialises this
+        way. With "normalized_columns", the columns of kernels are normal vectors scaled to norm 1, those of the last
+        kernel to norm 0.01 (`normc_initializer` in the code of Salimans et al. 2017). Biases are zero.
         """
         row = np.zeros(self.parameters, np.float32)
-        for (inputs, outputs), (kernel, _) in zip(pairwise(self.sizes), self.split(row[None]), strict=True):
+        layers = self.split(row[None])
+        for index, ((inputs, outputs), (kernel, _)) in enumerate(zip(pairwise(self.sizes), layers, strict=True)):
+            if self.settings.initialization == "normalized_columns":
+                norm = 0.01 if index == len(layers) - 1 else 1.0
+                kernel[0] = _normalized_columns(generator, inputs, outputs, norm)
+                continue
             bound = np.sqrt(3.0 / inputs)
             kernel[0] = generator.uniform(-bound, bound, (inputs, outputs))
         return row
@@ -71,7 +78,19 @@ class Mlp:
             "layers": list(self.sizes),
             "activation": self.settings.activation,
             "output": self.settings.output,
+            "initialization": self.settings.initialization,
             "normalize_observations": self.settings.normalize_observations,
+            "observation_clip": self.settings.observation_clip,
+            "deviation_floor": self.settings.deviation_floor,
             "order": "per layer: kernel (inputs, outputs) row-major, then bias (outputs)",
             "parameters": self.parameters,
         }
+
+
+def _normalized_columns(generator: np.random.Generator, inputs: int, outputs: int, norm: float) -> np.ndarray:
+    """Return a normal matrix `(inputs, outputs)` with columns of this Euclidean norm, the same bits on every CPU."""
+    kernel = generator.standard_normal((inputs, outputs), np.float32).astype(np.float64)
+    squares = np.zeros(outputs)
+    for weights in kernel:  # numpy's sum adds in an order that depends on the processor
+        squares += weights * weights
+    return kernel * (norm / np.sqrt(squares))

@@ -14,14 +14,9 @@ from torch import Tensor
 
 from qdrl.evaluation import ObservationMoments
 
-CLIP = 10.0
-FLOOR = 1e-2
-
 
 class ObservationNormalizer:
-    """Running mean and variance of observations; normalised ones are clipped to +-10.
-
-    Deviations below 0.01 count as 0.01, so that a constant observation is not amplified.
+    """Running mean and variance of observations.
 
     Args:
         size: Length of an observation.
@@ -97,11 +92,14 @@ class ObservationNormalizer:
         self.snapshots = {generation: (mean, var) for generation, mean, var in rows}
 
 
-def normalize_(observations: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Normalise observations `(n, size)` in place; `deviation` comes from `deviation_of`."""
-    return observations.sub_(mean).div_(deviation).clamp_(-CLIP, CLIP)
+def normalize_(observations: Tensor, mean: Tensor, deviation: Tensor, clip: float) -> Tensor:
+    """Normalise observations `(n, size)` in place, clipped to +-`clip`; `deviation` comes from `deviation_of`."""
+    return observations.sub_(mean).div_(deviation).clamp_(-clip, clip)
 
 
-def deviation_of(var: np.ndarray) -> Tensor:
-    """Return the divisor of observations, `(size,)` float32."""
-    return torch.from_numpy(np.maximum(np.sqrt(var), FLOOR).astype(np.float32))
+def deviation_of(var: np.ndarray, floor: float) -> Tensor:
+    """Return the divisor of observations, `(size,)` float32.
+
+    Deviations below `floor` count as `floor`, so that a constant observation is not amplified.
+    """
+    return torch.from_numpy(np.maximum(np.sqrt(var), floor).astype(np.float32))

@@ -10,6 +10,7 @@ from qdrl.naming import suggest
 from qdrl.settings.base import SettingsModel
 
 Size = Annotated[int, Field(ge=1, le=65536)]
+Initialization = Literal["lecun_uniform", "normalized_columns"]
 
 
 class MlpSettings(SettingsModel):
@@ -23,8 +24,17 @@ class MlpSettings(SettingsModel):
     """Activation of the hidden layers."""
     output: Literal["tanh", "clip", "linear"] = "tanh"
     """Function of the last layer: "tanh" squashes into [-1, 1], "clip" clips to it, "linear" does neither."""
+    initialization: Initialization = "lecun_uniform"
+    """Weights of initial genomes: "lecun_uniform", uniform with variance 1 / inputs, as in QDax; or
+    "normalized_columns", as in the code of Salimans et al. 2017 and Such et al. 2017: the incoming weights of each unit
+    are normal, scaled to a Euclidean norm of 1, in the output layer of 0.01. Biases are zero."""
     normalize_observations: bool = False
     """Subtract the running mean of the observations and divide by their running deviation."""
+    observation_clip: Annotated[float, Field(gt=0)] = 10.0
+    """Bound to which normalised observations are clipped; `inf` for none. 5 in the code of Salimans et al. 2017."""
+    deviation_floor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    """Lower bound of the deviation of observations. 0.1, the square root of a variance of 0.01, in the code of Salimans
+    et al. 2017 and Toklu et al. 2020."""
 
 
 class Convolution(SettingsModel):

@@ -47,7 +47,9 @@ def test_the_example_of_the_docs_acts_as_the_elite_with_numpy_alone(exported: Pa
     mean, var = normalization_of(archive, int(archive.elites["generation"][row])) or (np.zeros(17), np.ones(17))
     for scale in (0.1, 1.0, 1000.0):  # the last scale reaches the limit of normalised observations
         observation = scale * np.random.default_rng(0).standard_normal(17, np.float32)
-        seen = normalize_(torch.from_numpy(observation.copy())[None], torch.from_numpy(mean).float(), deviation_of(var))
+        seen = normalize_(
+            torch.from_numpy(observation.copy())[None], torch.from_numpy(mean).float(), deviation_of(var, 0.01), 10.0
+        )
         np.testing.assert_allclose(names["act"](observation), population.act(seen)[0].numpy(), atol=2e-6)
 
 

@@ -23,7 +23,12 @@ EXPERIMENT = {
     "name": "actor",
     "seed": 2,
     "task": {"name": "hopper_uni", "episode_length": 30},
-    "policy": {"hidden_sizes": [8, 8], "normalize_observations": True},
+    "policy": {
+        "hidden_sizes": [8, 8],
+        "normalize_observations": True,
+        "observation_clip": 1.5,
+        "deviation_floor": 0.4,
+    },
     "archive": {"cells": 16, "samples": 1000},
     "algorithm": {
         "name": "dcrl_map_elites",
@@ -77,7 +82,7 @@ def test_an_action_equals_that_of_the_genome_injected_for_the_descriptor(archive
         plain.load([0], genome)
         for observation in np.random.default_rng(3).normal(size=(4, 11)):
             seen = torch.from_numpy(observation).float()[None]
-            normalize_(seen, torch.from_numpy(mean).float(), deviation_of(var))
+            normalize_(seen, torch.from_numpy(mean).float(), deviation_of(var, 0.4), 1.5)
             np.testing.assert_allclose(policy.act(observation, [descriptor]), plain.act(seen)[0].numpy(), atol=1e-6)
     assert not np.allclose(policy.act(np.zeros(11), [0.0]), policy.act(np.zeros(11), [1.0]), atol=1e-6)
 

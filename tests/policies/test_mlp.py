@@ -115,6 +115,22 @@ def test_first_networks_have_lecun_uniform_kernels_and_zero_biases() -> None:
         assert abs(kernels.mean().item()) < 0.03 * bound
 
 
+@pytest.mark.parametrize(("hidden", "norms"), [((32, 1), (1.0, 1.0, 0.01)), ((), (0.01,))])
+def test_normalized_columns_have_norm_1_and_those_of_the_output_layer_0_01(
+    hidden: tuple[int, ...], norms: tuple[float, ...]
+) -> None:
+    mlp = Mlp(17, 6, MlpSettings(hidden_sizes=hidden, initialization="normalized_columns"))
+    row = mlp.initial(np.random.default_rng(1))
+    assert row.dtype == np.float32
+    assert mlp.describe()["initialization"] == "normalized_columns"
+    for (kernels, biases), norm in zip(mlp.split(row[None]), norms, strict=True):
+        assert not biases.any()
+        np.testing.assert_allclose(np.linalg.norm(kernels[0], axis=0), norm, rtol=1e-6)
+    first = np.random.default_rng(1).standard_normal((17, (*hidden, 6)[0]), np.float32)
+    direction = first[:, 0] / np.linalg.norm(first[:, 0])
+    np.testing.assert_allclose(mlp.split(row[None])[0][0][0, :, 0], norms[0] * direction, rtol=1e-5)
+
+
 def test_the_initial_network_of_a_stream_never_changes_between_versions() -> None:
     """Stored archives cannot be replayed without this property."""
     row = network(4, (3,), 2).initial(Streams(7).generator(Purpose.INITIAL, 0, 5))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdrl.evaluation import ObservationMoments
-from qdrl.policies.normalizer import CLIP, ObservationNormalizer, deviation_of, normalize_
+from qdrl.policies.normalizer import ObservationNormalizer, deviation_of, normalize_
 
 SIZE = 3
 
@@ -48,7 +48,7 @@ def assert_same(ours: ObservationNormalizer, theirs: ObservationNormalizer) -> N
 def test_without_statistics_observations_are_unchanged() -> None:
     mean, var = ObservationNormalizer(SIZE).snapshot(0)
     observations = torch.tensor([[1.5, -2.0, 9.0]])
-    same = normalize_(observations.clone(), torch.from_numpy(mean).float(), deviation_of(var))
+    same = normalize_(observations.clone(), torch.from_numpy(mean).float(), deviation_of(var, 0.01), 10.0)
     assert torch.equal(same, observations)
 
 
@@ -113,17 +113,18 @@ def test_a_saved_state_does_not_change_with_later_observations() -> None:
     assert state["at.mean"].shape == (0, SIZE)
 
 
-def test_normalised_observations_are_clipped_at_ten_deviations() -> None:
+@pytest.mark.parametrize(("clip", "high", "low"), [(10.0, 10.0, -10.0), (5.0, 5.0, -5.0), (np.inf, 499.5, -250.25)])
+def test_normalised_observations_are_clipped(clip: float, high: float, low: float) -> None:
     observations = torch.tensor([[1.0, 5.0], [1000.0, -1000.0]])
-    out = normalize_(observations, torch.tensor([1.0, 1.0]), deviation_of(np.array([4.0, 16.0])))
+    out = normalize_(observations, torch.tensor([1.0, 1.0]), deviation_of(np.array([4.0, 16.0]), 0.01), clip)
     assert out is observations
-    assert out.tolist() == [[0.0, 1.0], [CLIP, -CLIP]]
-    assert CLIP == 10.0
+    assert out.tolist() == [[0.0, 1.0], [high, low]]
 
 
-@pytest.mark.parametrize("var", [0.0, 1e-12, 1e-4])
-def test_a_constant_observation_is_not_divided_by_zero(var: float) -> None:
-    assert deviation_of(np.array([var])).item() == pytest.approx(0.01)
+@pytest.mark.parametrize("floor", [0.01, 0.1])
+def test_a_deviation_below_the_floor_counts_as_the_floor(floor: float) -> None:
+    deviations = deviation_of(np.array([0.0, 1e-12, 0.99 * floor**2, 4.0]), floor)
+    np.testing.assert_array_equal(deviations, np.array([floor, floor, floor, 2.0], np.float32))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The file of a Deep GA run, read by every verb. `test_rank_counts.py` runs it on several ranks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,22 @@ def test_elites_replay_from_their_lineages(archive: Path) -> None:
     assert stored.lineages is not None
     assert len(stored.lineages.keyframes) > 0
     assert all(replay(stored, int(cell)).same for cell in stored.elites["cell"])
+
+
+def test_elites_use_the_initialisation_and_the_normaliser_of_their_file(tmp_path: Path) -> None:
+    published = 'initialization = "normalized_columns"\nobservation_clip = 1.5\ndeviation_floor = 0.5\n[archive]'
+    (tmp_path / "config.toml").write_text(CONFIG.replace("[archive]", published).replace("rebase_depth = 2\n", ""))
+    run = start(load_experiment(tmp_path / "config.toml"), OneProcess(), folder=tmp_path / "run", progress=False)
+    stored = open_archive(run.archive)
+    cells = [int(cell) for cell in stored.elites["cell"]]
+    assert all(replay(stored, cell).same for cell in cells)
+    _, weights = weights_of(stored, cells[0])
+    assert (weights["observation_clip"], weights["deviation_floor"]) == (1.5, 0.5)
+    assert weights["deviation"].min() >= 0.5
+    for name in ("initialization", "observation_clip", "deviation_floor"):
+        policy = {key: value for key, value in stored.meta["policy"].items() if key != name}
+        other = replace(stored, meta=stored.meta | {"policy": policy})
+        assert not all(replay(other, cell).same for cell in cells), f"replay does not use {name}"
 
 
 def test_info_and_show_describe_lineages(archive: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ class DeviceEpisodes:
         self.fitness, self.descriptor = zeros(count), zeros(count, dimensions)
         self.steps, self.overflow = zeros(count, dtype=torch.int64), zeros(count, dtype=torch.int32)
         self._normalizes = policy.settings.normalize_observations
+        self._clip, self._floor = policy.settings.observation_clip, policy.settings.deviation_floor
         if self._normalizes:
             self.mean, self.deviation = zeros(count, size), zeros(count, size)
             self._shift = zeros(2, size, dtype=torch.float32)
@@ -113,7 +114,7 @@ class DeviceEpisodes:
                 raise ValueError("these policies normalise observations: pass the observation statistics")
             mean, var = normalization
             self._shift[0] = torch.from_numpy(mean.astype(np.float32))
-            self._shift[1] = deviation_of(var)
+            self._shift[1] = deviation_of(var, self._floor)
 
     def step(self) -> None:
         """Advance all episodes by one control step."""
@@ -138,7 +139,7 @@ class DeviceEpisodes:
 
     def _normalized(self, observations: Tensor) -> Tensor:
         """Normalise observations in place if the policies normalise them."""
-        return normalize_(observations, *self._shift) if self._normalizes else observations
+        return normalize_(observations, *self._shift, self._clip) if self._normalizes else observations
 
     def _update_moments(self, observations: Tensor) -> None:
         """Update mean and sum of squared deviations of the observations (Welford 1962)."""

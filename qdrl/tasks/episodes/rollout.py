@@ -18,6 +18,7 @@ from qdrl.evaluation import Genomes, ObservationMoments, Transitions
 from qdrl.policies.base import Policy
 from qdrl.policies.conv_populations import ConvSlots
 from qdrl.policies.normalizer import deviation_of, normalize_
+from qdrl.policies.settings import MlpSettings
 from qdrl.tasks.episodes.contract import CheckedWorlds, check_descriptor
 from qdrl.tasks.episodes.transitions import TransitionLog
 from qdrl.tasks.episodes.worlds import EpisodeWorlds
@@ -95,11 +96,13 @@ class Rollout:
         self._dimensions = dimensions
         self._episode_length = episode_length
         self._observation_size, self._action_size = policy.observation_size, policy.action_size
-        self._normalizes = policy.settings.normalize_observations
+        self._normalizes = isinstance(policy.settings, MlpSettings) and policy.settings.normalize_observations
         self._returns = np.zeros(worlds.count)
         self._ages = np.zeros(worlds.count, np.int64)
         self._rows = np.zeros(worlds.count, np.int64)
         self._slot_arrays = [self._returns, self._ages]
+        if isinstance(policy.settings, MlpSettings):
+            self._clip, self._floor = policy.settings.observation_clip, policy.settings.deviation_floor
         if self._normalizes:
             self._mean, self._deviation = (np.zeros((worlds.count, self._observation_size)) for _ in range(2))
             self._slot_arrays += [self._mean, self._deviation]
@@ -169,7 +172,7 @@ class Rollout:
         if self._normalizes:
             self._absorb(observations.numpy(), active)
             if shift is not None:
-                normalize_(observations, *shift)
+                normalize_(observations, *shift, self._clip)
         actions = self._population.act(observations)
         rewards, terminated = self._worlds.step(actions)
         reward, over = rewards.numpy(), terminated.numpy()
@@ -182,7 +185,7 @@ class Rollout:
         if log is not None and ended:
             observations = self._worlds.observe(torch.from_numpy(ages)).clone()
             if shift is not None:
-                normalize_(observations, *shift)
+                normalize_(observations, *shift, self._clip)
             for slot in ended:
                 cut = not over[slot] or self._worlds.truncated(slot)
                 log.end(int(rows[slot]), int(ages[slot]), observations[slot].numpy(), terminated=not cut)
@@ -243,6 +246,5 @@ class Rollout:
             log=log,
         )
 
-    @staticmethod
-    def _shift(mean: np.ndarray, var: np.ndarray) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(mean.astype(np.float32)), deviation_of(var)
+    def _shift(self, mean: np.ndarray, var: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(mean.astype(np.float32)), deviation_of(var, self._floor)

@@ -200,7 +200,7 @@ def test_policies_see_observations_normalised_by_the_generations_statistics() ->
     population.load([0], genome)
     for age, actions in enumerate(given_actions):
         observations = worlds.inner.observe(torch.tensor([age]))
-        normalize_(observations, torch.from_numpy(mean).float(), deviation_of(var))
+        normalize_(observations, torch.from_numpy(mean).float(), deviation_of(var, 0.01), 10.0)
         assert torch.equal(population.act(observations), actions)
         worlds.inner.step(actions)
 
