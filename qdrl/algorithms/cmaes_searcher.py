@@ -58,7 +58,7 @@ class CmaesSearcher:
         self._problem.manual_seed(seed)
         return self._search.draw()
 
-    def tell(self, fitness: Tensor) -> None:
+    def tell(self, rows: Tensor, fitness: Tensor) -> None:  # noqa: ARG002 - EvoTorch keeps the rows itself
         """Take one step of CMA-ES with the rows of the last `ask`."""
         self._problem.fitness = fitness
         self._search.step()

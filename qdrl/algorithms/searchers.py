@@ -41,11 +41,13 @@ class Searcher(Protocol):
         """Draw `(batch_size, parameters)` rows; the same state and seed give the same rows."""
         ...
 
-    def tell(self, fitness: Tensor) -> None:
-        """Update the distribution from the fitness of the rows of the last `ask`.
+    def tell(self, rows: Tensor, fitness: Tensor) -> None:
+        """Update the distribution from the fitness of rows that it drew.
 
         Args:
-            fitness: `(batch_size,)`; higher is better.
+            rows: `(rows, parameters)`, the result of the last `ask`, or of several ones in their order. CMA-ES needs
+                those of the last one alone.
+            fitness: `(rows,)`; higher is better.
 
         Raises:
             torch.linalg.LinAlgError: the covariance matrix cannot be decomposed; the searcher must then be restored.
@@ -67,7 +69,7 @@ def make_searcher(settings: SearcherSettings, mean: Tensor, batch_size: int) -> 
     Args:
         settings: the searcher and its options.
         mean: `(parameters,)` float32, the initial mean.
-        batch_size: rows per generation.
+        batch_size: rows that `ask` draws.
     """
     if isinstance(settings, Pgpe):
         return PgpeSearcher(settings, mean, batch_size)
@@ -116,18 +118,16 @@ class PgpeSearcher:
     def ask(self, seed: int) -> Tensor:
         """Draw rows from the separable Gaussian, in mirrored pairs if `symmetric` is set."""
         if not self._symmetric:
-            self._rows = _draw(SeparableGaussian({"mu": self.mean, "sigma": self.stdev}), self._batch_size, seed)
-            return self._rows
+            return _draw(SeparableGaussian({"mu": self.mean, "sigma": self.stdev}), self._batch_size, seed)
         # Mirrored pairs. EvoTorch's own symmetric distribution writes to every second row of an array, which took four
         # times as long.
         around_zero = SeparableGaussian({"mu": torch.zeros_like(self.mean), "sigma": self.stdev})
         noise = _draw(around_zero, self._batch_size // 2, seed)
-        self._rows = torch.stack([self.mean + noise, self.mean - noise], dim=1).flatten(0, 1)
-        return self._rows
+        return torch.stack([self.mean + noise, self.mean - noise], dim=1).flatten(0, 1)
 
-    def tell(self, fitness: Tensor) -> None:
+    def tell(self, rows: Tensor, fitness: Tensor) -> None:
         """Take one step of the optimiser along the gradient, and update the standard deviations."""
-        self._state = pgpe_tell(self._state, self._rows, fitness)
+        self._state = pgpe_tell(self._state, rows, fitness)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state of the optimiser, with the mean as `center`, and the standard deviations as `stdev`."""
@@ -165,12 +165,11 @@ class CemSearcher:
 
     def ask(self, seed: int) -> Tensor:
         """Draw rows from the separable Gaussian."""
-        self._rows = _draw(SeparableGaussian({"mu": self.mean, "sigma": self.stdev}), self._batch_size, seed)
-        return self._rows
+        return _draw(SeparableGaussian({"mu": self.mean, "sigma": self.stdev}), self._batch_size, seed)
 
-    def tell(self, fitness: Tensor) -> None:
+    def tell(self, rows: Tensor, fitness: Tensor) -> None:
         """Set mean and standard deviations to those of the best rows."""
-        self._state = cem_tell(self._state, self._rows, fitness)
+        self._state = cem_tell(self._state, rows, fitness)
 
     def state(self) -> dict[str, Tensor]:
         """Return the mean as `center` and the standard deviations as `stdev`."""
@@ -213,13 +212,12 @@ class NaturalSearcher:
 
     def ask(self, seed: int) -> Tensor:
         """Draw rows from the Gaussian, separable for SNES and full for XNES."""
-        self._rows = _draw(self._distribution, self._batch_size, seed)
-        return self._rows
+        return _draw(self._distribution, self._batch_size, seed)
 
-    def tell(self, fitness: Tensor) -> None:
+    def tell(self, rows: Tensor, fitness: Tensor) -> None:
         """Take one step along the natural gradient of the ranked fitness."""
         gradients = self._distribution.compute_gradients(
-            self._rows, fitness, objective_sense="max", ranking_method=self._ranking
+            rows, fitness, objective_sense="max", ranking_method=self._ranking
         )
         self._distribution = self._distribution.update_parameters(gradients, learning_rates=dict(self._rates))
 

@@ -282,6 +282,79 @@ def test_scaling_and_shifting_fitness_does_not_change_the_update(searcher: str) 
     np.testing.assert_allclose(other.mean, one.mean, rtol=1e-4)
 
 
+# Updates from the rows of several generations
+
+
+def growing(**settings: Any) -> EvoTorch:
+    return started("pgpe", mean_rows=2, **settings)
+
+
+def episodes_of(algorithm: EvoTorch, steps: int) -> Evaluation:
+    """Return an evaluation whose episodes lasted this number of steps."""
+    return replace(evaluated(algorithm), steps=torch.full((algorithm.batch_size,), steps))
+
+
+@pytest.mark.parametrize(
+    ("steps", "settings", "rows"),
+    [
+        (10, {"steps_per_update": 400}, BATCH),  # reached exactly; the steps of the mean do not count
+        (10, {"steps_per_update": 401}, 2 * BATCH),
+        (3, {"steps_per_update": 600}, 5 * BATCH),
+        (3, {"steps_per_update": 600, "max_rows": 3 * BATCH}, 3 * BATCH),
+        (3, {"steps_per_update": 600, "max_rows": 3 * BATCH + 1}, 4 * BATCH),
+        (1000, {"steps_per_update": 600, "max_rows": 3 * BATCH}, BATCH),
+        (0, {}, BATCH),
+    ],
+)
+def test_an_update_waits_for_its_steps_or_for_the_most_rows(steps: int, settings: dict[str, int], rows: int) -> None:
+    algorithm = growing(**settings)
+    mean = algorithm.mean
+    for generation in range(rows // BATCH):
+        assert algorithm.batch_size == BATCH + (2 if generation == 0 else 0)
+        np.testing.assert_array_equal(algorithm.mean, mean)
+        counts = algorithm.tell(episodes_of(algorithm, steps))
+        assert counts["skipped_updates"] == 0
+        assert algorithm.champion is not None
+        assert counts["champion_fitness"] == algorithm.champion["fitness"].mean()
+        assert algorithm.champion["generation"] == 0
+    assert not np.array_equal(algorithm.mean, mean)
+    assert algorithm.batch_size == BATCH + 2
+
+
+def test_one_update_uses_the_rows_of_all_its_generations() -> None:
+    from qdrl.algorithms.searchers import make_searcher
+
+    algorithm, rows, fitness = growing(steps_per_update=3 * BATCH), [], []
+    by_hand = make_searcher(algorithm.settings.searcher, torch.from_numpy(algorithm.mean), BATCH)
+    for generation in range(3):
+        rows.append(by_hand.ask(int(Streams(3).seeds(Purpose.SEARCHER, generation, [0])[0])))
+        assert torch.equal(algorithm.ask().genomes[:BATCH], rows[-1])
+        evaluation = evaluated(algorithm)
+        failed = torch.arange(algorithm.batch_size) == 7 if generation == 1 else evaluation.failed
+        fitness.append(evaluation.fitness[:BATCH].masked_fill(failed[:BATCH], -1e3))
+        algorithm.tell(replace(evaluation, failed=failed))
+    joined = torch.cat(fitness)
+    joined[BATCH + 7] = joined[joined > -1e3].min()  # a failed row counts as the worst of the update
+    span = joined.max() - joined.min()
+    by_hand.tell(torch.cat(rows), (joined - joined.min()) / span)
+    np.testing.assert_array_equal(algorithm.mean, by_hand.mean)
+    np.testing.assert_array_equal(algorithm.state_dict()["searcher"]["stdev"], by_hand.stdev)
+    assert not torch.equal(rows[0], rows[1])
+
+
+def test_a_search_restored_within_an_update_continues_with_the_same_bits(tmp_path: Path) -> None:
+    algorithm, restored = (growing(steps_per_update=4 * BATCH) for _ in range(2))
+    advance(algorithm, 6)
+    write_checkpoint(tmp_path / "checkpoint.h5", small_archive(), {"algorithm": algorithm.state_dict()})
+    state = read_checkpoint(tmp_path / "checkpoint.h5")[1]["algorithm"]
+    restored.load_state_dict(state)
+    for each in (algorithm, restored):
+        assert advance(each, 3) == 0
+    assert_same_state(restored.state_dict(), algorithm.state_dict())
+    with pytest.raises(ValueError, match=r"multiple of 40 rows, got fitness \(79,\)"):
+        growing(steps_per_update=9).load_state_dict(state | {"waiting": state["waiting"] | {"fitness": np.zeros(79)}})
+
+
 # State
 
 
@@ -349,6 +422,8 @@ def experiment(**algorithm: Any) -> dict[str, Any]:
         ),
         ({"searcher": {"name": "snes"}}, "initial_stdev is missing"),
         ({"searcher": {"name": "ga"}}, "algorithm.searcher"),
+        ({"max_rows": 5}, "max_rows needs steps_per_update"),
+        ({"searcher": {"name": "cmaes", "initial_stdev": 1.0}, "steps_per_update": 9}, "steps_per_update must be 0"),
         ({"batch_size": 5}, r"batch_size \(5\) must be even"),
         ({"batch_size": 1}, "algorithm.batch_size"),
         ({"searcher": {"name": "cem", "initial_stdev": 1.0}, "batch_size": 19}, "must leave 2 parents"),

@@ -104,6 +104,7 @@ EXPERIMENTS = {
     ),
     "deep_ga": experiment(GA, hidden_sizes="[8]", generations=14),
     **{name: POINT.format(searcher=searcher) for name, searcher in SEARCHERS.items()},
+    "pgpe_growing": POINT.format(searcher=SEARCHERS["pgpe"]).replace("= 26", "= 26\nsteps_per_update = 1200"),
 }
 SLOW = (
     "deep_ga",
@@ -114,6 +115,7 @@ SLOW = (
     "openai_es",
     "fewer_parts_than_ranks",
     "novelty_archive",
+    "pgpe_growing",
     *SEARCHERS,
 )
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPERIMENTS]
