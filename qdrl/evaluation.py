@@ -44,6 +44,8 @@ class Candidates:
         emitter: `(rows,)` int64, index into the algorithm's `emitters`.
         parent_cell: `(rows,)` int64, cell of the first parent; -1 for none.
         wants_transitions: whether the evaluation stores every control step.
+        hidden_sizes: units of each hidden layer of the networks that these genomes are weights of; None for those of
+            the task's policies.
     """
 
     generation: int
@@ -53,6 +55,7 @@ class Candidates:
     emitter: Tensor
     parent_cell: Tensor
     wants_transitions: bool = False
+    hidden_sizes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,14 @@ class Workload:
         rows: most rows of a generation; 0 if settings do not state it.
         gradient_rows: rows by policy-gradient variation.
         probe_rows: rows that do not count in `run.evaluations`.
+        generations: generations of the run to which the other numbers belong, together.
         noise_table: numbers in a table of noise.
     """
 
     rows: int = 0
     gradient_rows: int = 0
     probe_rows: int = 0
+    generations: int = 1
     noise_table: int = 0
 
 
@@ -62,6 +64,8 @@ class Algorithm(ABC):
         generation: index of the next generation, from 0.
         champion: the best single genome so far, in the format of `StoredArchive.champion`; None if there is none.
         actor: a trained actor network, in the format of `StoredArchive.actor`; None if there is none.
+        counts_actor_evaluations: whether the metric `actor_evaluations`, if `tell` reports it, is part of the run's
+            `evaluations`.
     """
 
     Settings: ClassVar[type[BaseModel]]
@@ -70,6 +74,7 @@ class Algorithm(ABC):
     batch_size: int
     champion: dict[str, np.ndarray] | None = None
     actor: dict[str, np.ndarray] | None = None
+    counts_actor_evaluations: bool = False
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: Any) -> None:
         self.task, self.archive, self.streams, self.settings = task, archive, streams, settings

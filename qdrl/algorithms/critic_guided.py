@@ -15,11 +15,16 @@ has its share of the costly ones:
 conditioned on descriptors. After a generation the learners add all transitions to the replay buffer and train critics
 and actor. They broadcast what `ask` needs: the parameters of critic and actor, and the minibatches of observations for
 the next policy gradients.
+
+With `probe_order = "after_children"` probes are a generation of their own: even generations are children, odd ones are
+probes, and training follows the probes. Probes are then networks with the actor's layers, into whose first biases the
+target is folded; these layers may differ from those of the policies.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +32,7 @@ import torch
 from torch import Tensor
 
 from qdrl.algorithms.base import Workload
+from qdrl.algorithms.critic_guided_checks import check_rows, policy_of, reward_offset_of
 from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings
 from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites
@@ -38,14 +44,11 @@ from qdrl.critics.labelling import concatenate, drop_nonfinite, label
 from qdrl.critics.learner import Learner
 from qdrl.critics.replay_buffer import LabelledTransitions
 from qdrl.critics.variation import PolicyGradient
-from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, Transitions
 from qdrl.parallel.exchange import LOCAL, Exchange, TrainingResult
 from qdrl.parallel.learners import Learners
-from qdrl.policies.mlp import Mlp
 from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
-from qdrl.tasks.episodic import EpisodicTask
 
 _USED_ARRAYS = ("critic", "actor", "states")  # arrays of a training result that `ask` uses
 
@@ -66,7 +69,7 @@ class CriticGuided(MapElites):
 
     Raises:
         UserError: the task's genomes are not deterministic policies of continuous actions in [-1, 1], the critic is
-            conditioned but the task states no reward offset, or there are more learners than rows.
+            conditioned but the task states no reward offset, or rows do not fit the learners or the actor's layers.
     """
 
     settings: CriticGuidedSettings
@@ -75,8 +78,10 @@ class CriticGuided(MapElites):
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: CriticGuidedSettings) -> None:
         super().__init__(task, archive, streams, settings)
-        self._policy = _policy_of(task, settings.name)
-        self._offset = self._reward_offset()
+        self._policy = policy_of(task, settings.name)
+        check_rows(settings, self._policy)
+        self._actor_shape = self._policy.resized(settings.critic.actor_hidden_sizes)
+        self._offset = reward_offset_of(task, settings, conditioned=self.conditioned)
         counts = {
             "variation": settings.batch_size - settings.gradient_rows - settings.actor_rows,
             "gradient": settings.gradient_rows,
@@ -84,12 +89,10 @@ class CriticGuided(MapElites):
             "probe": settings.probe_rows,
         }
         self.emitters = ("random", *(name for name, count in counts.items() if count))
-        self._dealt = deal(counts, self.emitters)
-        self.batch_size = len(self._dealt)
-        if settings.learners > self.batch_size:
-            raise UserError(
-                f"algorithm.learners: at most {self.batch_size} (rows of a generation), got {settings.learners}"
-            )
+        self.counts_actor_evaluations = settings.count_probes
+        self._probes_apart = settings.probe_order == "after_children" and settings.probe_rows > 0
+        probes = {"probe": counts.pop("probe")} if self._probes_apart else {}
+        self._dealt_to = [deal(some, self.emitters) for some in (counts, probes)]
         self.dimensions = len(task.spec.axes) if self.conditioned else 0
         device = archive.device
         self.learner = Learner(self._policy, self.dimensions, settings, streams, device)
@@ -99,12 +102,34 @@ class CriticGuided(MapElites):
     @classmethod
     def workload(cls, settings: CriticGuidedSettings) -> Workload:
         """Return the work that settings state."""
-        rows, probes = settings.batch_size + settings.probe_rows, settings.probe_rows
-        return Workload(rows=rows, gradient_rows=settings.gradient_rows, probe_rows=probes)
+        return Workload(
+            rows=settings.batch_size + settings.probe_rows,
+            gradient_rows=settings.gradient_rows,
+            probe_rows=0 if settings.count_probes else settings.probe_rows,
+            generations=2 if settings.probe_order == "after_children" and settings.probe_rows else 1,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of rows in the next generation."""
+        return len(self._dealt)
 
     def ask(self, rows: range | None = None) -> Candidates:
         """Return candidates by all emitters; the evaluation returns their transitions."""
-        return replace(super().ask(rows), wants_transitions=True)
+        if not self._is_for_probes:
+            return replace(super().ask(rows), wants_transitions=True)
+        rows = range(self.batch_size) if rows is None else rows
+        plan = self._plan(rows)
+        return Candidates(
+            generation=self.generation,
+            rows=rows,
+            genomes=self._injected_actors(plan.target),
+            seeds=torch.from_numpy(self.streams.seeds(Purpose.EVALUATION, self.generation, rows)),
+            emitter=torch.from_numpy(plan.emitter),
+            parent_cell=torch.full((len(rows),), -1),
+            wants_transitions=True,
+            hidden_sizes=self._actor_shape.settings.hidden_sizes,
+        )
 
     def tell(self, evaluation: Evaluation, exchange: Exchange = LOCAL) -> dict[str, float]:
         """Train on the transitions, then insert the rows into the archive. Collective.
@@ -120,7 +145,11 @@ class CriticGuided(MapElites):
         # Training precedes insertion: targets are drawn from the archive that the rows were proposed from.
         learned = exchange.train(evaluation, partial(self._train, evaluation), self.settings.learners)
         probes = self._named(evaluation.emitter, "probe")
-        counts = self._insert(evaluation, ~evaluation.failed & ~probes, exchange)
+        if self._is_for_probes:
+            counts = dict.fromkeys(map("_".join, product(("added", "improved"), self.emitters)), 0.0)
+            self.generation += 1
+        else:
+            counts = self._insert(evaluation, ~evaluation.failed & ~probes, exchange)
         if _USED_ARRAYS[0] in learned:
             self._learned = {name: learned.pop(name) for name in _USED_ARRAYS}
         report = {name: float(value) for name, value in learned.items()}
@@ -131,7 +160,8 @@ class CriticGuided(MapElites):
         """Return the trained actor in the format of `StoredArchive.actor`; None before the first training."""
         if not self._learned:
             return None
-        return {"genome": self._learned["actor"], "dimensions": np.array(self.dimensions)}
+        layers = {} if self._actor_shape is self._policy else {"layers": np.array(self._actor_shape.sizes)}
+        return {"genome": self._learned["actor"], "dimensions": np.array(self.dimensions), **layers}
 
     def collect_state(self) -> None:
         """Collect the shards of the replay buffer on the first rank, for `state_dict`. Collective."""
@@ -169,7 +199,18 @@ class CriticGuided(MapElites):
 
     @property
     def _varies(self) -> bool:
-        return super()._varies and bool(self._learned)
+        turn = self.generation // 2 if self._probes_apart else self.generation
+        return turn >= self._initial_generations and len(self.archive) > 0 and bool(self._learned)
+
+    @property
+    def _is_for_probes(self) -> bool:
+        """Return whether the next generation is probes alone."""
+        return self._probes_apart and self.generation % 2 == 1 and len(self.archive) > 0
+
+    @property
+    def _dealt(self) -> np.ndarray:
+        """Return the emitter of each row of the next generation."""
+        return self._dealt_to[self._is_for_probes]
 
     def _propose(self, rows: range) -> tuple[Tensor, np.ndarray, np.ndarray]:
         if not self._varies:
@@ -215,9 +256,10 @@ class CriticGuided(MapElites):
 
     def _injected_actors(self, targets: np.ndarray) -> Tensor:
         """Return the actor with each of the targets `(rows, d)` folded into its biases, `(rows, parameters)`."""
-        device = self.archive.device
-        actor, aims = torch.from_numpy(self._learned["actor"]).to(device), self._scaled(torch.from_numpy(targets))
-        return inject(self._policy, actor, aims.to(device))
+        aims = self._scaled(torch.from_numpy(targets)).to(self.archive.device)
+        learned = self._learned.get("actor")  # before the first training, TD3's is the same on every rank
+        actor = self.learner.td3.actor[0] if learned is None else torch.from_numpy(learned).to(aims.device)
+        return inject(self._actor_shape, actor, aims)
 
     def _scaled(self, descriptors: Tensor) -> Tensor:
         """Return the descriptors scaled to [-1, 1] and cut there, `(rows, dimensions)`."""
@@ -226,12 +268,13 @@ class CriticGuided(MapElites):
     def _train(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> TrainingResult:
         """Label this learner's transitions and train on them. Collective over the learners."""
         kept = [self._label(drop_nonfinite(transitions), evaluation) for transitions in shards]
-        return self.learner.train(self.generation, kept, learners)
+        trains = not self._probes_apart or self.generation % 2 == 1
+        return self.learner.train(self.generation, kept, learners, trains=trains)
 
     def _label(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:
         """Return transitions as the replay buffer stores them: rewards offset, reached and target descriptors added."""
         reached = evaluation.descriptor
-        if not self._varies:
+        if not (self._varies or self._is_for_probes):
             return label(transitions, self._offset, self._scaled(reached), self._scaled(reached))
         plan = self._plan(range(self.batch_size))
         target = torch.from_numpy(plan.target)
@@ -259,27 +302,3 @@ class CriticGuided(MapElites):
     def _descriptors_of(self, cells: np.ndarray) -> np.ndarray:
         """Return the descriptors of the elites of these cells, `(rows, d)`."""
         return self.archive.descriptors_of(torch.from_numpy(cells)).cpu().numpy()
-
-    def _reward_offset(self) -> float | None:
-        """Return the offset of rewards; None if they are left unchanged."""
-        if self.settings.reward_offset is not None or not self.conditioned:
-            return self.settings.reward_offset
-        if self.task.spec.reward_offset is None:
-            raise UserError(
-                f"algorithm.reward_offset: {self.settings.name} needs rewards >= 0, because it scales them by the"
-                f" distance to the target descriptor; task '{self.task.spec.name}' states no offset, set one"
-            )
-        return self.task.spec.reward_offset
-
-
-def _policy_of(task: Task, algorithm: str) -> Any:
-    """Return the policy of a task, after checking that a deterministic actor-critic method can train it."""
-    if not isinstance(task, EpisodicTask):
-        raise UserError(f"algorithm.name: {algorithm} needs a task whose genomes are policies, not {task.spec.name}")
-    if not isinstance(task.policy, Mlp):
-        raise UserError(f"policy.kind: {algorithm} needs 'mlp', not '{task.policy.settings.kind}'")
-    if task.spec.discrete:
-        raise UserError(f"algorithm.name: {algorithm} needs continuous actions, those of {task.spec.name} are discrete")
-    if task.policy.settings.output == "linear":
-        raise UserError(f"policy.output: {algorithm} needs actions within [-1, 1]: 'tanh' or 'clip', not 'linear'")
-    return task.policy

@@ -22,6 +22,14 @@ class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     """Rows of `batch_size` that are the trained actor and may enter the archive."""
     probe_rows: Rows = 0
     """Rows in addition to `batch_size` that are the trained actor; only their transitions are used."""
+    probe_order: Literal["with_children", "after_children"] = "with_children"
+    """When probes are evaluated. "with_children": in the same generation, with targets from the archive before it.
+    "after_children": in a generation of their own, with targets from the archive that the children have entered, also
+    after random genomes. Training follows the probes, so that one generation of the algorithm takes two of the run.
+    That is the order in Faldor et al. 2023, algorithm 1, and in the code of Faldor et al. 2023 and 2024."""
+    count_probes: bool = False
+    """Whether probes count in `evaluations` and `run.evaluations`. Faldor et al. 2023 do not count them; the plots of
+    the code of Faldor et al. 2024 do: 320 for 256 children and 64 probes. `env_steps` always counts them."""
     gradient_rows_aim: Literal["parent", "reached"] = "parent"
     """Target descriptor stored with the transitions of gradient rows. "parent": the descriptor of their parent, as in
     the code of Faldor et al. 2024. "reached": the descriptor they reached, as for all other offspring (Faldor et al.

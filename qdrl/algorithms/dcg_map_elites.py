@@ -3,11 +3,12 @@
 Paper: https://arxiv.org/abs/2303.03832.
 
 A batch is 128 offspring by variation and 128 by policy gradient. In addition, the conditioned actor is evaluated on the
-descriptors of 256 elites, with some noise added. These evaluations never enter the archive; they count in every budget.
+descriptors of 256 elites, with some noise added. These evaluations never enter the archive.
 
-Differences from the paper: its length scale of S(d, d') is 0.008 in units that differ between tasks, and its actor has
-256 x 256 hidden units. Here the length scale is that of Faldor et al. 2024 (https://arxiv.org/abs/2401.08632), and the
-actor has the shape of the policies.
+The defaults differ from the paper: its length scale of S(d, d') is 0.008 in units that differ between tasks, its actor
+has 256 x 256 hidden units, and it evaluates the actor after the children have entered the archive. Here the length
+scale is that of Faldor et al. 2024 (https://arxiv.org/abs/2401.08632), the actor has the layers of the policies, and it
+is evaluated together with the children. `experiments/ant_omni/dcg_gecco.toml` sets the paper's values.
 """
 
 from typing import Annotated, Literal

@@ -56,9 +56,13 @@ class MapElites(Algorithm):
 
     def __init__(self, task: Task, archive: AnyArchive, streams: Streams, settings: MapElitesSettings) -> None:
         super().__init__(task, archive, streams, settings)
-        self.batch_size = settings.batch_size
         self._initial_generations = settings.initial_generations
         self._variation: Variation = settings.variation
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of rows in the next generation."""
+        return self.settings.batch_size
 
     def ask(self, rows: range | None = None) -> Candidates:
         """Return random genomes in the first generations, offspring of elites later."""

@@ -22,6 +22,9 @@ from qdrl.policies.normalizer import deviation_of, normalize_
 class ConditionedPolicy:
     """The descriptor-conditioned actor that a run trained.
 
+    Attributes:
+        policy: shape of the actor for one fixed descriptor: that of the run's policies, if it has their layers.
+
     Args:
         archive: an archive of a run that trained a conditioned actor, or its file.
 
@@ -41,7 +44,8 @@ class ConditionedPolicy:
         policy = policy_of(archive)
         if not isinstance(policy, Mlp):
             raise UserError("/meta/policy: a descriptor-conditioned actor needs kind 'mlp'")
-        self.policy = policy
+        layers = archive.actor.get("layers")
+        self.policy = policy if layers is None else policy.resized(tuple(layers[1:-1].tolist()))
         self.genome = torch.from_numpy(np.array(archive.actor["genome"], np.float32))
         shape = conditioned(self.policy, self.dimensions)
         if len(self.genome) != shape.parameters:
@@ -79,13 +83,13 @@ class ConditionedPolicy:
         return self._population.act(torch.cat([inputs, aimed], dim=1))[0].numpy().copy()
 
     def aimed_at(self, descriptors: Any) -> Tensor:
-        """Return genomes of unconditioned policies that act as this policy does for each descriptor.
+        """Return genomes of the shape `policy` that act as this policy does for each descriptor.
 
         Args:
             descriptors: `(rows, d)` in the axes' units; those outside the bounds are replaced by the nearest inside.
 
         Returns:
-            `(rows, parameters)` float32.
+            `(rows, policy.parameters)` float32.
 
         Raises:
             ValueError: a shape does not fit, or a number is not finite.

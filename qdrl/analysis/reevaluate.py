@@ -160,7 +160,8 @@ def reevaluate_actor(
     actor = ConditionedPolicy(archive)
     target = archive.elites["descriptor"] if targets == "descriptors" else archive.centroids[archive.elites["cell"]]
     task = _task(archive, worlds, repeats, allow_code, code_from)
-    return _reevaluate(archive, task, actor.aimed_at(target), None, target, repeats, seed)
+    sizes = actor.policy.settings.hidden_sizes
+    return _reevaluate(archive, task, actor.aimed_at(target), None, target, repeats, seed, sizes)
 
 
 def reevaluate_champion(
@@ -217,8 +218,12 @@ def _reevaluate(
     target: np.ndarray,
     repeats: int,
     seed: int,
+    hidden_sizes: tuple[int, ...] | None = None,
 ) -> Reevaluation:
-    """Evaluate genomes, each with the observation statistics of its generation, or all with the latest."""
+    """Evaluate genomes, each with the observation statistics of its generation, or all with the latest.
+
+    `hidden_sizes` are those of their networks, if they are not the policies'.
+    """
     count, streams = len(genomes), Streams(seed)
     fitness = np.full((count, repeats), np.nan)
     descriptor = np.full((count, repeats, len(archive.axes)), np.nan)
@@ -227,7 +232,7 @@ def _reevaluate(
         seeds = streams.seeds(Purpose.REEVALUATION, repeat, range(count))
         for rows, normalization in _groups(archive, generations, count):
             some = genomes[rows] if isinstance(genomes, torch.Tensor) else genomes.take(rows.tolist())
-            episodes: Episodes = task.rollout().run(some, seeds[rows].tolist(), normalization)
+            episodes: Episodes = task.rollout(hidden_sizes).run(some, seeds[rows].tolist(), normalization)
             broken = (episodes.failed | ~usable(episodes.fitness, episodes.descriptor)).numpy()
             fitness[rows, repeat] = np.where(broken, np.nan, episodes.fitness.numpy())
             descriptor[rows, repeat] = np.where(broken[:, None], np.nan, episodes.descriptor.numpy())

@@ -14,7 +14,7 @@ from qdrl.archives.axes import Axis
 from qdrl.archives.files import StoredArray
 from qdrl.archives.layout import COLUMNS, FORMAT_VERSION, META_JSON
 from qdrl.archives.lineages import StoredLineages
-from qdrl.archives.parts import ACTOR, LINEAGE, NORMALIZER
+from qdrl.archives.parts import LINEAGE, NORMALIZER, actor_names
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.strict_json import from_json, to_json
 
@@ -37,8 +37,8 @@ def write_groups(file: Any, archive: StoredArchive, file_format: str) -> None:
             _put(normalizer, name.replace(".", "/"), value)
     if archive.actor is not None:
         actor = file.create_group("actor")
-        _put(actor, "genome", archive.actor["genome"])
-        actor["dimensions"] = archive.actor["dimensions"]
+        for name in actor_names(archive.actor):
+            _put(actor, name, archive.actor[name])
     history = file.create_group("history", track_order=True)  # reading keeps the order of metrics
     for name, values in archive.history.items():
         _put(history, name, values)
@@ -150,7 +150,7 @@ def read_groups(file: Any, path: Path) -> StoredArchive:
         attributes=attributes,
         meta=meta,
         normalizer=_read_normalizer(file["normalizer"]) if "normalizer" in file else None,
-        actor={name: file["actor"][name][()] for name in ACTOR} if "actor" in file else None,
+        actor={name: file["actor"][name][()] for name in actor_names(file["actor"])} if "actor" in file else None,
         champion={name: values[()] for name, values in file["champion"].items()} if "champion" in file else None,
         lineages=_read_lineages(file["elites/lineage"]) if "lineage" in file["elites"] else None,
         neighbours=int(group["neighbours"]) if "neighbours" in group else None,

@@ -11,9 +11,9 @@ from qdrl.archives.checks import below, dtype_problems, is_value, not_finite, un
 from qdrl.archives.files import is_from_h5py
 from qdrl.archives.metadata import meta_problems
 from qdrl.archives.parts import (
-    ACTOR,
     LINEAGE,
     NORMALIZER,
+    actor_names,
     actor_problems,
     champion_problems,
     history_problems,
@@ -102,7 +102,7 @@ def _problems_of_the_layout(file: Any) -> list[str]:
     expected = ["archive/centroids", *(f"meta/{name}" for name in META_JSON)]
     expected += [f"elites/{name}" for name in (*COLUMNS, *genomes)]
     expected += [f"normalizer/{name}" for name in NORMALIZER if "normalizer" in file]
-    expected += [f"actor/{name}" for name in ACTOR if "actor" in file]
+    expected += [f"actor/{name}" for name in (actor_names(file["actor"]) if "actor" in file else ())]
     expected += [f"champion/{shown(name)}" for name in file.get("champion", ())]
     problems = [f"/{name}: missing" for name in expected if file.get(name, getclass=True) is not h5py.Dataset]
     return problems or _problems_of_attributes(file)

@@ -10,7 +10,6 @@ from qdrl.archives.checks import array_problems, dtype_problems, is_value, unrea
 
 LINEAGE = ("offsets", "seeds", "sigmas", "keyframe_numbers", "keyframes")
 NORMALIZER = ("mean", "var", "count", "at/generation", "at/mean", "at/var")
-ACTOR = ("genome", "dimensions")
 
 _MOST_PARAMETERS = 2**28  # of a decoded genome: 1 GiB of float32, which the size of the file does not limit
 _LINEAGE_KINDS = ("integers", "uint32", "float32", "integers", "float32")
@@ -102,6 +101,11 @@ def champion_problems(champion: Any, parameters: int) -> list[str]:
     return []
 
 
+def actor_names(actor: Any) -> tuple[str, ...]:
+    """Return the names of an actor's arrays; it has `layers` if they are not those of the policies."""
+    return ("genome", "dimensions", *(["layers"] if "layers" in actor else []))
+
+
 def actor_problems(file: Any) -> list[str]:
     """Return the problems of the actor of a run."""
     actor, axes = file["actor"], len(file["archive"].attrs["descriptor_names"])
@@ -114,7 +118,15 @@ def actor_problems(file: Any) -> list[str]:
     if (dimensions := int(actor["dimensions"][()])) not in (0, axes):
         return [f"/actor/dimensions: {dimensions}, expected 0 or {axes}"]
     policy = json.loads(file["meta/policy"].asstr()[()]) or {}
-    if len(layers := policy.get("layers") or ()) > 1:
+    layers = policy.get("layers") or ()
+    if "layers" in actor:
+        stored, ends = actor["layers"], [*layers[:1], *layers[-1:]]
+        if problems := array_problems(stored, "/actor/layers", "integers", (_length(stored),)):
+            return problems
+        layers = [int(size) for size in stored[:]]
+        if len(layers) < 2 or min(layers) < 1 or [layers[0], layers[-1]] != ends:
+            return [f"/actor/layers: {layers}, expected sizes from the policy's first to its last, {ends}"]
+    if len(layers) > 1:
         weights = dimensions * layers[1] + sum((a + 1) * b for a, b in pairwise(layers))
         if shape != (weights,):
             return [

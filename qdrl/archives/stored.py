@@ -38,8 +38,8 @@ class StoredArchive:
         normalizer: mean, var `(observation,)` and count; `at.generation` `(s,)`, `at.mean` and `at.var`
             `(s, observation)`: the statistics of each generation that has an elite. None if policies do not
             normalise.
-        actor: of runs that train one: `genome` `(q,)` float32, a flat row of the policy's layers whose first has
-            `dimensions` more inputs at its end, the descriptor normalised to [-1, 1].
+        actor: of runs that train one: `genome` `(q,)` float32, a flat row of layers whose first has `dimensions` more
+            inputs at its end, the descriptor normalised to [-1, 1]; the layers are the policy's, or `layers` `(l,)`.
         champion: of runs that optimise a single genome: `fitness` `(episodes,)` of the episodes that selected it, their
             `generation` `(1,)`, and `genome` `(parameters,)` float32, or `seeds` and `sigmas` of its lineage; after a
             held-out test also `test_fitness` `(episodes,)`, NaN for a failed episode.

@@ -49,7 +49,7 @@ class Learner:
     ) -> None:
         self._settings, self._streams = settings, streams
         self.td3 = Td3(
-            conditioned(policy, dimensions),
+            conditioned(policy.resized(settings.critic.actor_hidden_sizes), dimensions),
             dimensions,
             settings.critic,
             streams.generator(Purpose.CRITIC),
@@ -73,7 +73,7 @@ class Learner:
         self._result: dict[str, np.ndarray] = {}
 
     def train(
-        self, generation: int, shards: Sequence[LabelledTransitions], learners: Learners
+        self, generation: int, shards: Sequence[LabelledTransitions], learners: Learners, *, trains: bool = True
     ) -> dict[str, np.ndarray]:
         """Add a generation's transitions to the replay buffer and train. Collective over the learners.
 
@@ -83,11 +83,12 @@ class Learner:
             generation: the generation of the transitions.
             shards: transitions of each local shard.
             learners: the group that trains together.
+            trains: whether to train now; otherwise the transitions are only added.
 
         Returns:
             critic, `(parameters,)` the critic for policy-gradient variation; actor, `(parameters,)`; states, `(steps,
             batch, observation)` for the next policy-gradient variation; and the numbers that `Td3.train_shards`
-            returns. Only these numbers while a shard holds too few transitions.
+            returns. Only these numbers without training, or while a shard holds too few transitions.
 
         Raises:
             UserError: a learner was lost.
@@ -97,7 +98,7 @@ class Learner:
             self._read_shards(learners.shards)
             for shard, transitions in zip(learners.shards, shards, strict=True):
                 self.shards[shard].add(transitions)
-            self._result = self._train(generation)
+            self._result = self._train(generation) if trains else _untrained()
             self._trained, self._local = generation, learners.shards
         return dict(self._result)
 
@@ -164,7 +165,7 @@ class Learner:
     def _train(self, generation: int) -> dict[str, np.ndarray]:
         buffers, learners = [self.shards[shard] for shard in self._learners.shards], self._learners
         if not self._can_sample(buffers):
-            return {name: np.array(value) for name, value in _UNTRAINED.items()}
+            return _untrained()
         training, states = (
             [self._streams.generator(purpose, generation, shard) for shard in learners.shards]
             for purpose in (Purpose.TRAINING, Purpose.STATES)
@@ -190,3 +191,8 @@ class Learner:
         least = max(self._settings.critic.batch_size, self._settings.gradient.batch_size) // self._count
         enough = torch.tensor([len(buffer) >= least for buffer in buffers], dtype=torch.int64)
         return bool(self._learners.join(enough).all())
+
+
+def _untrained() -> dict[str, np.ndarray]:
+    """Return the numbers of a generation without training."""
+    return {name: np.array(value) for name, value in _UNTRAINED.items()}

@@ -20,6 +20,10 @@ class Td3Settings(SettingsModel):
 
     hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (256, 256)
     """Units of each hidden layer of a critic."""
+    actor_hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] | None = None
+    """Units of each hidden layer of the actor; those of the policies if left out. Faldor et al. 2023, table 3, use
+    [256, 256] with policies of [128, 128]. An actor of other sizes than the policies' cannot be a genome: it needs
+    `actor_rows = 0`, and `probe_order = "after_children"` where there are probes."""
     steps: Count = 3000
     """Critic steps of a training phase, one phase a generation."""
     batch_size: Count = 100

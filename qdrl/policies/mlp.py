@@ -33,6 +33,13 @@ class Mlp:
         self.observation_size, self.action_size = observation_size, action_size
         self.parameters = count_parameters(self.sizes)
 
+    def resized(self, hidden_sizes: tuple[int, ...] | None) -> "Mlp":
+        """Return the same network with hidden layers of other sizes; itself for the same sizes or None."""
+        if hidden_sizes in (None, self.settings.hidden_sizes):
+            return self
+        settings = self.settings.model_copy(update={"hidden_sizes": hidden_sizes})
+        return Mlp(self.observation_size, self.action_size, settings, self.arithmetic)
+
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         """Return a random genome, `(parameters,)` float32.
 

@@ -213,10 +213,12 @@ def _archive(experiment: Experiment, task: Task) -> Need:
 
 def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
     """Return memory of a rank's genomes and of the networks of its worlds; lineages are decoded one at a time."""
+    settings = experiment.algorithm
     held = 0 if _algorithm(experiment).holds_lineages else rows
     worlds = min(experiment.compute.worlds, rows) if _has_policies(task) else 0
     keys = f"algorithm.batch_size, compute.worlds and {_of_genomes(task)} ({task.parameters:,} parameters)"
-    return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * task.parameters)
+    largest = max(task.parameters, _actor_parameters(settings, task) if isinstance(settings, LearningSettings) else 0)
+    return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * largest)
 
 
 def _widths(settings: Any, task: Task) -> tuple[int, int, int]:
@@ -243,9 +245,18 @@ def _replay(settings: LearningSettings, task: Task, ranks: int) -> Need:
 
 def _td3_bytes(settings: Any, task: Task) -> int:
     observation, action, descriptor = _widths(settings, task)
-    layers = (observation + action + descriptor, *settings.critic.hidden_sizes, 1)
-    critic = sum((a + 1) * b for a, b in pairwise(layers))
-    return _FLOAT * _ADAM * (2 * critic + task.parameters)
+    critic = _weights(observation + action + descriptor, *settings.critic.hidden_sizes, 1)
+    return _FLOAT * _ADAM * (2 * critic + _actor_parameters(settings, task))
+
+
+def _weights(*layers: int) -> int:
+    return sum((a + 1) * b for a, b in pairwise(layers))
+
+
+def _actor_parameters(settings: Any, task: Task) -> int:
+    """Return the number of parameters of the actor for one fixed descriptor."""
+    sizes = settings.critic.actor_hidden_sizes
+    return _weights(task.spec.observation_size, *sizes, task.spec.action_size) if sizes else task.parameters
 
 
 def _critics(settings: LearningSettings, task: Task) -> Need:

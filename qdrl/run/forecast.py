@@ -94,8 +94,8 @@ def forecast(paces: list[Pace], parts: Parts, ranks: int) -> Forecast:
         parts: the run's parts.
         ranks: number of ranks.
     """
-    rows = parts.algorithm.batch_size
     work = parts.algorithm.workload(parts.experiment.algorithm)
+    rows = work.rows if work.generations > 1 else parts.algorithm.batch_size
     share, gradient = ceil(rows / ranks), ceil(work.gradient_rows / ranks)
     critics = max(pace.learning_seconds for pace in paces)
     climbing = gradient * max(pace.gradient_row_seconds for pace in paces)
@@ -105,14 +105,17 @@ def forecast(paces: list[Pace], parts: Parts, ranks: int) -> Forecast:
     steps = max(pace.row_steps for pace in paces), length
     frames = parts.task.spec.frames_per_step
     counted = rows - work.probe_rows
-    first, last = (_generations(parts.experiment.run, rows, counted, each, frames) for each in steps)
-    return Forecast((now + critics + climbing, full + critics + climbing), (critics, climbing), (first, last))
+    turns = work.generations
+    first, last = (_generations(parts.experiment.run, rows, counted, each, frames, turns) for each in steps)
+    seconds = np.array([now + critics + climbing, full + critics + climbing, critics, climbing]) / turns
+    current, longest, learning, varying = seconds.tolist()
+    return Forecast((current, longest), (learning, varying), (turns * first, turns * last))
 
 
-def _generations(budget: RunSettings, rows: int, counted: int, steps: float, frames: int) -> float:
-    """Return the number of generations after which the first budget is spent."""
+def _generations(budget: RunSettings, rows: int, counted: int, steps: float, frames: int, turns: int) -> float:
+    """Return the number of the algorithm's generations, each of `turns` of the run, that spend the first budget."""
     ends = [
-        (budget.generations, 1),
+        (budget.generations, turns),
         (budget.evaluations, counted),
         (budget.env_steps, rows * steps),
         (budget.frames, rows * steps * frames),
@@ -144,7 +147,9 @@ def _learn(settings: LearningSettings, parts: Parts, policy: Mlp | Conv) -> tupl
     share = settings.critic.batch_size // settings.learners
     critic = settings.critic.model_copy(update={"batch_size": share})
     generator = np.random.default_rng(0)
-    td3 = Td3(conditioned(policy, dimensions), dimensions, critic, generator, device=device)
+    td3 = Td3(
+        conditioned(policy.resized(critic.actor_hidden_sizes), dimensions), dimensions, critic, generator, device=device
+    )
     replay = ReplayBuffer(4 * share, policy.sizes[0], policy.sizes[-1], dimensions, device)
     replay.add(_noise(4 * share, policy, dimensions))
     seconds = _seconds_of(lambda steps: td3.train(replay, generator, steps), _CRITIC_STEPS)

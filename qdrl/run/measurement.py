@@ -26,9 +26,10 @@ def history_row(
     """
     own = _own_metrics(parts, evaluation, history, seconds)
     row = own | checked_counts(counts, own, parts.algorithm_name)
-    if "actor_evaluations" in {*row, *history.columns}:  # they feed a critic and never enter the archive
+    if "actor_evaluations" in {*row, *history.columns}:  # they train a critic and never enter the archive
         now = row.get("actor_evaluations", 0)
-        row["evaluations"] -= now
+        if not parts.algorithm.counts_actor_evaluations:
+            row["evaluations"] -= now
         row["actor_evaluations"] = now + history.latest("actor_evaluations")
     return row
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrl.errors import UserError
 from qdrl.evaluation import Candidates, Evaluation, evaluated
 from qdrl.policies.base import make_policy
 from qdrl.policies.conv import Conv
+from qdrl.policies.mlp import Mlp
 from qdrl.policies.normalizer import ObservationNormalizer
 from qdrl.policies.settings import PolicySettings
 from qdrl.tasks.base import Task, TaskSpec
@@ -32,7 +34,7 @@ class EpisodicTask(Task):
         worlds: Worlds simulated at once by this process.
         mjcf: MuJoCo model in use, as XML.
         assets: Files that the XML names, by name.
-        make_rollout: Factory of the rollout for a policy; a `Rollout` in `worlds` worlds if left out.
+        make_rollout: Factory of the rollout for a shape of policies; a `Rollout` in `worlds` worlds if left out.
         failures: Log of failed episodes, where users' code can fail.
         find_warning: Function that returns one line if elites cannot be rerun exactly, otherwise None.
         code: References `package.module:name` of users' code that evaluations run.
@@ -59,8 +61,8 @@ class EpisodicTask(Task):
         self.assets = dict(assets or {})
         self.normalizer = ObservationNormalizer(spec.observation_size) if policy.normalize_observations else None
         self.make_worlds = make_worlds
-        self._make_rollout = make_rollout or (lambda _: self.rollout_in(self.make_worlds(worlds)))
-        self._rollout: RunsEpisodes | None = None
+        self._make_rollout = make_rollout or (lambda shape: self.rollout_in(self.make_worlds(worlds), shape))
+        self._rollouts: dict[Any, RunsEpisodes] = {}  # by hidden sizes; None: the task's policies
         self._failures = failures
         self._find_warning = find_warning
         self.code = tuple(code)
@@ -76,7 +78,7 @@ class EpisodicTask(Task):
 
     def evaluate(self, candidates: Candidates) -> Evaluation:
         """Evaluate every row once."""
-        episodes = self.rollout().run(
+        episodes = self.rollout(candidates.hidden_sizes).run(
             candidates.genomes,
             candidates.seeds.tolist(),
             None if self.normalizer is None else self.normalizer.snapshot(candidates.generation),
@@ -104,25 +106,35 @@ class EpisodicTask(Task):
         """Make the worlds."""
         self.rollout()
 
-    def rollout(self) -> RunsEpisodes:
-        """Return the rollout of evaluations; the first call makes it and its worlds."""
-        if self._rollout is None:
-            self._rollout = self._make_rollout(self.policy)
-        return self._rollout
+    def rollout(self, hidden_sizes: tuple[int, ...] | None = None) -> RunsEpisodes:
+        """Return the rollout of evaluations; the first call makes it and its worlds.
+
+        Args:
+            hidden_sizes: Units of each hidden layer of the networks; those of the task's policies if left out. Other
+                sizes have a rollout and worlds of their own.
+
+        Raises:
+            UserError: The task's policies are convolutional, and other sizes are given.
+        """
+        shape = self.policy if hidden_sizes is None else self._resized(hidden_sizes)
+        key = None if shape is self.policy else hidden_sizes
+        if key not in self._rollouts:
+            self._rollouts[key] = self._make_rollout(shape)
+        return self._rollouts[key]
 
     def close(self) -> None:
         """Close the worlds; the next evaluation makes new ones."""
-        rollout, self._rollout = self._rollout, None
-        if rollout is not None:
+        rollouts, self._rollouts = self._rollouts, {}
+        for rollout in rollouts.values():
             rollout.close()
 
     def find_warning(self) -> str | None:
         """Return one line if elites cannot be rerun exactly, otherwise None."""
         return None if self._find_warning is None else self._find_warning()
 
-    def rollout_in(self, worlds: EpisodeWorlds) -> Rollout:
-        """Return a rollout of this task's policies in the given worlds."""
-        rollout = Rollout(worlds, self.policy, len(self.spec.axes), self.spec.episode_length)
+    def rollout_in(self, worlds: EpisodeWorlds, shape: Mlp | Conv | None = None) -> Rollout:
+        """Return a rollout of policies in the given worlds; `shape` is theirs, the task's if left out."""
+        rollout = Rollout(worlds, shape or self.policy, len(self.spec.axes), self.spec.episode_length)
         if isinstance(self.policy, Conv) and self.policy.settings.virtual_batch_norm:
             rollout.set_reference(self.reference())
         return rollout
@@ -147,6 +159,11 @@ class EpisodicTask(Task):
                 seen.append(worlds.observe(torch.tensor([age]))[0].clone())
         worlds.close()
         return torch.stack(seen)
+
+    def _resized(self, hidden_sizes: tuple[int, ...]) -> Mlp:
+        if not isinstance(self.policy, Mlp):
+            raise UserError("policy.kind: networks with hidden layers of other sizes need 'mlp'")
+        return self.policy.resized(hidden_sizes)
 
     def describe_policy(self) -> dict[str, Any] | None:
         """Return the description of the policies."""

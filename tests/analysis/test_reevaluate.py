@@ -73,6 +73,51 @@ def test_a_damaged_actor_is_named(archive: StoredArchive, tmp_path: Path) -> Non
             write_archive(tmp_path / "bad.h5", replace(archive, genomes=genomes, actor=actor))
 
 
+@pytest.fixture(scope="module")
+def of_other_layers(tmp_path_factory: pytest.TempPathFactory) -> StoredArchive:
+    """Return an archive whose actor has other layers than the policies."""
+    critic = {**EXPERIMENT["algorithm"]["critic"], "actor_hidden_sizes": [10, 6]}
+    options = {"name": "dcg_map_elites", "probe_rows": 6, "probe_order": "after_children", "actor_rows": 0}
+    experiment = EXPERIMENT | {"algorithm": {**EXPERIMENT["algorithm"], **options, "critic": critic}}
+    folder = tmp_path_factory.mktemp("layers") / "run"
+    return open_archive(start(parse_experiment(experiment), OneProcess(), folder=folder, progress=False).archive)
+
+
+def test_an_actor_of_other_layers_is_stored_and_evaluated_with_them(of_other_layers: StoredArchive) -> None:
+    actor, policy = of_other_layers.actor, ConditionedPolicy(of_other_layers)
+    assert actor is not None
+    assert actor["layers"].tolist() == [11, 10, 6, 3]
+    assert policy.policy.sizes == (11, 10, 6, 3)
+    genome, plain = policy.aimed_at(np.array([[0.35]])), policy.policy.population(1)
+    plain.load([0], genome)
+    assert of_other_layers.normalizer is not None
+    seen = torch.zeros(1, 11)
+    mean, var = of_other_layers.normalizer["mean"], of_other_layers.normalizer["var"]
+    normalize_(seen, torch.from_numpy(mean).float(), deviation_of(var))
+    np.testing.assert_allclose(policy.act(np.zeros(11), [0.35]), plain.act(seen)[0], atol=1e-6)
+    found = reevaluate_actor(of_other_layers, repeats=2)
+    assert found.fitness.shape == (len(of_other_layers), 2)
+    assert np.isfinite(found.fitness).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([11, 10, 3], r"/actor/genome: shape \(\d+,\), expected \(163,\)"),
+        ([12, 10, 6, 3], r"/actor/layers: \[12, 10, 6, 3\], expected sizes from the policy's first .*\[11, 3\]"),
+        ([11, 0, 6, 3], "/actor/layers: .*expected sizes"),
+        ([[11, 3]], "/actor/layers: shape"),
+        ([11.0, 10.0, 6.0, 3.0], "/actor/layers: dtype"),
+    ],
+)
+def test_damaged_layers_of_an_actor_are_named(
+    of_other_layers: StoredArchive, layers: list, message: str, tmp_path: Path
+) -> None:
+    actor = {**(of_other_layers.actor or {}), "layers": np.array(layers)}
+    with pytest.raises(ValueError, match=message):
+        write_archive(tmp_path / "bad.h5", replace(of_other_layers, genomes=of_other_layers.all_genomes(), actor=actor))
+
+
 def test_an_action_equals_that_of_the_genome_injected_for_the_descriptor(archive: StoredArchive) -> None:
     policy = ConditionedPolicy(archive)
     assert archive.normalizer is not None

@@ -232,6 +232,7 @@ def test_an_actor_without_inputs_for_the_descriptor_is_an_error() -> None:
 def test_defaults_are_those_of_the_papers() -> None:
     assert Td3Settings().model_dump() == {
         "hidden_sizes": (256, 256),
+        "actor_hidden_sizes": None,
         "steps": 3000,
         "batch_size": 100,
         "discount": 0.99,

@@ -40,6 +40,8 @@ ALGORITHMS = {
     "map_elites": 'name = "map_elites"\nbatch_size = 8',
     "dcrl": f'name = "dcrl_map_elites"\nactor_rows = 3\nlearners = 2\nartificial_negatives = true{LEARNING}',
     "dcg": f'name = "dcg_map_elites"\nactor_rows = 0\nprobe_rows = 4{LEARNING}',
+    "probes_apart": 'name = "dcg_map_elites"\nactor_rows = 0\nprobe_rows = 4\nprobe_order = "after_children"'
+    + LEARNING.replace("critic = {", "critic = { actor_hidden_sizes = [6],"),
 }
 
 

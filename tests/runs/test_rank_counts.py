@@ -89,6 +89,9 @@ def critic(name: str, options: str) -> str:
 EXPERIMENTS = {
     "pga_map_elites": critic("pga_map_elites", "gradient_rows = 5\nactor_rows = 1"),
     "dcg_map_elites": critic("dcg_map_elites", "gradient_rows = 6\nprobe_rows = 12"),
+    "actor_of_other_layers": critic(
+        "dcg_map_elites", 'gradient_rows = 6\nprobe_rows = 9\nprobe_order = "after_children"'
+    ).replace("critic = {", "critic = { actor_hidden_sizes = [10, 6],"),
     "dcrl_map_elites": critic("dcrl_map_elites", "gradient_rows = 3\nactor_rows = 3"),
     "four_learners": critic("dcrl_map_elites", "gradient_rows = 3\nactor_rows = 3\nlearners = 4"),
     "openai_es": experiment('name = "openai_es"\nbatch_size = 14\ngradient_parts = 16'),
@@ -109,6 +112,7 @@ EXPERIMENTS = {
 SLOW = (
     "deep_ga",
     "dcg_map_elites",
+    "actor_of_other_layers",
     "novelty_es",
     "pga_map_elites",
     "dcrl_map_elites",
@@ -175,6 +179,9 @@ def test_a_run_of_one_process_writes_a_valid_archive(alone: Path, name: str) -> 
     archive = open_archive(path)
     if name in CRITICS:
         assert archive.history["critic_steps"].tolist() == [20] * 6
+    if name == "actor_of_other_layers":
+        assert archive.history["critic_steps"].tolist() == [0, 20] * 3
+        assert (archive.actor or {})["layers"].tolist() == [11, 10, 6, 3]
     if name in ("openai_es", "fewer_parts_than_ranks"):
         assert champion_genome(archive).shape == (11 * 3 + 3,)
     if name == "novelty_archive":

@@ -1,0 +1,72 @@
+"""Checks of what the algorithms with critics need from a task and from their settings."""
+
+from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings
+from qdrl.errors import UserError
+from qdrl.policies.mlp import Mlp
+from qdrl.tasks.base import Task
+from qdrl.tasks.episodic import EpisodicTask
+
+
+def policy_of(task: Task, algorithm: str) -> Mlp:
+    """Return the shape of a task's policies.
+
+    Raises:
+        UserError: a deterministic actor-critic method cannot train policies of this task.
+    """
+    if not isinstance(task, EpisodicTask):
+        raise UserError(f"algorithm.name: {algorithm} needs a task whose genomes are policies, not {task.spec.name}")
+    if not isinstance(task.policy, Mlp):
+        raise UserError(f"policy.kind: {algorithm} needs 'mlp', not '{task.policy.settings.kind}'")
+    if task.spec.discrete:
+        raise UserError(f"algorithm.name: {algorithm} needs continuous actions, those of {task.spec.name} are discrete")
+    if task.policy.settings.output == "linear":
+        raise UserError(f"policy.output: {algorithm} needs actions within [-1, 1]: 'tanh' or 'clip', not 'linear'")
+    return task.policy
+
+
+def reward_offset_of(task: Task, settings: CriticGuidedSettings, *, conditioned: bool) -> float | None:
+    """Return the offset of rewards; None if they are left unchanged.
+
+    Args:
+        task: gives the default.
+        settings: of the algorithm.
+        conditioned: whether its critics take a descriptor as input.
+
+    Raises:
+        UserError: the critics need an offset and there is none.
+    """
+    if settings.reward_offset is not None or not conditioned:
+        return settings.reward_offset
+    if task.spec.reward_offset is None:
+        raise UserError(
+            f"algorithm.reward_offset: {settings.name} needs rewards >= 0, because it scales them by the"
+            f" distance to the target descriptor; task '{task.spec.name}' states no offset, set one"
+        )
+    return task.spec.reward_offset
+
+
+def check_rows(settings: CriticGuidedSettings, policy: Mlp) -> None:
+    """Check the rows of a generation.
+
+    Raises:
+        UserError: there are more learners than rows, or an actor with other layers than the policies' is used as a
+            genome or evaluated in the generation of the children.
+    """
+    apart = settings.probe_order == "after_children" and settings.probe_rows
+    counts = [settings.batch_size, settings.probe_rows] if apart else [settings.batch_size + settings.probe_rows]
+    if settings.learners > (least := min(counts)):
+        raise UserError(f"algorithm.learners: at most {least} (rows of a generation), got {settings.learners}")
+    actor = policy.resized(settings.critic.actor_hidden_sizes)
+    if actor is policy:
+        return
+    found = f"{list(actor.settings.hidden_sizes)} differ from policy.hidden_sizes {list(policy.settings.hidden_sizes)}"
+    if settings.actor_rows:
+        raise UserError(
+            f"algorithm.critic.actor_hidden_sizes: {found}, so that the actor is no genome: set actor_rows = 0 or equal"
+            " sizes"
+        )
+    if settings.probe_rows and not apart:
+        raise UserError(
+            f"algorithm.critic.actor_hidden_sizes: {found}, so that probes need a generation of their own: set"
+            " probe_order = 'after_children'"
+        )
