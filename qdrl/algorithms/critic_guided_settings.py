@@ -36,7 +36,7 @@ class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     2023)."""
     artificial_negatives: bool = False
     """Store the transitions of rows that are not the actor a second time, with the descriptor of a random elite as
-    target: the ablation of Faldor et al. 2023, section 5.5."""
+    target. `critic.flipped_negatives` is the rule in the code of Faldor et al. 2023."""
     target_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Standard deviation of the noise on the actor's target descriptors, as a fraction of the width of each axis."""
     reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None

@@ -1,7 +1,7 @@
 """Minibatches of TD3, sampled and prepared for a whole training phase ahead."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,12 +58,14 @@ class MinibatchSampler:
 
         All random numbers are drawn before the first chunk: indices of all transitions, then the noise.
         """
-        settings, ages = self._settings, buffer.draw(generator, (steps, self._size))
-        noise = normal(generator, (*ages.shape, self._actions), ages.device)
+        settings = self._settings
+        ages = buffer.draw(generator, (steps, self._size // 2 if settings.flipped_negatives else self._size))
+        noise = normal(generator, (steps, self._size, self._actions), ages.device)
         noise = noise.mul_(settings.noise).clamp_(-settings.noise_clip, settings.noise_clip)
         for start in range(0, steps, _CHUNK_STEPS):
             part = slice(start, start + _CHUNK_STEPS)
-            yield self._prepare(buffer.gather(ages[part]), noise[part])
+            drawn = buffer.gather(ages[part])
+            yield self._prepare(with_flipped(drawn) if settings.flipped_negatives else drawn, noise[part])
 
     def _prepare(self, transitions: SampledTransitions, noise: Tensor) -> Minibatch:
         settings, target = self._settings, transitions.target_descriptor
@@ -78,3 +80,10 @@ class MinibatchSampler:
             discount=(settings.discount * continues).unsqueeze(-1),
             weight=(1 - masked).unsqueeze(-1),
         )
+
+
+def with_flipped(transitions: SampledTransitions) -> SampledTransitions:
+    """Return transitions `(steps, n, ...)`, followed in each step by the same ones with targets in reverse order."""
+    again = replace(transitions, target_descriptor=transitions.target_descriptor.flip(-2))
+    columns = {name: torch.cat([column, getattr(again, name)], dim=1) for name, column in vars(transitions).items()}
+    return SampledTransitions(**columns)

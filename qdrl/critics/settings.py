@@ -46,6 +46,10 @@ class Td3Settings(SettingsModel):
     """Factor of all rewards."""
     length_scale: Positive = 0.1
     """Length scale l of S(d, d') = exp(-||d - d'|| / l), in units of descriptors in [-1, 1]."""
+    flipped_negatives: bool = False
+    """Draw only half of a minibatch. The other half are the same transitions with their target descriptors in reverse
+    order, and S(d, d') scales their rewards accordingly. These are the artificial negatives in the code of Faldor et
+    al. 2023, an ablation of their section 5.5. Each shard's part of `batch_size` must be even."""
     truncation: Literal["mask", "bootstrap"] = "mask"
     """Weight of the last transition of a truncated episode in the critics' loss. "mask": zero, and the mean is still
     over the whole minibatch, as in the code of Faldor et al. "bootstrap": one, like all other transitions, as in the
@@ -89,6 +93,11 @@ class LearningSettings(SettingsModel):
         for name, size in (("critic", self.critic.batch_size), ("gradient", self.gradient.batch_size)):
             if size % self.learners:
                 raise ValueError(f"{name}.batch_size ({size}) must be a multiple of learners ({self.learners})")
+        if self.critic.flipped_negatives and (size := self.critic.batch_size) % (2 * self.learners):
+            raise ValueError(
+                f"critic.batch_size ({size}) must be a multiple of {2 * self.learners}, twice the learners, with"
+                " flipped_negatives"
+            )
         if (least := max(self.critic.batch_size, self.gradient.batch_size)) > self.replay_capacity:
             raise ValueError(f"replay_capacity ({self.replay_capacity}) must hold a minibatch ({least})")
         return self

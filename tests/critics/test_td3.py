@@ -244,6 +244,7 @@ def test_defaults_are_those_of_the_papers() -> None:
         "actor_learning_rate": 3e-4,
         "reward_scale": 1.0,
         "length_scale": 0.1,
+        "flipped_negatives": False,
         "truncation": "mask",
         "order": "code",
     }
