@@ -81,7 +81,7 @@ STUDIES = {
         {},
         seeds=10,
     ),
-    "ant_omni_paper": Study("../ant_omni/{}.toml", PAPER, {"run": PAPER_RUN}, seeds=2),
+    "ant_omni_paper": Study("../ant_omni/{}.toml", PAPER, {"run": PAPER_RUN, "task": {"name": "ant_omni"}}, seeds=2),
     "walker2d_uni_paper": Study(
         "../ant_omni/{}.toml",
         PAPER,
