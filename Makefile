@@ -12,7 +12,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-all campaign test-lowest check format docs wheel benchmarks reference clean
+.PHONY: help env demo test test-slow test-all campaign test-lowest check format docs wheel benchmarks figures reference clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,11 @@ benchmarks: env ## print `name value unit` lines; takes half an hour, use an idl
 	$(BIN)/python experiments/benchmarks/generation.py
 	$(BIN)/python experiments/benchmarks/transitions.py
 	$(BIN)/python experiments/benchmarks/neuroevolution.py
+	$(BIN)/python -m experiments.benchmarks.decisions
+
+figures: env ## draw every figure and write every table of experiments/ again, from its results/*.csv
+	set -e; for study in experiments/*/figures.py; do \
+	  $(BIN)/python -m experiments.$$(basename $$(dirname $$study)).figures; done
 
 reference: env ## make the portable archives of archives/reference again, into runs/
 	$(BIN)/mpirun -n $(RANKS) --oversubscribe $(BIN)/qdrl evolve experiments/reference/config.toml
