@@ -238,7 +238,7 @@ class Algorithm(ABC):
             )
 
     def insert(
-        self, evaluation: Evaluation, valid: Tensor, genomes: Tensor | Callable[[Tensor], Tensor]
+        self, evaluation: Evaluation, valid: Tensor, genomes: Tensor | Callable[[Tensor], Tensor], **fields: Tensor
     ) -> dict[str, float]:
         """Insert the valid rows into the archive.
 
@@ -247,6 +247,7 @@ class Algorithm(ABC):
             valid: `(rows,)` bool, the rows that may enter.
             genomes: `(rows, parameters)` of all rows, or a function from `(k,)` accepted rows to their genomes,
                 `(k, parameters)`. If that function calls `exchange.genomes`, `insert` is collective.
+            fields: further columns of the archive, such as `n_evaluations`, `(rows,)`.
 
         Returns:
             `added_<emitter>` and `improved_<emitter>`: empty cells filled and elites replaced, for each emitter.
@@ -260,6 +261,7 @@ class Algorithm(ABC):
             generation=evaluation.generation,
             emitter=evaluation.emitter,
             parent_cell=evaluation.parent_cell,
+            **fields,
         )
         accepted = insertion.accepted.cpu()
         status, origin = insertion.status.cpu()[accepted], evaluation.emitter[accepted]

@@ -5,11 +5,12 @@ Paper: https://arxiv.org/abs/1712.06567.
 A genome is a lineage: the seed of its initial genome, and the seed and standard deviation of each mutation. Both are
 drawn from random streams keyed by row, so every rank computes all lineages itself and ranks never exchange weights.
 
-One generation of the algorithm takes two generations of the run. The first evaluates each child once. The second
-evaluates the candidates, which are the elite so far and the best children, over `candidate_episodes` episodes each.
-These episodes count in every budget. The candidate with the highest mean fitness in these episodes alone is the elite,
-so that one lucky evaluation does not decide. The best children and the elite are the next parents. All children are
-mutated, as in the authors' code; in the paper one child is an unmodified copy of the elite.
+One generation of the algorithm takes two generations of the run. The first evaluates each child over
+`episodes_per_child` episodes. The second evaluates the candidates, which are the elite so far and the best children,
+over `candidate_episodes` episodes each. These episodes count in every budget. The candidate with the highest mean
+fitness in these episodes alone is the elite, so that one lucky evaluation does not decide. The best children and the
+elite are the next parents. All children are mutated, as in the authors' code; with `copy_elite` an unmodified copy of
+the elite is evaluated beside them, as in the paper.
 
 With `objective = "novelty"` the algorithm is GA-NS. The parents are the most novel children: those with the largest
 mean distance to their nearest neighbours in the archive and among the children (Lehman and Stanley 2011,
@@ -20,59 +21,27 @@ archive only if the objective is novelty.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 
 from qdrl.algorithms.base import Algorithm, Workload, make_champion, require_novelty_archive
+from qdrl.algorithms.deep_ga_settings import DeepGaSettings
+from qdrl.algorithms.episode_means import mean_over_episodes
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty import novelty
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.genomes.ancestry import NO_PARENT, Ancestry
 from qdrl.genomes.lineage_weights import Decoder, Offspring
-from qdrl.genomes.mutation import MutationPower
-from qdrl.genomes.noise import KeyedNoise, Noise, share_noise, source_for
+from qdrl.genomes.noise import share_noise, source_for
 from qdrl.parallel.exchange import LOCAL, Exchange
 from qdrl.parallel.ranks import Ranks
-from qdrl.settings.base import SettingsModel
 from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 _SPARE = 10_000  # growth of the tree, in nodes, below which it is never pruned
-
-
-class DeepGaSettings(SettingsModel):
-    """Settings of Deep GA; defaults are those of Such et al. 2017 on Atari."""
-
-    name: str = "deep_ga"
-    """Name of the algorithm: "deep_ga"."""
-    objective: Literal["fitness", "novelty"] = "fitness"
-    """Objective that selects parents: "fitness", or "novelty", which needs `archive.kind = "novelty"`."""
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Children per generation."""
-    parents: Annotated[int, Field(ge=0, le=1_000_000)] = 20
-    """Number of parents, which include the elite if the objective is "fitness"; 0 for random search."""
-    mutation: MutationPower = MutationPower()
-    """Standard deviation of mutations."""
-    candidates: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Number of candidates for the elite: the elite so far and the best children."""
-    candidate_episodes: Annotated[int, Field(ge=0, le=10_000)] = 30
-    """Additional episodes of each candidate; 0 selects the elite by its single evaluation, which is enough if episodes
-    are deterministic."""
-    noise: Noise = KeyedNoise()
-    """Source of the noise of mutations."""
-    rebase_depth: Annotated[int, Field(ge=1)] | None = None
-    """Number of lineage entries of the parents' last common ancestor beyond which its genome is stored, and lineages
-    start from there. Never by default."""
-
-    @model_validator(mode="after")
-    def _check_candidates(self) -> "DeepGaSettings":
-        if self.candidate_episodes and self.candidates < 2:
-            raise ValueError("candidates must be at least 2 (the elite so far and a child), or candidate_episodes 0")
-        return self
 
 
 class DeepGa(Algorithm):
@@ -116,19 +85,20 @@ class DeepGa(Algorithm):
         """Return the number of rows in the next generation: children, or episodes of candidates."""
         if len(self._candidates):
             return len(self._candidates) * self.settings.candidate_episodes
-        return self.settings.batch_size
+        return (self.settings.batch_size + (self._copied() is not None)) * self.settings.episodes_per_child
 
     @classmethod
     def workload(cls, settings: DeepGaSettings) -> Workload:
         """Return the work that settings state."""
-        return Workload(rows=settings.batch_size, noise_table=settings.noise.table_size)
+        rows = (settings.batch_size + settings.copy_elite) * settings.episodes_per_child
+        return Workload(rows=rows, noise_table=settings.noise.table_size)
 
     def share_memory(self, ranks: Ranks) -> None:
         """Create the noise table once per node. Collective."""
         share_noise(self._decoder.noise, ranks)
 
     def ask(self, rows: range | None = None) -> Candidates:
-        """Return children, or `candidate_episodes` copies of each candidate; genomes are decoded on access."""
+        """Return `episodes_per_child` or `candidate_episodes` rows of each child or candidate, decoded on access."""
         rows = range(self.batch_size) if rows is None else rows
         parents, seeds, sigmas, emitter = self._plan(rows)
         return self.make_candidates(rows, Offspring(self._decoder, parents, seeds, sigmas), emitter)
@@ -212,62 +182,75 @@ class DeepGa(Algorithm):
         self.parents, self._candidates, self._ranked = (
             np.asarray(state[name], np.int64) for name in ("parents", "candidates", "ranked")
         )
-        self._check_nodes(state["nodes"])
+        nodes = {"parents": self.parents, "candidates": self._candidates, "ranked": self._ranked}
+        nodes["the elite"] = np.array([self.elite] if self.elite >= 0 else [], np.int64)
+        nodes["the archive"] = np.asarray(state["nodes"]).ravel()
+        self.ancestry.check(nodes, self.task.parameters)
         self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
-
-    def _check_nodes(self, archived: Any) -> None:
-        """Check that all nodes are in the tree and that keyframes are genomes of this task.
-
-        Raises:
-            ValueError: a node is out of range, or a keyframe has another shape.
-        """
-        for name, nodes in {
-            "the elite": [self.elite] if self.elite >= 0 else [],
-            "parents": self.parents,
-            "candidates": self._candidates,
-            "ranked": self._ranked,
-            "the archive": np.asarray(archived).ravel(),
-        }.items():
-            numbers = np.asarray(nodes)
-            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.ancestry):
-                raise ValueError(f"a node of {name} is not in the tree, which has {len(self.ancestry)} nodes")
-        for number, genome in self.ancestry.keyframes.items():
-            if genome.shape != (self.task.parameters,):
-                raise ValueError(f"keyframe {number} has shape {genome.shape}, expected ({self.task.parameters},)")
 
     def _plan(self, rows: Sequence[int]) -> tuple[list[int], list[int], list[float], str]:
         """Return parent, seed and standard deviation of each row, and their emitter; identical on every rank."""
         if len(self._candidates):
             nodes = [int(self._candidates[row // self.settings.candidate_episodes]) for row in rows]
             return nodes, [0] * len(nodes), [0.0] * len(nodes), "candidate"
-        generators = [self.streams.generator(Purpose.MUTATION, self.generation, row) for row in rows]
-        if len(self.parents) == 0:
-            return [NO_PARENT] * len(rows), [int(g.integers(2**32)) for g in generators], [0.0] * len(rows), "random"
+        numbers = [row // self.settings.episodes_per_child for row in rows]
+        children = self._children(sorted(set(numbers)))
+        planned = [children[number] for number in numbers]
+        parents, seeds, sigmas = ([child[part] for child in planned] for part in range(3))
+        return parents, seeds, sigmas, "mutation" if len(self.parents) else "random"
+
+    def _children(self, numbers: Sequence[int]) -> dict[int, tuple[int, int, float]]:
+        """Return parent, seed and standard deviation by number of the child; the copy of the elite has the last one."""
         sigma, noise = float(np.float32(self.settings.mutation.at(self._births))), self._decoder.noise
-        parents = [int(self.parents[generator.integers(len(self.parents))]) for generator in generators]
-        return parents, [noise.draw(g, self.task.parameters) for g in generators], [sigma] * len(rows), "mutation"
+        children: dict[int, tuple[int, int, float]] = {}
+        for number in numbers:
+            generator = self.streams.generator(Purpose.MUTATION, self.generation, number)
+            if len(self.parents) == 0:
+                children[number] = NO_PARENT, int(generator.integers(2**32)), 0.0
+            elif number < self.settings.batch_size:
+                parent = int(self.parents[generator.integers(len(self.parents))])
+                children[number] = parent, noise.draw(generator, self.task.parameters), sigma
+            elif (copied := self._copied()) is not None:
+                children[number] = copied, 0, 0.0
+        return children
+
+    def _copied(self) -> int | None:
+        """Return the node of which the children include an unmodified copy; None for no copy."""
+        if not self.settings.copy_elite or len(self.parents) == 0:
+            return None
+        return self.elite if self._entries is None else int(self.parents[0])  # the most novel parent is the first
 
     def _select(self, evaluation: Evaluation) -> dict[str, float]:
         """Insert the children into the archive; choose the candidates, or elite and parents if there are none."""
-        parents, seeds, sigmas, _ = self._plan(range(self.batch_size))
-        nodes = self.ancestry.add(parents, seeds, sigmas)
+        episodes, scores, columns = self.settings.episodes_per_child, evaluation.fitness.cpu().numpy(), {}
+        if episodes > 1:
+            evaluation, columns = mean_over_episodes(evaluation, episodes)
+        nodes = self._add_children()
         new, handles = self._novelty(evaluation), torch.from_numpy(nodes)[:, None]
-        counts = self.insert(evaluation, ~evaluation.failed, handles)
+        counts = self.insert(evaluation, ~evaluation.failed, handles, **columns)
         self._births += 1
         fitness = evaluation.fitness.cpu().numpy()
         fittest = _best_first(fitness)
         self._ranked = nodes[fittest if new is None else _best_first(new)]
         if not self.settings.candidate_episodes:
             if len(fittest) and not (len(self._elite_scores) and self._elite_scores.mean() >= fitness[fittest[0]]):
-                self.elite, self._elite_scores = int(nodes[fittest[0]]), fitness[fittest[:1]]
+                of_best = scores.reshape(-1, episodes)[fittest[0]]
+                self.elite, self._elite_scores = int(nodes[fittest[0]]), of_best[np.isfinite(of_best)]
                 self._elite_of = evaluation.generation
             self._set_parents()
             return counts
-        wanted = self.settings.candidates - (self.elite >= 0)
-        elite = [self.elite] if self.elite >= 0 else []
-        self._candidates = np.array([*elite, *nodes[fittest[:wanted]]], np.int64)
+        elite, best = [self.elite] if self.elite >= 0 else [], nodes[fittest]
+        others = best[best != self.elite][: self.settings.candidates - len(elite)]
+        self._candidates = np.array([*elite, *others], np.int64)
         self._decoder.hold([*self.parents.tolist(), *self._candidates.tolist()])
         return counts
+
+    def _add_children(self) -> np.ndarray:
+        """Add the children to the tree and return their nodes; the copy of the elite is the elite's own node."""
+        children = self._children(range(self.settings.batch_size))
+        nodes = self.ancestry.add(*zip(*children.values(), strict=True))
+        copied = self._copied()
+        return nodes if copied is None else np.append(nodes, copied)
 
     def _novelty(self, evaluation: Evaluation) -> np.ndarray | None:
         """Return the novelty of each row, `(rows,)`, NaN for failed rows; None if the objective is fitness."""
@@ -277,7 +260,8 @@ class DeepGa(Algorithm):
         alive = np.flatnonzero(~evaluation.failed.cpu().numpy())
         known, found = self._entries.descriptor.cpu().numpy(), np.full(len(descriptor), np.nan)
         references = np.concatenate([known, descriptor[alive]])
-        found[alive] = novelty(descriptor[alive], references, self._entries.k, own=len(known) + np.arange(len(alive)))
+        own, squared = len(known) + np.arange(len(alive)), self.settings.distance == "squared_euclidean"
+        found[alive] = novelty(descriptor[alive], references, self._entries.k, own=own, squared=squared)
         return found
 
     def _compare(self, evaluation: Evaluation) -> dict[str, float]:

@@ -28,10 +28,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class EvolutionStrategySettings(SettingsModel):
-    """Settings that evolution strategies share; defaults are those of Salimans et al. 2017 on Humanoid."""
+    """Settings that evolution strategies share.
+
+    Defaults are those of configurations/humanoid.json of https://github.com/uber-research/deep-neuroevolution, the code
+    of Such et al. 2017 and Conti et al. 2018.
+    """
 
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
-    """Perturbations per generation, an even number."""
+    """Perturbations per generation, an even number. Salimans et al. 2017 use 10,000 on Humanoid."""
     sigma: Positive = 0.02
     """Standard deviation of perturbations."""
     learning_rate: Positive = 0.01

@@ -15,7 +15,11 @@ The weight of nsra grows when the updated mean is fitter than all means before, 
 without such an improvement. The generation after each update evaluates the updated mean over `mean_rows` episodes, and
 their mean descriptor enters the archive.
 
-One difference from the authors' code: a mean's own latest entry is not its neighbour when the means are compared.
+Before the next mean is drawn, the authors' code evaluates all means again and compares these behaviours with the whole
+archive: `reroll_means = true`. By default the behaviours stored last are compared, and a mean's own latest entry is not
+its neighbour.
+
+One difference from the authors' code remains: all means share the running statistics of observations.
 """
 
 from collections.abc import Mapping
@@ -43,7 +47,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class NoveltyEsSettings(EvolutionStrategySettings):
-    """Settings of the family; defaults are those of Conti et al. 2018 on Humanoid."""
+    """Settings of the family.
+
+    Defaults are those of the authors' code on Humanoid (configurations/humanoid_nses.json of
+    https://github.com/uber-research/deep-neuroevolution), except for `objective` and `reroll_means`.
+    """
 
     name: str = "novelty_es"
     """Name of the algorithm: "novelty_es"."""
@@ -55,6 +63,9 @@ class NoveltyEsSettings(EvolutionStrategySettings):
     """Episodes that evaluate a mean after its update."""
     selection: Literal["novelty", "turns"] = "novelty"
     """Choice of the mean to update: "novelty", at random in proportion to novelty, or "turns", in rotation."""
+    reroll_means: bool = False
+    """Evaluate every mean over `mean_rows` further episodes before the mean to update is drawn by novelty, as the
+    authors' code does. These episodes count in every budget, and enter neither the archive nor the champion's score."""
     reward_weight: Share = 1.0
     """Initial weight of fitness in nsra."""
     weight_step: Share = 0.05
@@ -104,12 +115,13 @@ class NoveltyEs(Algorithm):
     @property
     def batch_size(self) -> int:
         """Return the number of rows in the next generation: episodes of updated means, or perturbations."""
-        return len(self._due) * self.settings.mean_rows if self._due else self.settings.batch_size
+        return len(self._evaluated()) * self.settings.mean_rows if self._due else self.settings.batch_size
 
     @classmethod
     def workload(cls, settings: NoveltyEsSettings) -> Workload:
         """Return the work that settings state."""
-        return Workload(rows=settings.batch_size + settings.mean_rows, noise_table=settings.noise.table_size)
+        means = 1 + (settings.means if settings.reroll_means else 0)
+        return Workload(rows=settings.batch_size + means * settings.mean_rows, noise_table=settings.noise.table_size)
 
     def share_memory(self, ranks: Ranks) -> None:
         """Create the noise table once per node. Collective."""
@@ -119,7 +131,7 @@ class NoveltyEs(Algorithm):
         """Return `mean_rows` copies of each updated mean if there are any, otherwise perturbations of one mean."""
         rows = range(self.batch_size) if rows is None else rows
         if self._due:
-            whole = [self.means[mean].genome for mean in self._due]
+            whole = [self.means[mean].genome for mean in self._evaluated()]
             genomes: Any = torch.stack([whole[row // self.settings.mean_rows] for row in rows] or whole)[: len(rows)]
         else:
             genomes = self.means[self._moving].perturbed(self.generation, rows)
@@ -197,12 +209,12 @@ class NoveltyEs(Algorithm):
 
     def _add_means(self, evaluation: Evaluation) -> int:
         """Add the evaluated means to the archive and choose the next mean; return the number of added entries."""
-        rows = self.settings.mean_rows
+        rows, due = self.settings.mean_rows, len(self._due)
         fitness = evaluation.fitness.cpu().numpy().reshape(-1, rows)
         descriptor = evaluation.descriptor.cpu().numpy().reshape(len(fitness), rows, -1)
         added = 0
         for mean, scores, places, seeds in zip(
-            self._due, fitness, descriptor, evaluation.seeds.reshape(-1, rows), strict=True
+            self._due, fitness[:due], descriptor[:due], evaluation.seeds.reshape(-1, rows)[:due], strict=True
         ):
             alive = np.isfinite(scores)
             if not alive.any():
@@ -223,9 +235,17 @@ class NoveltyEs(Algorithm):
             self._entries += 1
             added += 1
             self._update_weight(self.means[mean], scores[alive], evaluation.generation)
+        for mean, scores, places in zip(self._evaluated()[due:], fitness[due:], descriptor[due:], strict=True):
+            if (alive := np.isfinite(scores)).any():
+                self._behaviour[mean] = places[alive].mean(axis=0)
         self._due = []
         self._moving = self._next_mean()
         return added
+
+    def _evaluated(self) -> list[int]:
+        """Return the means of a generation of means: the updated ones, then all of them if they are rerolled."""
+        again = self.settings.reroll_means and self.settings.selection == "novelty"
+        return self._due + (list(range(len(self.means))) if again else [])
 
     def _update_weight(self, mean: Mean, scores: np.ndarray, generation: int) -> None:
         """Update the champion and the weight of fitness from the episodes of a mean, `(episodes,)`."""
@@ -247,7 +267,7 @@ class NoveltyEs(Algorithm):
         known = np.isfinite(self._behaviour).all(axis=1)
         weights = np.zeros(count)
         oldest = self._entries - len(self.archive)  # number of entries that a full archive has dropped
-        own = np.where(self._entry >= oldest, self._entry - oldest, -1)
+        own = np.where((self._entry >= oldest) & (not self.settings.reroll_means), self._entry - oldest, -1)
         if known.any():
             described = self.archive.descriptor.cpu().numpy()
             weights[known] = novelty(self._behaviour[known], described, self.archive.k, own=own[known])

@@ -28,7 +28,7 @@ from qdrl.tasks.base import Task
 
 
 class OpenAiEsSettings(EvolutionStrategySettings):
-    """Settings of OpenAI-ES."""
+    """Settings of OpenAI-ES; see `EvolutionStrategySettings` for the source of the defaults."""
 
     name: str = "openai_es"
     """Name of the algorithm: "openai_es"."""

@@ -22,7 +22,7 @@ _BLOCK_DISTANCES = 1 << 17  # computed at once: 1 MB of float64 stays in the cac
 _RELATIVE_MARGIN, _ABSOLUTE_MARGIN = 1e-9, 1e-150
 
 
-def novelty(descriptors: Any, references: Any, k: int, *, own: Any = None) -> np.ndarray:
+def novelty(descriptors: Any, references: Any, k: int, *, own: Any = None, squared: bool = False) -> np.ndarray:
     """Return the novelty of each row: its exact mean Euclidean distance to the k nearest references.
 
     Args:
@@ -31,6 +31,7 @@ def novelty(descriptors: Any, references: Any, k: int, *, own: Any = None) -> np
         k: number of neighbours; all references if there are fewer.
         own: `(rows,)` integers: the row's own index among the references, -1 if it is not among them. That reference
             is not its neighbour; another one at distance zero is.
+        squared: average the squares of the distances.
 
     Returns:
         `(rows,)` float64; infinite for a row without neighbours, so that the very first row passes every threshold and
@@ -40,7 +41,8 @@ def novelty(descriptors: Any, references: Any, k: int, *, own: Any = None) -> np
         ValueError: shapes do not fit, k is below 1, a number is not finite, or `own` is out of range.
     """
     points, known, places = _checked(descriptors, references, k, own)
-    return mean_of(_nearest(points, known, k, places), np.minimum(k, len(known) - (places >= 0)))
+    squares = _nearest_squares(points, known, k, places)
+    return mean_of(squares if squared else np.sqrt(squares), np.minimum(k, len(known) - (places >= 0)))
 
 
 def nearest_distances(descriptors: Any, references: Any, k: int) -> np.ndarray:
@@ -49,7 +51,7 @@ def nearest_distances(descriptors: Any, references: Any, k: int) -> np.ndarray:
     Arguments and errors are those of `novelty`.
     """
     points, known, places = _checked(descriptors, references, k, None)
-    return _nearest(points, known, k, places)
+    return np.sqrt(_nearest_squares(points, known, k, places))
 
 
 def distances_between(descriptors: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -89,14 +91,14 @@ def _checked(descriptors: Any, references: Any, k: int, own: Any) -> tuple[np.nd
     return points, known, places
 
 
-def _nearest(points: np.ndarray, known: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
-    """Return distances `(rows, min(k, n))`, ascending; infinite at the end of rows with fewer neighbours."""
+def _nearest_squares(points: np.ndarray, known: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
+    """Return squared distances `(rows, min(k, n))`, ascending; infinite at the end of rows with fewer neighbours."""
     k = min(k, len(known))
     if k == 0:
         return np.empty((len(points), 0))
     use_tree = known.shape[1] <= _TREE_AXES and len(known) >= _TREE_REFERENCES and len(points) >= _TREE_ROWS
     search = _nearest_by_tree if use_tree else _nearest_by_force
-    return np.sqrt(search(points, known, k, own))
+    return search(points, known, k, own)
 
 
 def _nearest_by_force(points: np.ndarray, known: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:

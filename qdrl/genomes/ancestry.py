@@ -82,6 +82,23 @@ class Ancestry:
         self.sigma = np.concatenate([self.sigma, np.asarray(sigmas, np.float32)])
         return np.arange(first, len(self))
 
+    def check(self, nodes: Mapping[str, np.ndarray], parameters: int) -> None:
+        """Check that nodes are in the tree and that keyframes are genomes of the right length.
+
+        Args:
+            nodes: arrays of node numbers by a name for the message.
+            parameters: length of a genome.
+
+        Raises:
+            ValueError: a node is out of range, or a keyframe has another shape.
+        """
+        for name, numbers in nodes.items():
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
+                raise ValueError(f"a node of {name} is not in the tree, which has {len(self)} nodes")
+        for number, genome in self.keyframes.items():
+            if genome.shape != (parameters,):
+                raise ValueError(f"keyframe {number} has shape {genome.shape}, expected ({parameters},)")
+
     def path(self, node: int) -> list[int]:
         """Return the nodes on the path from the first ancestor to this node, both included."""
         nodes = [int(node)]

@@ -103,6 +103,70 @@ def test_without_candidate_episodes_an_elite_stays_until_a_child_is_better() -> 
         assert len(algorithm.parents) == 4
 
 
+def test_fitness_and_descriptor_are_means_over_the_episodes_of_a_child() -> None:
+    algorithm, task = started(episodes_per_child=3, candidate_episodes=0, parents=4)
+    for _ in range(3):
+        assert algorithm.batch_size == 24 * 3
+        candidates = algorithm.ask()
+        genomes = candidates.genomes[0:72].numpy().reshape(24, 3, 6)
+        assert (genomes == genomes[:, :1]).all()
+        assert len(set(candidates.seeds.tolist())) == 72
+        evaluation = task.evaluate(candidates)
+        draw = torch.Generator().manual_seed(algorithm.generation)
+        fitness = 1000 * algorithm.generation + torch.rand(72, generator=draw, dtype=torch.float64)
+        failed = torch.zeros(72, dtype=torch.bool)
+        failed[[1, 9, 10, 21, 22, 23]] = True  # one episode of child 0, two of child 3, all of child 7
+        evaluation.fitness.copy_(fitness.masked_fill(failed, torch.nan))
+        evaluation.descriptor.add_(torch.rand(72, 2, generator=draw))[failed] = torch.nan
+        evaluation.failed.copy_(failed)
+        algorithm.tell(evaluation)
+        scores, places = evaluation.fitness.numpy().reshape(24, 3), evaluation.descriptor.numpy().reshape(24, 3, 2)
+        means = np.array([row[np.isfinite(row)].mean() if np.isfinite(row).any() else -np.inf for row in scores])
+        best = np.argsort(-means)[:4]
+        for node, child in zip(algorithm.parents, best, strict=True):
+            np.testing.assert_array_equal(genome(algorithm, node), genomes[child, 0])
+        assert algorithm.champion is not None
+        np.testing.assert_array_equal(algorithm.champion["fitness"], scores[best[0]][np.isfinite(scores[best[0]])])
+        stored = algorithm.archive.state_dict()
+        new = np.flatnonzero(stored["generation"] == algorithm.generation - 1)
+        assert len(new) > 2
+        for row in new:
+            child = int(np.argmin(np.abs(means - stored["fitness"][row])))
+            known = np.isfinite(scores[child])
+            assert stored["fitness"][row] == pytest.approx(scores[child][known].mean())
+            np.testing.assert_allclose(stored["descriptor"][row], places[child][known].mean(0))
+            assert stored["n_evaluations"][row] == known.sum()
+            seeds = evaluation.seeds.numpy().reshape(24, 3)[child]
+            assert stored["evaluation_seed"][row] == seeds[known][0]
+            spread = (np.nan, np.nan) if known.sum() == 1 else (scores[child][known].std(), places[child][known].std(0))
+            np.testing.assert_allclose(stored["fitness_std"][row], spread[0])
+            np.testing.assert_allclose(stored["descriptor_std"][row], spread[1])
+
+
+def test_a_copy_of_the_elite_competes_with_the_children() -> None:
+    algorithm, task = started(copy_elite=True, episodes_per_child=2)
+    assert algorithm.batch_size == 24 * 2  # there is no elite before the first generation
+    advance(algorithm, task, rounds=2)
+    for _ in range(4):
+        assert algorithm.batch_size == 25 * 2
+        asked, elite = algorithm.ask(), algorithm.elite
+        assert (asked.genomes[48:50].numpy() == genome(algorithm, elite)).all()
+        assert not (asked.genomes[46:48].numpy() == genome(algorithm, elite)).all()
+        evaluation = task.evaluate(asked)
+        evaluation.fitness[48:] = 1e3
+        nodes = len(algorithm.ancestry)
+        algorithm.tell(evaluation)
+        assert len(algorithm.ancestry) == nodes + 24
+        assert algorithm._ranked[0] == elite
+        assert algorithm._candidates.tolist() == [elite, *algorithm._ranked[1:3]]
+        advance(algorithm, task)
+
+
+def test_random_search_has_no_elite_to_copy() -> None:
+    with pytest.raises(ValueError, match="copy_elite needs parents"):
+        DeepGaSettings(parents=0, copy_elite=True)
+
+
 def test_a_child_is_a_parent_and_one_mutation_of_the_power_of_its_generation() -> None:
     power = {"sigma": 0.5, "final_sigma": 0.1, "generations": 2}
     algorithm, task = started(mutation=power)
@@ -136,9 +200,10 @@ def test_random_search_keeps_an_elite_and_has_no_parents() -> None:
     assert len(algorithm.ancestry.lineage(algorithm.elite)) == 1
 
 
+@pytest.mark.parametrize("several", [{}, {"episodes_per_child": 3, "copy_elite": True}])
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3])
-def test_asking_for_rows_in_parts_gives_the_same_rows(rounds: int) -> None:
-    algorithm, task = started()
+def test_asking_for_rows_in_parts_gives_the_same_rows(rounds: int, several: dict[str, Any]) -> None:
+    algorithm, task = started(**several)
     advance(algorithm, task, rounds) if rounds else None
     whole, count = algorithm.ask(), algorithm.batch_size
     parts = [algorithm.ask(range(5)), algorithm.ask(range(5, count))]
@@ -194,11 +259,11 @@ def test_a_failed_first_generation_is_repeated_with_other_genomes() -> None:
     assert algorithm.elite >= 0
 
 
-@pytest.mark.parametrize("rebase", [None, 2])
+@pytest.mark.parametrize("settings", [{}, {"rebase_depth": 2}, {"episodes_per_child": 2, "copy_elite": True}])
 @pytest.mark.parametrize("rounds", [4, 5])
-def test_a_restored_algorithm_continues_with_the_same_bits(rounds: int, rebase: int | None) -> None:
-    algorithm, task = started(rebase_depth=rebase)
-    other, _ = started(rebase_depth=rebase)
+def test_a_restored_algorithm_continues_with_the_same_bits(rounds: int, settings: dict[str, Any]) -> None:
+    algorithm, task = started(**settings)
+    other, _ = started(**settings)
     advance(algorithm, task, rounds)
     state = algorithm.state_dict()
     other.load_state_dict(state)
@@ -257,21 +322,51 @@ def novelty_ga(seed: int = 2, **settings: Any) -> tuple[DeepGa, Task]:
     return DeepGa(task, archive, Streams(seed), DeepGaSettings(**options)), task
 
 
-def test_with_the_novelty_objective_the_most_novel_children_are_parents() -> None:
-    algorithm, task = novelty_ga()
-    for _ in range(5):
-        known = algorithm.archive.state_dict()["descriptor"]
-        children = algorithm.ask().genomes[0:24].numpy()
+@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean"])
+@pytest.mark.parametrize("copy_elite", [False, True])
+def test_with_the_novelty_objective_the_most_novel_children_are_parents(distance: str, copy_elite: bool) -> None:
+    algorithm, task = novelty_ga(distance=distance, copy_elite=copy_elite)
+    for generation in range(5):
+        known, most_novel = algorithm.archive.state_dict()["descriptor"], algorithm.parents[:1]
+        rows = 24 + (copy_elite and generation > 0)
+        assert algorithm.batch_size == rows
+        children = algorithm.ask().genomes[0:rows].numpy()
+        if rows > 24:
+            np.testing.assert_array_equal(children[24], genome(algorithm, most_novel[0]))
         evaluation = task.evaluate(algorithm.ask())
         places = evaluation.descriptor.numpy()
         distances = np.linalg.norm(places[:, None] - np.concatenate([known, places])[None], axis=2)
-        distances[np.arange(24), len(known) + np.arange(24)] = np.inf
+        distances[np.arange(rows), len(known) + np.arange(rows)] = np.inf
+        if distance == "squared_euclidean":
+            distances = distances**2
         newest = np.argsort(-np.sort(distances, axis=1)[:, :5].mean(1), kind="stable")
         algorithm.tell(evaluation)
         assert [genome(algorithm, node).tobytes() for node in algorithm.parents] == [
             children[row].tobytes() for row in newest[:4]
         ]
     assert len(algorithm.archive) > 3
+
+
+def test_novelty_by_squared_distances_ranks_children_otherwise() -> None:
+    places = torch.zeros(24, 2, dtype=torch.float64)
+    places[:4, 0] = torch.tensor([100.0, 100.5, 102.0, 200.0])  # far from each other; the 20 others are at 0
+    first = {}
+    for distance in ("euclidean", "squared_euclidean"):
+        algorithm, task = novelty_ga(distance=distance, parents=1)
+        algorithm._entries.k = 4  # pyright: ignore[reportOptionalMemberAccess]
+        evaluation = task.evaluate(algorithm.ask())
+        evaluation.descriptor.copy_(places)
+        first[distance] = algorithm._novelty(evaluation)
+    by_hand = {
+        0: [0.5, 2, 100, 100],
+        1: [0.5, 1.5, 99.5, 100.5],
+        2: [1.5, 2, 98, 102],
+        3: [98, 99.5, 100, 200],
+        4: [0] * 4,
+    }
+    for row, distances in by_hand.items():
+        assert first["euclidean"][row] == pytest.approx(np.mean(distances))
+        assert first["squared_euclidean"][row] == pytest.approx(np.mean(np.square(distances)))
 
 
 def test_the_champion_of_novelty_search_is_the_fittest_and_survives_pruning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,50 @@ def test_a_mean_is_selected_with_probability_proportional_to_its_novelty() -> No
     assert np.mean(drawn) == pytest.approx(chances[1] / chances.sum(), abs=0.06)
 
 
+def test_rerolled_means_are_compared_with_the_whole_archive() -> None:
+    algorithm, task = started(reroll_means=True)
+    assert algorithm.batch_size == (3 + 3) * 2
+    advance(algorithm, task)
+    for _ in range(3):
+        advance(algorithm, task)  # a step of one mean
+        assert algorithm.batch_size == (1 + 3) * 2
+        moved, means, asked = algorithm._moving, means_of(algorithm), algorithm.ask()
+        expected = np.repeat([means[moved], *means], 2, axis=0)
+        np.testing.assert_array_equal(asked.genomes[0:8].numpy(), expected)
+        assert len(set(asked.seeds.tolist())) == 8
+        evaluation, entries = task.evaluate(asked), len(algorithm.archive)
+        again = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 4.0], [6.0, 0.0], [5.0, 5.0], [-5.0, 5.0]])
+        evaluation.descriptor[2:] = again
+        evaluation.fitness[2:] = 1e6
+        counts = algorithm.tell(evaluation)
+        stored = algorithm.archive.state_dict()["descriptor"]
+        assert len(stored) == entries + 1
+        np.testing.assert_allclose(stored[-1], evaluation.descriptor[:2].numpy().mean(0))
+        assert counts["champion_fitness"] < 1e6
+        behaviours = again.numpy().reshape(3, 2, 2).mean(1)
+        np.testing.assert_allclose(algorithm._behaviour, behaviours)
+    chances, drawn = by_hand(behaviours, stored), []
+    for generation in range(600):
+        algorithm.generation = generation
+        drawn.append(algorithm._next_mean())
+    np.testing.assert_allclose(np.bincount(drawn) / 600, chances / chances.sum(), atol=0.06)
+
+
+def test_rerolled_means_include_their_own_latest_entry_among_the_neighbours() -> None:
+    algorithm, task = started(means=2, reroll_means=True)
+    advance(algorithm, task)
+    places = np.array([[0, 0], [0, -10], [1, 0], [0, 1], [-1, 0], [5, -10], [-5, -10], [0, -15], [3, -14]], float)
+    algorithm.archive.add(torch.zeros(7, 6), torch.zeros(7), torch.zeros(7, 2))
+    algorithm.archive.load_state_dict({**algorithm.archive.state_dict(), "descriptor": places})
+    algorithm._entries, algorithm._behaviour = 9, places[:2].copy()  # where their own entries are
+    drawn = []
+    for generation in range(600):
+        algorithm.generation = generation
+        drawn.append(algorithm._next_mean())
+    chances = np.array([(0 + 1 + 1 + 1) / 4, (0 + 5 + 5 + 5) / 4])  # without their own entries 3.25 and 5
+    assert np.mean(drawn) == pytest.approx(chances[1] / chances.sum(), abs=0.06)
+
+
 def test_means_may_be_updated_in_turn() -> None:
     algorithm, task = started(selection="turns")
     moved = []
@@ -173,9 +217,9 @@ def test_failed_generations_change_no_mean_and_do_not_end_the_run() -> None:
 
 
 @pytest.mark.parametrize("rounds", [3, 4])
-@pytest.mark.parametrize("capacity", [None, 3])
-def test_a_restored_algorithm_continues_with_the_same_bits(rounds: int, capacity: int | None) -> None:
-    (algorithm, task), (other, _) = started(capacity=capacity), started(capacity=capacity)
+@pytest.mark.parametrize(("capacity", "reroll"), [(None, False), (3, False), (None, True)])
+def test_a_restored_algorithm_continues_with_the_same_bits(rounds: int, capacity: int | None, reroll: bool) -> None:
+    (algorithm, task), (other, _) = (started(capacity=capacity, reroll_means=reroll) for _ in range(2))
     advance(algorithm, task, rounds)
     other.load_state_dict(algorithm.state_dict())
     other.archive.load_state_dict(algorithm.archive.state_dict())

@@ -132,3 +132,10 @@ def test_invalid_arguments_of_novelty_are_errors_of_one_line(change: dict, messa
     with pytest.raises(ValueError, match=message) as refusal:
         novelty(**{"descriptors": [[0.0, 0.0]], "references": [[1.0, 1.0]], "k": 3} | change)
     assert "\n" not in str(refusal.value)
+
+
+def test_squared_distances_are_averaged_by_hand() -> None:
+    references = [[1.0, 0.0], [0.0, 3.0], [9.0, 9.0]]
+    assert novelty([[0.0, 0.0]], references, 2).tolist() == [(1 + 3) / 2]
+    assert novelty([[0.0, 0.0]], references, 2, squared=True).tolist() == [(1 + 9) / 2]
+    assert novelty([[1.0, 0.0]], references, 1, own=np.array([0]), squared=True).tolist() == [1 + 9]
