@@ -174,6 +174,18 @@ def test_the_whole_run_ends_with_its_first_budget_on_the_slowest_rank() -> None:
     assert Forecast((2.0, 3.0), (0.0, 0.0), (10, 4)).total_seconds == (12.0, 20.0)
 
 
+@pytest.mark.parametrize(("counted", "generations"), [(False, 20), (True, 14)])
+def test_probes_in_a_generation_of_their_own_are_half_of_the_generations(counted: bool, generations: int) -> None:
+    probes = {"name": "dcg_map_elites", "actor_rows": 0, "probe_rows": 4, "probe_order": "after_children"}
+    algorithm = DCRL["algorithm"] | probes | {"count_probes": counted}
+    parts = _parts(DCRL | {"algorithm": algorithm, "run": {"evaluations": 80}})
+    pace = Pace(0.2, 0.4, 5.0, learning_seconds=1.0, gradient_row_seconds=0.5, measured_rows=4)
+    expected = forecast([pace], parts, ranks=2)  # 6 of 12 rows each in two generations, and one of two gradient rows
+    assert expected.generation_seconds == pytest.approx(((1.2 + 1.5) / 2, (2.4 + 1.5) / 2))
+    assert expected.learning_seconds == pytest.approx((0.5, 0.25))
+    assert expected.generations == (generations, generations)  # of 8 evaluations in two of them, or of 12
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
