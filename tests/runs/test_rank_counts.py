@@ -106,6 +106,11 @@ EXPERIMENTS = {
         generations=5,
     ),
     "deep_ga": experiment(GA, hidden_sizes="[8]", generations=14),
+    "children_of_two_episodes": experiment(f"{GA}\nepisodes_per_child = 2\ncopy_elite = true", hidden_sizes="[8]"),
+    "rerolled_means": experiment(
+        'name = "novelty_es"\nbatch_size = 10\nmeans = 2\nmean_rows = 3\nreroll_means = true',
+        'kind = "novelty"\nrule = "all"',
+    ),
     **{name: POINT.format(searcher=searcher) for name, searcher in SEARCHERS.items()},
     "pgpe_growing": POINT.format(searcher=SEARCHERS["pgpe"]).replace("= 26", "= 26\nsteps_per_update = 1200"),
 }
@@ -120,6 +125,8 @@ SLOW = (
     "fewer_parts_than_ranks",
     "novelty_archive",
     "pgpe_growing",
+    "children_of_two_episodes",
+    "rerolled_means",
     *SEARCHERS,
 )
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPERIMENTS]
@@ -186,10 +193,13 @@ def test_a_run_of_one_process_writes_a_valid_archive(alone: Path, name: str) -> 
         assert champion_genome(archive).shape == (11 * 3 + 3,)
     if name == "novelty_archive":
         assert archive.cells > len(archive) == 8
-    if archive.champion is not None and name not in SEARCHERS:
+    on_point = name in (*SEARCHERS, "pgpe_growing")
+    if archive.champion is not None and not on_point:
         assert archive.champion["test_fitness"].shape == (3,)
-    if name in SEARCHERS:
+    if on_point:
         assert len(archive.history["skipped_updates"]) == 20
+    if name == "pgpe_growing":  # 520 steps a generation
+        assert archive.history["waiting_rows"].tolist() == [26, 52, 0] * 6 + [26, 52]
 
 
 @pytest.mark.mpi
