@@ -261,6 +261,7 @@ class Algorithm(ABC):
             generation=evaluation.generation,
             emitter=evaluation.emitter,
             parent_cell=evaluation.parent_cell,
+            steps=evaluation.steps,
             **fields,
         )
         accepted = insertion.accepted.cpu()

@@ -213,8 +213,10 @@ class NoveltyEs(Algorithm):
         fitness = evaluation.fitness.cpu().numpy().reshape(-1, rows)
         descriptor = evaluation.descriptor.cpu().numpy().reshape(len(fitness), rows, -1)
         added = 0
-        for mean, scores, places, seeds in zip(
-            self._due, fitness[:due], descriptor[:due], evaluation.seeds.reshape(-1, rows)[:due], strict=True
+        steps = evaluation.steps.cpu().numpy().reshape(-1, rows)
+        seeds_of = evaluation.seeds.reshape(-1, rows)
+        for mean, scores, places, lengths, seeds in zip(
+            self._due, fitness[:due], descriptor[:due], steps[:due], seeds_of[:due], strict=True
         ):
             alive = np.isfinite(scores)
             if not alive.any():
@@ -228,6 +230,7 @@ class NoveltyEs(Algorithm):
                 generation=evaluation.generation,
                 emitter=self.emitters.index("mean"),
                 n_evaluations=int(alive.sum()),
+                steps=float(lengths[alive].mean()),
                 fitness_std=torch.from_numpy(_std(scores[alive])[None]),
                 descriptor_std=torch.from_numpy(_std(places[alive])[None]),
             )

@@ -3,7 +3,8 @@
 An archive keeps the best of its evaluations. If initial states vary, stored fitness is biased upwards and elites miss
 their stored descriptors. Definitions, all over the archive's elites:
 
-- Corrected QD score: sum of (mean re-evaluated fitness - qd_offset); elites stay in their cells, or in the archive.
+- Corrected QD score: sum over elites of the mean score of the new episodes, with the archive's offsets
+  (`qdrl.archives.statistics.Offsets`); elites stay in their cells, or in the archive.
 - Descriptor error: mean distance between the target descriptor and the reached one, in the axes' units ("DEM" in
   Faldor et al. 2023, arXiv:2303.03832, section 5.3).
 - Descriptor-conditioned QD score: the same sum for the conditioned actor, with each elite's descriptor as a target.
@@ -21,7 +22,7 @@ import torch
 
 from qdrl.analysis.conditioned import ConditionedPolicy
 from qdrl.analysis.decode import champion_genome, genomes_of, normalization_of, task_of
-from qdrl.archives.statistics import EpisodeStatistics, episode_statistics
+from qdrl.archives.statistics import EpisodeStatistics, Offsets, episode_statistics
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.evaluation import usable
@@ -42,15 +43,15 @@ class Reevaluation:
         target: `(n, d)` target descriptors.
         fitness: `(n, repeats)`; NaN for a failed episode.
         descriptor: `(n, repeats, d)` reached descriptors; NaN for a failed episode.
-        env_steps: number of control steps of all episodes.
-        qd_offset: of the archive.
+        steps: `(n, repeats)` control steps.
+        offsets: of the archive's QD score.
     """
 
     target: np.ndarray
     fitness: np.ndarray
     descriptor: np.ndarray
-    env_steps: int
-    qd_offset: float
+    steps: np.ndarray
+    offsets: Offsets
 
     @property
     def failed(self) -> int:
@@ -58,16 +59,25 @@ class Reevaluation:
         return int(np.isnan(self.fitness).sum())
 
     @property
+    def env_steps(self) -> int:
+        """Number of control steps of all episodes."""
+        return int(self.steps.sum())
+
+    @property
     def mean_fitness(self) -> np.ndarray:
-        """Mean over the repeats, `(n,)`; `qd_offset`, whose score is 0, if all of them failed."""
+        """Mean over the repeats, `(n,)`; NaN if all of them failed."""
         worked = ~np.isnan(self.fitness)
-        total = np.where(worked, self.fitness, 0.0).sum(1)
-        return np.where(worked.any(1), total / np.maximum(worked.sum(1), 1), self.qd_offset)
+        return np.where(worked.any(1), _mean(self.fitness), np.nan)
 
     @property
     def qd_score(self) -> float:
-        """Sum of (mean fitness - qd_offset)."""
-        return float((self.mean_fitness - self.qd_offset).sum())
+        """Sum of mean scores; an elite whose episodes all failed adds 0."""
+        return float(_mean(self.offsets.scores(self.fitness, self.steps)).sum())
+
+    @property
+    def fitness_sum(self) -> float:
+        """Sum of mean fitness without any offset; an elite whose episodes all failed adds 0."""
+        return float(_mean(self.offsets.without(self.fitness, self.steps)).sum())
 
     @property
     def max_fitness(self) -> float:
@@ -227,7 +237,7 @@ def _reevaluate(
     count, streams = len(genomes), Streams(seed)
     fitness = np.full((count, repeats), np.nan)
     descriptor = np.full((count, repeats, len(archive.axes)), np.nan)
-    env_steps = 0
+    steps = np.zeros((count, repeats), np.int64)
     for repeat in range(repeats):
         seeds = streams.seeds(Purpose.REEVALUATION, repeat, range(count))
         for rows, normalization in _groups(archive, generations, count):
@@ -236,8 +246,14 @@ def _reevaluate(
             broken = (episodes.failed | ~usable(episodes.fitness, episodes.descriptor)).numpy()
             fitness[rows, repeat] = np.where(broken, np.nan, episodes.fitness.numpy())
             descriptor[rows, repeat] = np.where(broken[:, None], np.nan, episodes.descriptor.numpy())
-            env_steps += int(episodes.steps.sum())
-    return Reevaluation(target, fitness, descriptor, env_steps, archive.qd_offset)
+            steps[rows, repeat] = episodes.steps.numpy()
+    return Reevaluation(target, fitness, descriptor, steps, archive.offsets)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean of each row without NaN, `(n,)`; 0 for a row of NaN."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0.0).sum(1) / np.maximum(known.sum(1), 1)
 
 
 def _groups(

@@ -20,7 +20,7 @@ from torch import Tensor
 from qdrl.archives.base import FIELDS, Geometry, Insertion, Numbers, width_of
 from qdrl.archives.batches import allocate, cells_of, copy_rows, draw_cells, genomes_of_rows, read_batch, tensor_of
 from qdrl.archives.described import Described
-from qdrl.archives.statistics import Statistics, statistics
+from qdrl.archives.statistics import Offsets, Statistics, statistics
 
 
 class Archive:
@@ -31,6 +31,8 @@ class Archive:
         parameters: length of a genome.
         qd_offset: subtracted from every elite's fitness in the QD score; with a lower bound of fitness the score
             never decreases when a cell is filled.
+        step_offset: added in the QD score for every control step of an elite's episode; `add` then needs `steps`.
+        included_offset: see `qdrl.archives.statistics.Offsets`.
         dtype: of genomes; an archive of lineages holds one int64 number a genome.
         device: of genomes, fitness and descriptors.
     """
@@ -41,12 +43,14 @@ class Archive:
         parameters: int,
         *,
         qd_offset: float = 0.0,
+        step_offset: float = 0.0,
+        included_offset: float = 0.0,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
         self.geometry = geometry
         self.parameters = parameters
-        self.qd_offset = qd_offset
+        self.offsets = Offsets(qd_offset, step_offset, included_offset)
         self.device = torch.device(device)
         cells, dimensions = geometry.cells, len(geometry.lower)
         self.fitness = torch.full((cells,), -torch.inf, dtype=torch.float64, device=self.device)
@@ -77,11 +81,9 @@ class Archive:
 
     def statistics(self) -> Statistics:
         """Return coverage, QD score and fitness statistics of the present elites."""
-        return statistics(
-            self.fitness.index_select(0, self.occupied_cells).cpu().numpy(),
-            self.geometry.cells,
-            self.qd_offset,
-        )
+        cells, columns = self.occupied_cells, (self.fitness, self.fields["steps"])
+        fitness, steps = (column.index_select(0, cells).cpu().numpy() for column in columns)
+        return statistics(fitness, steps, self.geometry.cells, self.offsets)
 
     def add(
         self,
@@ -111,7 +113,7 @@ class Archive:
         """
         dimensions = self.descriptor.shape[1]
         shape: dict[str, Any] = {"parameters": self.parameters, "dimensions": dimensions, "device": self.device}
-        batch = read_batch(genomes, fitness, descriptor, valid, fields, **shape)
+        batch = read_batch(genomes, fitness, descriptor, valid, fields, offsets=self.offsets, **shape)
         insertion = self._compete(batch.fitness, batch.descriptor, batch.valid)
         accepted = insertion.accepted
         if len(accepted) == 0:

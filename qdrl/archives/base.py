@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from qdrl.archives.described import Described
-from qdrl.archives.statistics import Statistics
+from qdrl.archives.statistics import Offsets, Statistics
 
 Numbers = Tensor | ArrayLike
 """Array arguments of archives: a tensor, a numpy array, or numbers in nested sequences."""
@@ -23,6 +23,7 @@ FIELDS: dict[str, tuple[torch.dtype, float]] = {
     "emitter": (torch.int64, 0),
     "parent_cell": (torch.int64, -1),
     "n_evaluations": (torch.int64, 1),
+    "steps": (torch.float64, math.nan),
     "fitness_std": (torch.float64, math.nan),
     "descriptor_std": (torch.float64, math.nan),
 }
@@ -80,12 +81,12 @@ class AnyArchive(Protocol):
 
     Attributes:
         parameters: length of a genome.
-        qd_offset: subtracted from every elite's fitness in the QD score.
+        offsets: of the QD score.
         device: of the genomes.
     """
 
     parameters: int
-    qd_offset: float
+    offsets: Offsets
     device: torch.device
 
     @property

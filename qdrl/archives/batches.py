@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qdrl.archives.base import FIELDS, Numbers, width_of
+from qdrl.archives.statistics import Offsets
 from qdrl.evaluation import usable
 from qdrl.limits import MAGNITUDE
 
@@ -43,6 +44,7 @@ def read_batch(
     valid: Numbers | None,
     fields: Mapping[str, Numbers],
     *,
+    offsets: Offsets,
     parameters: int,
     dimensions: int,
     device: torch.device,
@@ -55,14 +57,17 @@ def read_batch(
         descriptor: `(rows, dimensions)`.
         valid: `(rows,)` bool; None if all rows are valid.
         fields: any of `qdrl.archives.base.FIELDS`.
+        offsets: of the archive's QD score, which may need the field `steps`.
         parameters: length of a genome.
         dimensions: axes of the descriptor.
         device: of the archive.
 
     Raises:
-        ValueError: shapes do not fit, a field is unknown, or a valid row's fitness or descriptor is not finite or
-            beyond 1e30.
+        ValueError: shapes do not fit, a field is unknown, a valid row's fitness or descriptor is not finite or beyond
+            1e30, or the QD score needs `steps`, which were left out.
     """
+    if offsets.uses_steps and "steps" not in fields:
+        raise ValueError(f"steps must be given, because the QD score uses them: {offsets}")
     batch = Batch(
         genomes if callable(genomes) else tensor_of(genomes, "genomes"),
         tensor_of(fitness, "fitness").to(device, torch.float64),

@@ -12,9 +12,10 @@ import numpy as np
 
 from qdrl.archives.axes import Axis
 from qdrl.archives.files import StoredArray
-from qdrl.archives.layout import COLUMNS, FORMAT_VERSION, META_JSON
+from qdrl.archives.layout import COLUMNS, FORMAT_VERSION, META_JSON, OFFSETS
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.parts import LINEAGE, NORMALIZER, actor_names
+from qdrl.archives.statistics import Offsets
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.strict_json import from_json, to_json
 
@@ -69,7 +70,7 @@ def _write_space(group: h5py.Group, archive: StoredArchive) -> None:
             "lower": np.array([axis.lower for axis in archive.axes], np.float64),
             "upper": np.array([axis.upper for axis in archive.axes], np.float64),
             "fitness_name": archive.fitness_name,
-            "qd_offset": archive.qd_offset,
+            **vars(archive.offsets),
             "emitters": list(archive.emitters),
         }
     )
@@ -143,9 +144,9 @@ def read_groups(file: Any, path: Path) -> StoredArchive:
         shape=tuple(int(n) for n in group["shape"]),
         centroids=file["archive/centroids"][:],
         fitness_name=str(group["fitness_name"]),
-        qd_offset=float(group["qd_offset"]),
+        offsets=Offsets(**{name: float(group.get(name, 0.0)) for name in OFFSETS}),
         emitters=tuple(str(name) for name in group["emitters"]),
-        elites={name: file["elites"][name][:] for name in COLUMNS},
+        elites=_read_columns(file["elites"]),
         history={name: values[:] for name, values in file["history"].items()},
         attributes=attributes,
         meta=meta,
@@ -156,6 +157,15 @@ def read_groups(file: Any, path: Path) -> StoredArchive:
         neighbours=int(group["neighbours"]) if "neighbours" in group else None,
         path=path,
     )
+
+
+def _read_columns(group: Any) -> dict[str, np.ndarray]:
+    """Return the columns of the elites; one that older files lack has the value that means "unknown"."""
+    count = len(group["cell"])
+    return {
+        name: group[name][:] if name in group else np.full(count, unknown, dtype)
+        for name, (dtype, unknown) in COLUMNS.items()
+    }
 
 
 def _read_lineages(group: Any) -> StoredLineages:

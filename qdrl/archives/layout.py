@@ -36,9 +36,12 @@ COLUMNS: dict[str, tuple[str, float | None]] = {
     "emitter": ("i4", 0),
     "parent_cell": ("i4", -1),
     "n_evaluations": ("i4", 1),
+    "steps": ("f8", np.nan),
     "fitness_std": ("f8", np.nan),
     "descriptor_std": ("f8", np.nan),
 }
+OPTIONAL_COLUMNS = ("steps",)  # files before 1.2 lack them
+OFFSETS = ("qd_offset", "step_offset", "included_offset")  # those but the first are optional
 KINDS = ("grid", "cvt", "novelty")
 META_JSON = ("config", "command", "packages", "task", "policy")
 _MOST_CELLS = 2**31  # cells are numbered by int32
@@ -58,6 +61,7 @@ _ATTRIBUTES = {
 }
 _ROOT_ATTRIBUTES = {"created_utc": "string", "qdrl_version": "string", "git_commit": "string"}
 _OPTIONAL_ATTRIBUTES = {"seed": "integer", "license": "string"}
+_OPTIONAL_OFFSETS = {"step_offset": "number", "included_offset": "number"}
 _LEAST = {"evaluation_seed": 0, "generation": 0, "parent_cell": -1, "n_evaluations": 1}
 
 
@@ -100,7 +104,8 @@ def _problems_of_the_layout(file: Any) -> list[str]:
         return [f"/{name}: missing" for name in missing]
     genomes = [f"lineage/{name}" for name in LINEAGE] if "elites/lineage" in file else ["genome"]
     expected = ["archive/centroids", *(f"meta/{name}" for name in META_JSON)]
-    expected += [f"elites/{name}" for name in (*COLUMNS, *genomes)]
+    columns = [name for name in COLUMNS if name not in OPTIONAL_COLUMNS or f"elites/{name}" in file]
+    expected += [f"elites/{name}" for name in (*columns, *genomes)]
     expected += [f"normalizer/{name}" for name in NORMALIZER if "normalizer" in file]
     expected += [f"actor/{name}" for name in (actor_names(file["actor"]) if "actor" in file else ())]
     expected += [f"champion/{shown(name)}" for name in file.get("champion", ())]
@@ -112,12 +117,13 @@ def _problems_of_attributes(file: Any) -> list[str]:
     problems = []
     for place, attributes, kinds in (
         ("/", file.attrs, _ROOT_ATTRIBUTES | _OPTIONAL_ATTRIBUTES),
-        ("/archive", file["archive"].attrs, _ATTRIBUTES),
+        ("/archive", file["archive"].attrs, _ATTRIBUTES | _OPTIONAL_OFFSETS),
     ):
         for name, kind in kinds.items():
             value = attributes.get(name)
             if value is None:
-                problems += [] if name in _OPTIONAL_ATTRIBUTES else [f"{place}: attribute {name} missing"]
+                optional = name in _OPTIONAL_ATTRIBUTES or name in _OPTIONAL_OFFSETS
+                problems += [] if optional else [f"{place}: attribute {name} missing"]
             elif not is_value(value, kind):
                 problems.append(f"{place}: attribute {name} must be {kind}, is {shown(repr(value))}")
     return problems
@@ -147,8 +153,9 @@ def _problems_of_cells(file: Any) -> list[str]:
         problems.append("/archive: descriptor_names is empty; an archive has at least one axis")
     elif not np.isfinite([lower, upper]).all() or not (lower < upper).all():
         problems.append(f"/archive: lower {lower.tolist()} must be finite and below upper {upper.tolist()}")
-    if not np.isfinite(attributes["qd_offset"]):
-        problems.append("/archive: attribute qd_offset must be finite")
+    problems += [
+        f"/archive: attribute {name} must be finite" for name in OFFSETS if not np.isfinite(attributes.get(name, 0.0))
+    ]
     if centroids.shape != (expected := (0 if kind == "novelty" else int(cells), dimensions)):
         problems.append(f"/archive/centroids: shape {centroids.shape}, expected {expected}")
     elif damage := dtype_problems(centroids, "/archive/centroids", "floats") or unreadable(
@@ -168,7 +175,8 @@ def _problems_of_elites(file: Any) -> list[str]:
     elites, attributes = file["elites"], file["archive"].attrs
     count, dimensions = (elites["cell"].shape or (-1,))[0], len(attributes["descriptor_names"])
     problems = []
-    for name in (*COLUMNS, *(("genome",) if "genome" in elites else ())):
+    columns = [name for name in COLUMNS if name in elites]
+    for name in (*columns, *(("genome",) if "genome" in elites else ())):
         place, shape = f"/elites/{name}", elites[name].shape
         width = dimensions if name.startswith("descriptor") else max((0, *shape[-1:])) if name == "genome" else None
         expected = (count,) if width is None else (count, width)
@@ -185,9 +193,16 @@ def _problems_of_elites(file: Any) -> list[str]:
     problems += chain.from_iterable(not_finite(elites[name], f"/elites/{name}") for name in ("fitness", "descriptor"))
     if count and (emitter.min() < 0 or emitter.max() >= len(attributes["emitters"])):
         problems.append(f"/elites/emitter: must lie within 0..{len(attributes['emitters']) - 1}")
-    return problems + [
-        problem for name, least in _LEAST.items() for problem in below(elites[name], f"/elites/{name}", least)
-    ]
+    problems += [problem for name, least in _LEAST.items() for problem in below(elites[name], f"/elites/{name}", least)]
+    return problems + _problems_of_steps(elites, attributes)
+
+
+def _problems_of_steps(elites: Any, attributes: Any) -> list[str]:
+    """Return the problems of the episodes' lengths, which are unknown in older files."""
+    needed = any(attributes.get(name) for name in OFFSETS[1:])
+    if "steps" not in elites:
+        return ["/elites/steps: missing, although the QD score uses it"] if needed else []
+    return (not_finite(elites["steps"], "/elites/steps") if needed else []) + below(elites["steps"], "/elites/steps", 0)
 
 
 def _problems_of_tables(file: Any) -> list[str]:

@@ -18,7 +18,7 @@ from qdrl.archives.batches import allocate, copy_rows, draw_cells, genomes_of_ro
 from qdrl.archives.described import Described
 from qdrl.archives.entries import Entries
 from qdrl.archives.grid import bounds_in_words, check_bounds
-from qdrl.archives.statistics import Statistics, statistics
+from qdrl.archives.statistics import Offsets, Statistics, statistics
 
 
 class Unstructured:
@@ -56,6 +56,8 @@ class NoveltyArchive:
         rule: admits rows; all valid ones when left out.
         capacity: maximum number of stored entries, of which the oldest are dropped; unlimited when left out.
         qd_offset: subtracted from every entry's fitness in the QD score.
+        step_offset: added in the QD score for every control step of an entry's episode; `add` then needs `steps`.
+        included_offset: see `qdrl.archives.statistics.Offsets`.
         dtype: of genomes.
         device: of genomes; novelty is computed on the host.
 
@@ -74,6 +76,8 @@ class NoveltyArchive:
         rule: Rule | None = None,
         capacity: int | None = None,
         qd_offset: float = 0.0,
+        step_offset: float = 0.0,
+        included_offset: float = 0.0,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -85,7 +89,7 @@ class NoveltyArchive:
         self.k = k
         self.rule = All() if rule is None else rule
         self.capacity = capacity
-        self.qd_offset = qd_offset
+        self.offsets = Offsets(qd_offset, step_offset, included_offset)
         self.device = torch.device(device)
         self._entries = Entries(parameters, len(lower), capacity, dtype, self.device)
 
@@ -130,7 +134,8 @@ class NoveltyArchive:
 
     def statistics(self) -> Statistics:
         """Return fitness statistics and the QD score; coverage is NaN, because there are no cells."""
-        return statistics(self.fitness.cpu().numpy(), None, self.qd_offset)
+        fitness, steps = (self._entries.column(name).cpu().numpy() for name in ("fitness", "steps"))
+        return statistics(fitness, steps, None, self.offsets)
 
     def add(
         self,
@@ -152,7 +157,7 @@ class NoveltyArchive:
         """
         dimensions = len(self._bounds[0])
         shape: dict[str, Any] = {"parameters": self.parameters, "dimensions": dimensions, "device": self.device}
-        batch = read_batch(genomes, fitness, descriptor, valid, fields, **shape)
+        batch = read_batch(genomes, fitness, descriptor, valid, fields, offsets=self.offsets, **shape)
         accepted = self._admitted(batch.descriptor, batch.valid)
         cells = self._entries.added + torch.arange(len(accepted), device=self.device)
         if len(accepted):

@@ -99,7 +99,7 @@ def without_genomes(
         shape=geometry.shape,
         centroids=geometry.centroids,
         fitness_name="fitness" if task is None else task.spec.fitness_name,
-        qd_offset=archive.qd_offset,
+        offsets=archive.offsets,
         emitters=tuple(f"emitter {number}" for number in range(int(columns["emitter"].max(initial=0)) + 1)),
         elites=columns,
         meta=meta,

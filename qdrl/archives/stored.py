@@ -14,7 +14,7 @@ from qdrl.archives.axes import Axis
 from qdrl.archives.files import open_hdf5
 from qdrl.archives.lineages import StoredLineages
 from qdrl.archives.novelty import novelty
-from qdrl.archives.statistics import Statistics, statistics
+from qdrl.archives.statistics import Offsets, Statistics, statistics
 from qdrl.errors import UserError
 
 
@@ -28,7 +28,7 @@ class StoredArchive:
         shape: cells along each axis of a grid; `(cells,)` for cvt; the number of entries added so far for novelty.
         centroids: `(cells, d)` float64; `(0, d)` for novelty.
         fitness_name: what fitness measures, with its unit.
-        qd_offset: subtracted from each elite's fitness in the QD score.
+        offsets: of the QD score.
         emitters: emitter names; `elites["emitter"]` indexes this tuple.
         elites: `(n, ...)` columns by name, ordered by cell, without genomes.
         history: `(generations,)` metrics by name.
@@ -54,7 +54,7 @@ class StoredArchive:
     shape: tuple[int, ...]
     centroids: np.ndarray
     fitness_name: str
-    qd_offset: float
+    offsets: Offsets
     emitters: tuple[str, ...]
     elites: dict[str, np.ndarray]
     history: dict[str, np.ndarray] = field(default_factory=dict)
@@ -90,7 +90,8 @@ class StoredArchive:
 
     def statistics(self) -> Statistics:
         """Return coverage, QD score and fitness statistics, from the stored fitness."""
-        return statistics(self.elites["fitness"], None if self.unstructured else self.cells, self.qd_offset)
+        cells = None if self.unstructured else self.cells
+        return statistics(self.elites["fitness"], self.elites.get("steps", np.array(np.nan)), cells, self.offsets)
 
     def mean_novelty(self) -> float:
         """Return the mean novelty of the entries of a novelty archive, each among the others.

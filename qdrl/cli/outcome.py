@@ -42,7 +42,7 @@ def show(outcome: Outcome) -> None:
     lines = {
         "archive": outcome.archive,
         **_filling(archive),
-        "QD score": f"{statistics.qd_score:.6g} (offset {archive.qd_offset:g})",
+        "QD score": f"{statistics.qd_score:.6g} ({archive.offsets}; {statistics.fitness_sum:.6g} without it)",
         "best fitness": f"{statistics.max_fitness:.6g}",
         **_champion(archive),
     }

@@ -88,7 +88,7 @@ def _describe(name: str, *, as_json: bool) -> None:
     lines = {
         "task": task["name"],
         "": task["summary"],
-        "fitness": f"{task['fitness_name']} (maximised; QD score offset {task['qd_offset']:g})",
+        "fitness": f"{task['fitness_name']} (maximised; QD score: {_offsets(task)})",
         "descriptor": "\n            ".join(_axis(axis) for axis in task["axes"]),
         "episode": f"at most {task['episode_length']} steps",
         "observation": f"{task['observation']} = {task['observation_size']}" if task["observation_size"] else "none",
@@ -163,6 +163,12 @@ def _print_table(tasks: list[dict[str, Any]]) -> None:
 
 def _axis(axis: dict[str, Any]) -> str:
     return f"{axis['name']} [{axis['unit']}] in {axis['lower']:g}..{axis['upper']:g}"
+
+
+def _offsets(task: dict[str, Any]) -> str:
+    from qdrl.archives.statistics import Offsets
+
+    return str(Offsets(task["qd_offset"], task["step_offset"], task["included_offset"]))
 
 
 def _offset(task: dict[str, Any]) -> str:

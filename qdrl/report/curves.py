@@ -37,6 +37,11 @@ def figure_of_curves(archive: StoredArchive) -> Figure:
         plot_curve(archive, "coverage", filling, label="coverage")
     filling.set_ylim(bottom=0)
     plot_curve(archive, "qd_score", qd_score, label="QD score")
+    if not np.array_equal(archive.history.get("fitness_sum", archive.history["qd_score"]), archive.history["qd_score"]):
+        plot_curve(archive, "fitness_sum", qd_score, label="QD score")
+        for line, name in zip(qd_score.lines, ("with offset", "without"), strict=True):
+            line.set_label(name)
+        qd_score.legend(frameon=False, fontsize=7.5, labelcolor=INK, loc="best")
     qd_score.yaxis.set_major_formatter(EngFormatter(sep=""))
     drawn = [metric for metric in _LINES if metric in archive.history or metric == "max_fitness"]
     for metric in drawn:

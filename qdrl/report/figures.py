@@ -50,12 +50,18 @@ def summary_of(archive: StoredArchive) -> tuple[str, ...]:
     if archive.unstructured:
         spread = f"mean novelty {archive.mean_novelty():.3g}", f"best {now.max_fitness:.4g}"
         return f"{now.elites:,} entries", *(spread if now.elites > 1 else ())
-    score = f"{now.qd_score:,.0f}" if abs(now.qd_score) >= 1000 else f"{now.qd_score:.4g}"
+    score = _score(now.qd_score)
+    if now.qd_score != now.fitness_sum:
+        score += f", {_score(now.fitness_sum)} without offset"
     return (
         f"{now.elites:,} elites in {archive.cells:,} cells",
         f"coverage {now.coverage:.3g}",
         f"QD score {score}",
     )
+
+
+def _score(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

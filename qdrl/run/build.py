@@ -111,4 +111,6 @@ def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineag
         device=device,
         seed=experiment.seed,
     )
-    return build_archive(experiment.archive, request)
+    archive = build_archive(experiment.archive, request)
+    archive.offsets = spec.offsets  # users' own kinds need not pass them on
+    return archive

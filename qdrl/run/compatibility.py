@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from qdrl.archives.stored import StoredArchive
 from qdrl.archives.strict_json import from_json, to_json
 from qdrl.config import Experiment
@@ -33,6 +35,7 @@ def refuse_another_experiment(before: Mapping[str, Any], experiment: Experiment,
         )
     for table in sorted({*before, *now} - {"run", "compute", "license"}):
         old, new = before.get(table), now.get(table)
+        old = _with_later_settings(old, new, getattr(experiment, table, None))
         if table == "task" and isinstance(old, dict) and isinstance(new, dict) and _made_later(old, new):
             old = old | {"name": new.get("name")}
         if to_json(_ordered(old)) != to_json(_ordered(new)):  # NaN equals itself there
@@ -82,6 +85,24 @@ def notes_on_code(names: Sequence[str]) -> list[str]:
         f"the source of {', '.join(names)} has changed since the run was saved: earlier and later elites are evaluated"
         " by different code"
     ]
+
+
+def _with_later_settings(old: Any, new: Any, settings: Any) -> Any:
+    """Return a stored table with the settings that a later version added, where the experiment has their defaults.
+
+    Args:
+        old: the table in the file.
+        new: the table of the experiment that continues.
+        settings: the same as an instance of its settings class.
+    """
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(settings, BaseModel)):
+        return old
+    chosen = settings.model_dump(exclude_defaults=True)
+    later = {name: value for name, value in new.items() if name not in old and name not in chosen}
+    known = {
+        name: _with_later_settings(value, new.get(name), getattr(settings, name, None)) for name, value in old.items()
+    }
+    return {**known, **later}
 
 
 def _made_later(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -74,6 +74,7 @@ def _own_metrics(parts: Parts, evaluation: Evaluation, history: History, seconds
         "elites": statistics.elites,
         "coverage": statistics.coverage,
         "qd_score": statistics.qd_score,
+        "fitness_sum": statistics.fitness_sum,
         "max_fitness": statistics.max_fitness,
         "mean_fitness": statistics.mean_fitness,
         "best_evaluated": float(best),

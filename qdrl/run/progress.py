@@ -86,8 +86,8 @@ class Progress:
         filling = f"entries {row['elites']}" if isnan(row["coverage"]) else f"coverage {row['coverage']:.3f}"
         return (
             f"generation {row['generation']:.0f}  evaluations {row['evaluations']:.0f}  {speed:.0f}/s  "
-            f"{filling}  QD score {row['qd_score']:.6g}  best {row['max_fitness']:.5g}  "
-            f"failed {row['failed']:.0f}  left {self._time_left(row, elapsed)}"
+            f"{filling}  QD score {row['qd_score']:.6g} ({row['fitness_sum']:.6g} without offset)  "
+            f"best {row['max_fitness']:.5g}  failed {row['failed']:.0f}  left {self._time_left(row, elapsed)}"
         )
 
     def _time_left(self, row: Mapping[str, float], elapsed: float) -> str:

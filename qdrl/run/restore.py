@@ -120,6 +120,7 @@ def _load_state(parts: Parts, stored: StoredArchive, state: Mapping[str, Any]) -
     nodes = state["algorithm"]["nodes"] if parts.algorithm.holds_lineages else None
     genomes = stored.all_genomes() if nodes is None else nodes
     parts.archive.load_state_dict({**stored.elites, "genome": genomes, **state.get("archive", {})})
+    parts.archive.offsets = stored.offsets  # a run keeps the definition of its QD score, older than format 1.2 or not
     parts.algorithm.load_state_dict(state["algorithm"])
     if "task" in state:
         parts.task.load_state_dict(state["task"])
@@ -190,6 +191,7 @@ def _restore_elites(parts: Parts, folder: Path, *, accept_changed_code: bool) ->
     parts.algorithm.continue_from_elites(generation)
     try:
         parts.archive.load_state_dict({**stored.elites, "genome": stored.all_genomes()})
+        parts.archive.offsets = stored.offsets
         if stored.normalizer is not None:
             deviation = stored.normalizer["var"] * stored.normalizer["count"]
             parts.task.load_state_dict({**stored.normalizer, "deviation": deviation})

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qdrl.archives.axes import Axis
+from qdrl.archives.statistics import Offsets
 from qdrl.compute.arithmetic import PORTABLE, Arithmetic
 from qdrl.evaluation import Candidates, Evaluation
 from qdrl.physics.mjcf import ModelSource
@@ -69,6 +70,8 @@ class TaskSpec:
         fitness_name: What fitness measures, with its unit.
         episode_length: Control steps after which an episode is truncated; 1 for a function of the genome.
         qd_offset: Lower bound of fitness, which the QD score subtracts.
+        step_offset: Number that the QD score adds for every control step of an elite's episode.
+        included_offset: Number that every reward already contains, so that fitness has it once for every control step.
         reward_offset: Number that descriptor-conditioned critics add to each step's reward before they clip it at zero;
             None if the task has no such number; such critics then reject the task.
         observation: The observation in words.
@@ -90,6 +93,8 @@ class TaskSpec:
     episode_length: int
     qd_offset: float
     reward_offset: float | None
+    step_offset: float = 0.0
+    included_offset: float = 0.0
     observation: str = "none"
     observation_size: int = 0
     action_size: int = 0
@@ -144,6 +149,11 @@ class TaskSpec:
     def describe(self) -> dict[str, Any]:
         """Return all attributes as values that JSON can represent."""
         return asdict(self)
+
+    @property
+    def offsets(self) -> Offsets:
+        """Offsets of the QD score."""
+        return Offsets(self.qd_offset, self.step_offset, self.included_offset)
 
     @property
     def lower(self) -> list[float]:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from qdrl.analysis.conditioned import ConditionedPolicy
 from qdrl.analysis.reevaluate import Reevaluation, reevaluate_actor, reevaluate_elites
 from qdrl.archives.hdf5 import open_archive, validate, write_archive
+from qdrl.archives.statistics import Offsets
 from qdrl.archives.stored import StoredArchive
 from qdrl.cli import qdrl
 from qdrl.config import parse_experiment
@@ -218,11 +219,13 @@ def test_metrics_by_hand() -> None:
         target=np.array([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]),
         fitness=np.array([[1.0, 3.0], [4.0, np.nan], [np.nan, np.nan]]),
         descriptor=np.array([[[3.0, 4.0], [0.0, 1.0]], [[1.0, 3.0], [np.nan] * 2], [[np.nan] * 2] * 2]),
-        env_steps=7,
-        qd_offset=-10.0,
+        steps=np.array([[2, 4], [6, 1], [1, 1]]),
+        offsets=Offsets(-10.0, step_offset=0.5),
     )
-    assert found.mean_fitness.tolist() == [2.0, 4.0, -10.0]
-    assert found.qd_score == 12 + 14 + 0
+    np.testing.assert_array_equal(found.mean_fitness, [2.0, 4.0, np.nan])
+    assert found.qd_score == (1 + 10 + 1 + 3 + 10 + 2) / 2 + (4 + 10 + 3) + 0
+    assert found.fitness_sum == 2 + 4 + 0
+    assert found.env_steps == 15
     assert found.max_fitness == 4
     assert found.descriptor_error == pytest.approx((5 + 1 + 2) / 3)
     assert found.failed == 3

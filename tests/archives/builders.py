@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from qdrl.archives.axes import Axis
+from qdrl.archives.statistics import Offsets
 from qdrl.archives.stored import StoredArchive
 
 MJCF = "<mujoco model='toy'/>"
@@ -44,6 +45,7 @@ def small_archive(
         "emitter": draw.integers(0, 2, elites).astype(np.int32),
         "parent_cell": np.full(elites, -1, np.int32),
         "n_evaluations": np.ones(elites, np.int32),
+        "steps": draw.integers(1, 251, elites).astype(np.float64),
         "fitness_std": np.full(elites, np.nan),
         "descriptor_std": np.full((elites, dimensions), np.nan),
     }
@@ -53,7 +55,7 @@ def small_archive(
         shape=shape if kind == "grid" else shape[:1],
         centroids=places[:0] if kind == "novelty" else places,
         fitness_name="episode return",
-        qd_offset=-5.0,
+        offsets=Offsets(-5.0, 0.5),
         emitters=("iso_line", "gradient"),
         elites=columns,
         history=history(generations),

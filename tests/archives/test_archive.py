@@ -377,10 +377,31 @@ def test_empty_batches_and_archives_have_statistics():
 def test_statistics_are_those_of_the_current_elites():
     archive = Archive(Grid([0], [4], [4]), PARAMETERS, qd_offset=-10)
     archive.add(genomes(1, 2), floats(1, 2), in_cells(0, 2))
-    assert archive.statistics() == Statistics(2, 0.5, qd_score=23, max_fitness=2, mean_fitness=1.5)
+    assert archive.statistics() == Statistics(2, 0.5, qd_score=23, fitness_sum=3, max_fitness=2, mean_fitness=1.5)
     archive.add(genomes(3, 4), floats(-4, 5), in_cells(1, 2))
-    assert archive.statistics() == Statistics(3, 0.75, qd_score=32, max_fitness=5, mean_fitness=2 / 3)
+    assert archive.statistics() == Statistics(3, 0.75, qd_score=32, fitness_sum=2, max_fitness=5, mean_fitness=2 / 3)
     assert archive.occupied_cells.tolist() == [0, 1, 2]
+
+
+def test_the_qd_score_adds_an_offset_for_every_step_of_each_elite():
+    archive = Archive(Grid([0], [4], [4]), PARAMETERS, qd_offset=-1, step_offset=0.5)
+    archive.add(genomes(1, 2, 3), floats(1, 2, -9), in_cells(0, 2, 2), steps=[10, 4, 100])
+    assert archive.fields["steps"][archive.occupied_cells].tolist() == [10, 4]
+    found = archive.statistics()
+    assert found.qd_score == (1 + 1 + 0.5 * 10) + (2 + 1 + 0.5 * 4)
+    assert found.fitness_sum == 1 + 2
+    with pytest.raises(ValueError, match=r"steps must be given, .*: offset 0\.5 per step and -1 per elite"):
+        archive.add(genomes(4), floats(9), in_cells(1))
+    assert archive.statistics() == found
+
+
+def test_an_offset_that_fitness_contains_is_part_of_the_score_and_not_of_the_sum_without_it():
+    archive = Archive(Grid([0], [4], [4]), PARAMETERS, included_offset=0.5)
+    archive.add(genomes(1, 2), floats(6, 4), in_cells(0, 2), steps=[10, 4])
+    assert archive.statistics().qd_score == 6 + 4
+    assert archive.statistics().fitness_sum == (6 - 5) + (4 - 2)
+    with pytest.raises(ValueError, match=r"fitness contains 0\.5 per step"):
+        archive.add(genomes(4), floats(9), in_cells(1))
 
 
 @pytest.mark.parametrize("make", [grid_archive, cvt_archive])

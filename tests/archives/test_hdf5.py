@@ -41,7 +41,7 @@ def _inspected_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_same(read: StoredArchive, written: StoredArchive) -> None:
-    for name in ("axes", "kind", "shape", "neighbours", "fitness_name", "qd_offset", "emitters", "attributes", "meta"):
+    for name in ("axes", "kind", "shape", "neighbours", "fitness_name", "offsets", "emitters", "attributes", "meta"):
         assert getattr(read, name) == getattr(written, name), name
     np.testing.assert_array_equal(read.centroids, written.centroids)
     assert_same_arrays(read.elites, written.elites)

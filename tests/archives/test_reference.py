@@ -9,6 +9,7 @@ import pytest
 from qdrl.analysis.decode import arithmetic_of, task_of
 from qdrl.analysis.rerun import replay
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
+from qdrl.archives.statistics import Offsets
 from qdrl.policies.populations import LibraryPopulation
 
 REFERENCE = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"
@@ -35,6 +36,15 @@ def test_the_content_of_the_reference_archive_is_read_correctly() -> None:
     assert archive.meta["task"]["gymnasium"]["id"] == "Walker2d-v5"
     assert archive.meta["policy"]["layers"] == [17, 6, 6]
     assert archive.attributes["seed"] == 7
+
+
+def test_an_archive_of_format_1_0_keeps_its_score_and_gets_the_one_without_offset() -> None:
+    archive = open_archive(REFERENCE)
+    fitness, found = archive.elites["fitness"], archive.statistics()
+    assert archive.offsets == Offsets(qd_offset=-1.413 * 250)
+    assert found.qd_score == np.sum(fitness + 1.413 * 250) == archive.history["qd_score"][-1]
+    assert found.fitness_sum == np.sum(fitness)
+    assert np.isnan(archive.elites["steps"]).all()
 
 
 def test_its_genomes_fit_its_task_and_every_generation_has_statistics() -> None:

@@ -9,6 +9,7 @@ import torch
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.archives.registry import ARCHIVES, archive_kind, archive_settings, build_archive
 from qdrl.archives.settings import ArchiveRequest, GridSettings
+from qdrl.archives.statistics import Offsets
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
@@ -38,7 +39,7 @@ def test_a_built_in_kind_builds_an_empty_archive_of_that_kind(kind: str, options
     archive = build_archive(settings, REQUEST)
     assert len(archive) == 0
     assert archive.geometry.kind == kind
-    assert (archive.parameters, archive.qd_offset) == (3, -5.0)
+    assert (archive.parameters, archive.offsets) == (3, Offsets(-5.0))
     assert settings.most_elites == most
     assert settings.limited_by in type(settings).model_fields
     assert archive.geometry.lower.tolist() == [-1, -1]

@@ -9,6 +9,7 @@ import torch
 import qdrl
 from qdrl.archives.hdf5 import open_archive, validate
 from qdrl.archives.snapshot import snapshot
+from qdrl.archives.statistics import Offsets
 from qdrl.cli.archive.info import describe
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
@@ -40,7 +41,7 @@ def test_a_saved_archive_equals_the_file_of_the_run(tmp_path: Path, table: dict)
     assert expected.normalizer is not None
     for name, values in expected.normalizer.items():
         np.testing.assert_array_equal(stored.normalizer[name], values, err_msg=name)
-    for name in ("axes", "kind", "shape", "fitness_name", "qd_offset", "emitters", "neighbours"):
+    for name in ("axes", "kind", "shape", "fitness_name", "offsets", "emitters", "neighbours"):
         assert getattr(stored, name) == getattr(expected, name), name
     for name in ("task", "policy", "packages"):
         assert stored.meta[name] == expected.meta[name]
@@ -87,6 +88,6 @@ def test_an_archive_of_an_unnamed_task_has_generic_names_and_its_own_bounds() ->
     stored = snapshot(archive)
     assert [axis.label for axis in stored.axes] == ["descriptor 0", "descriptor 1"]
     assert [(axis.lower, axis.upper) for axis in stored.axes] == [(-1, 1), (0, 5)]
-    assert (stored.fitness_name, stored.qd_offset, len(stored)) == ("fitness", -2, 0)
+    assert (stored.fitness_name, stored.offsets, len(stored)) == ("fitness", Offsets(-2), 0)
     named = snapshot(archive, qdrl.make_task("arm", parameters=8))
     assert [(axis.name, axis.lower, axis.upper) for axis in named.axes] == [("gripper x", -1, 1), ("gripper y", 0, 5)]

@@ -11,6 +11,7 @@ import pytest
 
 from qdrl.archives.hdf5 import content_digest, open_archive, validate
 from qdrl.archives.seals import write_seal
+from qdrl.archives.statistics import Offsets
 from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
@@ -220,6 +221,44 @@ def test_an_old_run_is_continued_in_the_arithmetic_of_its_files(run: Path) -> No
     assert load(run).task.spec.arithmetic == "blas"
     resume(run, OneProcess(), overrides=MORE, progress=False)
     assert open_archive(run).meta["task"]["arithmetic"] == "blas"
+
+
+def as_before_format_1_2(path: Path) -> None:
+    """Remove what format 1.2 added for the QD score, and a setting that a later version could have added."""
+    file: Any = h5py.File(path, "r+")
+    with file:
+        del file["elites/steps"], file["history/fitness_sum"]
+        attributes = file["archive"].attrs
+        del attributes["step_offset"], attributes["included_offset"]
+        attributes["qd_offset"] = -1.413 * 20
+        config = json.loads(file["meta/config"].asstr()[()])
+        del config["task"]["offset_in_fitness"], config["algorithm"]["initial_generations"], file["meta/config"]
+        file["meta/config"] = json.dumps(config)
+    write_seal(path)
+
+
+def test_a_run_of_an_older_format_is_continued_with_its_definition_of_the_qd_score(tmp_path: Path) -> None:
+    walker = {
+        "task": {"name": "walker2d_uni", "episode_length": 20},
+        "policy": {"hidden_sizes": [4]},
+        "archive": {"kind": "grid", "shape": [4, 4]},
+        "algorithm": {"name": "map_elites", "batch_size": 4},
+        "run": {"generations": 2},
+    }
+    run = tmp_path / "run"
+    start(parse_experiment({**ARM, **walker}), OneProcess(), folder=run, progress=False)
+    assert open_archive(run).offsets == Offsets(step_offset=1.413)
+    as_before_format_1_2(run / "checkpoint.h5")
+    resume(run, OneProcess(), overrides=["run.generations=3"], progress=False)
+    stored = open_archive(run)
+    assert validate(run / "archive.h5") == []
+    assert stored.offsets == Offsets(qd_offset=-1.413 * 20)
+    assert stored.statistics().qd_score == np.sum(stored.elites["fitness"] + 1.413 * 20)
+    assert np.isnan(stored.history["fitness_sum"][:2]).all()
+    assert stored.history["fitness_sum"][2] == np.sum(stored.elites["fitness"])
+    edit_meta(run / "checkpoint.h5", "config", {"algorithm": {"name": "map_elites", "batch_size": 8}})
+    with pytest.raises(UserError, match=r"config\.toml differs from the checkpoint in 'algorithm'"):
+        resume(run, OneProcess(), overrides=["run.generations=4"], progress=False)
 
 
 def test_a_resumed_run_keeps_versions_and_commits_of_its_earlier_jobs(run: Path) -> None:

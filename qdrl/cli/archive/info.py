@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qdrl.archives.stored import StoredArchive
 
 _ORIGIN = ("created_utc", "qdrl_version", "git_commit", "seed", "license")
+_OFFSETS = ("qd_offset", "step_offset", "included_offset")
 _CHANGES = {"inexact_from": "continued inexactly from generation", "code_changed_from": "code changed from generation"}
 
 
@@ -57,7 +58,7 @@ def describe(stored: "StoredArchive") -> dict[str, Any]:
         "shape": stored.shape,
         "axes": axes_of(stored),
         "fitness_name": stored.fitness_name,
-        "qd_offset": stored.qd_offset,
+        **vars(stored.offsets),
         "statistics": vars(stored.statistics()),
         "best": _best(stored),
         "novelty": _novelty(stored),
@@ -172,8 +173,8 @@ def _print_sections(facts: dict[str, Any]) -> None:
     places = {"cells": facts["cells"], "shape": shape} if facts["novelty"] is None else facts["novelty"]
     print_facts("Archive", {"kind": facts["kind"], **_spaced(places)})
     print_table(["descriptor axis", "unit", "lower", "upper"], [list(axis.values()) for axis in facts["axes"]])
-    fitness = {"fitness": facts["fitness_name"], "qd_offset": facts["qd_offset"]}
-    print_facts("Statistics", fitness | _spaced(facts["statistics"]))
+    offsets = {name: facts[name] for name in _OFFSETS}
+    print_facts("Statistics", {"fitness": facts["fitness_name"]} | _spaced(offsets | facts["statistics"]))
     print_facts("Best elite", facts["best"] or {"cell": None})
     print_facts("Elites by emitter", facts["elites_by_emitter"])
     print_facts("Last generation", facts["history"] or {"history": None})
@@ -195,7 +196,7 @@ def _origin_in_words(origin: dict[str, Any]) -> dict[str, Any]:
 
 def _short(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the facts without nested ones and those printed elsewhere; --json has all of them."""
-    elsewhere = ("axes", "fitness_name", "qd_offset")
+    elsewhere = ("axes", "fitness_name", *_OFFSETS)
     return {name: v for name, v in facts.items() if name not in elsewhere and not isinstance(v, dict)}
 
 

@@ -36,10 +36,11 @@ def command(
 ) -> None:
     """Evaluate elites, actor and champion again, to correct QD score, descriptor errors and the champion's fitness.
 
-    Prints the corrected QD score, the best mean fitness and the descriptor error of the elites. The error is the mean
-    distance between target and reached descriptors. The conditioned actor gets the elites' descriptors as targets, and
-    the centroids of their cells where there are cells. Of a champion it prints mean, standard deviation, median, lowest
-    and highest fitness over held-out episodes, beside the stored ones. No training evaluation used their seeds.
+    Prints the corrected QD score, the same sum without any offset, the best mean fitness and the descriptor error of
+    the elites. The error is the mean distance between target and reached descriptors. The conditioned actor gets the
+    elites' descriptors as targets, and the centroids of their cells where there are cells. Of a champion it prints
+    mean, standard deviation, median, lowest and highest fitness over held-out episodes, beside the stored ones. No
+    training evaluation used their seeds.
 
     ARCHIVE is an archive file or a run folder.
 
@@ -70,12 +71,13 @@ def worth_of(stored: Any, repeats: int, seed: int, *, allow_code: bool = False, 
     from qdrl.analysis.reevaluate import Reevaluation, reevaluate_actor, reevaluate_elites
 
     def measured(found: Reevaluation) -> dict[str, float | None]:
-        names = ("qd_score", "max_fitness", "descriptor_error", "failed", "env_steps")
+        names = ("qd_score", "fitness_sum", "max_fitness", "descriptor_error", "failed", "env_steps")
         return {name: getattr(found, name) for name in names}
 
     how: dict[str, Any] = {"repeats": repeats, "seed": seed, "allow_code": allow_code, "code_from": code_from}
     statistics = stored.statistics()
-    known = {"qd_score": statistics.qd_score, "max_fitness": statistics.max_fitness}
+    known = {"qd_score": statistics.qd_score, "fitness_sum": statistics.fitness_sum}
+    known |= {"max_fitness": statistics.max_fitness}
     facts: Facts = {
         "elites, run again": measured(reevaluate_elites(stored, **how)),
         "elites, as stored": {**known, "descriptor_error": None, "failed": None, "env_steps": None},

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from qdrl.archives.axes import Axis
+from qdrl.errors import UserError
 from qdrl.physics.mjcf import ModelSource
 from qdrl.tasks.settings import TaskSettings
 
@@ -33,6 +34,12 @@ class RobotSettings(TaskSettings):
     """Scale of the initial state's noise; the robot's own if left out, 0 for one fixed state."""
     time_in_observation: bool = False
     """Append the fraction of the episode left to the observation."""
+    reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
+    """Number that the QD score and descriptor-conditioned critics add to the reward of every control step; the
+    robot's own if left out."""
+    offset_in_fitness: bool = False
+    """Make fitness the sum of max(reward + `reward_offset`, 0) over the steps, as in the published code of PGA-, DCG-
+    and DCRL-MAP-Elites. Elites then compete by it, and all critics receive these rewards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,9 @@ class Behaviour:
         descriptor_reduction: "mean" averages `descriptor` over the steps of an episode, "last" takes the last one.
         noise: Scale of the initial state's noise, in m or rad and m/s or rad/s.
         hidden_positions: Number of leading positions that policies do not observe.
-        reward_offset: See `qdrl.tasks.base.TaskSpec`; None if rewards have no lower bound.
-        qd_offset: Lower bound of fitness; `-reward_offset * episode_length` if None, 0 without a reward offset.
+        reward_offset: See `qdrl.tasks.base.TaskSpec`; None if rewards have no lower bound. The QD score adds it for
+            every control step, unless `qd_offset` is set.
+        qd_offset: Lower bound of fitness, which the QD score then uses instead of `reward_offset`.
         gymnasium: Gymnasium environment with the same physics and reward; None if there is none.
     """
 
@@ -128,6 +136,24 @@ class Behaviour:
     def initial_noise(self) -> float:
         """Scale of the initial state's noise: the setting, or `noise` where it is left out."""
         return self.noise if self.settings.initial_noise is None else self.settings.initial_noise
+
+    @property
+    def offset(self) -> float | None:
+        """Reward offset: the setting, or `reward_offset` where it is left out."""
+        return self.reward_offset if self.settings.reward_offset is None else self.settings.reward_offset
+
+    @property
+    def shift(self) -> float | None:
+        """Number that is added to every reward before negative sums become zero; None if rewards stay as they are.
+
+        Raises:
+            UserError: The offset is to be part of fitness, but there is none.
+        """
+        if not self.settings.offset_in_fitness:
+            return None
+        if self.offset is None:
+            raise UserError(f"task.offset_in_fitness: {self.settings.name} has no offset, set task.reward_offset")
+        return self.offset
 
     def observation_text(self, model: Any) -> str:
         """Return the observation in words, without the fraction of the episode left."""

@@ -66,6 +66,13 @@ class LocomotionSettings(SettingsModel):
     reach: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     """Half the width of the square of final positions, in m; only of omni tasks."""
 
+    reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
+    """Number that the QD score and descriptor-conditioned critics add to the reward of every control step; the
+    task's own if left out."""
+    offset_in_fitness: bool = False
+    """Make fitness the sum of max(reward + `reward_offset`, 0) over the steps, as in the published code of PGA-, DCG-
+    and DCRL-MAP-Elites. Elites then compete by it, and all critics receive these rewards."""
+
     @model_validator(mode="after")
     def _check_options(self) -> "LocomotionSettings":
         defaults = DEFAULTS[self.name]
@@ -87,4 +94,6 @@ class LocomotionSettings(SettingsModel):
             healthy_reward=usual if self.healthy_reward is None else self.healthy_reward,
             time_in_observation=omni if self.time_in_observation is None else self.time_in_observation,
             reach=(self.reach or defaults.reach) if omni else None,
+            reward_offset=self.reward_offset,
+            offset_in_fitness=self.offset_in_fitness,
         )

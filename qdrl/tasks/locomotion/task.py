@@ -80,9 +80,7 @@ def make_robot_task(robot: Behaviour, setup: TaskSetup) -> EpisodicTask:
 
 
 def _spec(robot: Behaviour, model: mujoco.MjModel, observation_size: int, arithmetic: Arithmetic) -> TaskSpec:
-    settings, offset = robot.settings, robot.qd_offset
-    if offset is None:
-        offset = 0.0 if robot.reward_offset is None else -robot.reward_offset * settings.episode_length
+    settings = robot.settings
     observation = robot.observation_text(model)
     if settings.time_in_observation:
         observation += ", fraction of the episode left (1)"
@@ -90,18 +88,27 @@ def _spec(robot: Behaviour, model: mujoco.MjModel, observation_size: int, arithm
         name=settings.name,
         summary=robot.summary or str(type(robot).__doc__).partition("\n")[0],
         axes=robot.axes,
-        fitness_name=robot.fitness_name,
         episode_length=settings.episode_length,
-        qd_offset=offset,
-        reward_offset=robot.reward_offset,
         observation=observation,
         observation_size=observation_size,
         action_size=model.nu,
         initial_noise=robot.noise_text(),
         options=settings.model_dump(mode="json", exclude_none=True),
         arithmetic=arithmetic,
-        gymnasium=robot.gymnasium,
+        **_rewards(robot),
     )
+
+
+def _rewards(robot: Behaviour) -> dict[str, Any]:
+    """Return the attributes of `TaskSpec` that say what fitness is and which offsets belong to it."""
+    if (shift := robot.shift) is not None:
+        name = f"sum of max(reward + {shift:g}, 0) over the episode; without the offset: {robot.fitness_name}"
+        return {"fitness_name": name, "qd_offset": 0.0, "reward_offset": 0.0, "included_offset": shift}
+    offset = robot.offset
+    known = {"fitness_name": robot.fitness_name, "reward_offset": offset, "gymnasium": robot.gymnasium}
+    if robot.qd_offset is not None:
+        return known | {"qd_offset": robot.qd_offset}
+    return known | {"qd_offset": 0.0, "step_offset": offset or 0.0}
 
 
 def _check_model(robot: Behaviour, model: mujoco.MjModel) -> None:

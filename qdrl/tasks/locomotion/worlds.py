@@ -35,6 +35,7 @@ class LocomotionWorlds(EpisodeWorlds):
         self._robot = robot
         self._episode_length = robot.settings.episode_length
         self._shows_time = bool(robot.settings.time_in_observation)
+        self._shift = robot.shift
         self._averages = robot.descriptor_reduction == "mean"
         limits = torch.as_tensor(model.actuator_ctrlrange.copy(), device=physics.device)
         self._middle, self._half = native(limits.mean(1)), native((limits[:, 1] - limits[:, 0]) / 2)
@@ -92,6 +93,8 @@ class LocomotionWorlds(EpisodeWorlds):
             advance = progress - self._progress[:count]
             self._progress[:count] = progress
         reward = robot.reward(Step(state, self._control[:count], self.step_seconds, advance, healthy))
+        if self._shift is not None:
+            reward = (reward + self._shift).clip(0.0)
         if self._averages:
             self._total[:count] += robot.descriptor(state)
         terminated = self._never[:count] if healthy is None else torch.as_tensor(~healthy)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from qdrl.archives.statistics import Offsets
 from qdrl.errors import UserError
 from qdrl.streams import generator_from_seed
 from qdrl.tasks.episodic import EpisodicTask
@@ -22,6 +24,7 @@ from qdrl.tasks.locomotion.robots import ROBOTS
 from qdrl.tasks.locomotion.settings import LOCOMOTION_NAMES
 from qdrl.tasks.locomotion.worlds import LocomotionWorlds
 from qdrl.tasks.registry import make_task
+from tests.tasks.builders import candidates, first_genomes
 
 UNI = ("walker2d_uni", "halfcheetah_uni", "hopper_uni", "ant_uni", "humanoid_uni")
 OMNI = ("ant_omni", "anttrap_omni", "humanoid_omni")
@@ -135,8 +138,29 @@ def test_the_description_of_a_task_fits_its_worlds(name: str) -> None:
     assert worlds.observe(torch.ones(2, dtype=torch.int64)).shape == (2, task.spec.observation_size)
     assert (reward.dtype, terminated.dtype) == (torch.float64, torch.bool)
     assert worlds.descriptor(1, 1).shape == (len(task.spec.axes),)
-    assert task.spec.qd_offset == -(task.spec.reward_offset or 0.0) * task.spec.episode_length
+    assert task.spec.offsets == Offsets(step_offset=task.spec.reward_offset or 0.0)
     assert make_task(**task.spec.options).spec == task.spec
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.9])  # some rewards of these episodes are below -0.9
+def test_an_offset_in_fitness_is_added_to_every_reward_before_the_clip_at_zero(offset: float) -> None:
+    options: dict[str, Any] = {"episode_length": 40, "reward_offset": offset}
+    plain = locomotion("walker2d_uni", **options)
+    shifted = locomotion("walker2d_uni", **options, offset_in_fitness=True)
+    assert plain.spec.offsets == Offsets(step_offset=offset)
+    assert shifted.spec.offsets == Offsets(included_offset=offset)
+    assert (shifted.spec.reward_offset, shifted.spec.gymnasium) == (0.0, None)
+    rows = replace(candidates(first_genomes(plain, 6, scale=3.0)), wants_transitions=True)
+    before, after = plain.evaluate(rows), shifted.evaluate(rows)
+    assert before.transitions is not None
+    assert after.transitions is not None
+    assert torch.equal(before.descriptor, after.descriptor)
+    reward, row = before.transitions.reward, before.transitions.row
+    assert bool((reward + offset < 0).any())
+    lifted = (reward + offset).clamp(min=0)
+    torch.testing.assert_close(after.transitions.reward, lifted)
+    by_hand = torch.stack([lifted[row == index].double().sum() for index in range(6)])
+    torch.testing.assert_close(after.fitness, by_hand, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["walker2d_uni", "ant_uni"])

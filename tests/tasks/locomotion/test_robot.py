@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from qdrl.analysis.decode import task_of
 from qdrl.archives.hdf5 import content_digest, open_archive, write_archive
+from qdrl.archives.statistics import Offsets
 from qdrl.cli import qdrl
 from qdrl.config import load_experiment
 from qdrl.errors import UserError
@@ -63,6 +64,15 @@ def crawler(**options: Any) -> EpisodicTask:
     task = make_task("crawler:Crawler", policy={"hidden_sizes": (8,)}, **options)
     assert isinstance(task, EpisodicTask)
     return task
+
+
+def test_a_robot_without_an_offset_needs_one_to_have_it_in_fitness(folder: Path) -> None:
+    assert crawler().spec.offsets == Offsets()
+    with pytest.raises(
+        UserError, match=r"task.offset_in_fitness: crawler:Crawler has no offset, set task.reward_offset"
+    ):
+        crawler(offset_in_fitness=True)
+    assert crawler(offset_in_fitness=True, reward_offset=2.0).spec.offsets == Offsets(included_offset=2.0)
 
 
 def test_a_robot_is_run_and_rerun_from_its_archive_without_its_model_files(folder: Path) -> None:
