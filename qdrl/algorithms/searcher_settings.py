@@ -28,7 +28,8 @@ class ClipUp(SettingsModel):
     name: Literal["clipup"] = "clipup"
     max_speed: Positive = 0.15
     """Maximum Euclidean length of the velocity, a step of the mean. Toklu et al. use 0.015 for linear policies of
-    Walker2d and Humanoid, and 0.3 for LunarLander; 0.15 is the default of their script."""
+    Walker2d and Humanoid, and 0.3 for LunarLander; 0.15 is the default of their script. On Humanoid their outputs are
+    controls of at most 0.4, here fractions of it, so that the same length is 0.0375."""
     step_size: Positive | None = None
     """Euclidean length of the normalised gradient that is added to the velocity; half of `max_speed` by default, as in
     the paper. The authors' later script uses 0.75 of `max_speed` (their section 5.4)."""
@@ -68,7 +69,8 @@ class Pgpe(_Limits):
     optimizer: Annotated[ClipUp | Adam, Field(discriminator="name")] = ClipUp()
     """Optimiser of the mean."""
     initial_radius: Positive | None = None
-    """Euclidean norm of the initial standard deviations; 15 times ClipUp's `max_speed` by default."""
+    """Euclidean norm of the initial standard deviations; 15 times ClipUp's `max_speed` by default, as the authors'
+    script has it for Walker2d. For Humanoid it has 18 times."""
     initial_stdev: Positive | None = None
     """Initial standard deviation of each parameter, instead of `initial_radius`."""
     stdev_learning_rate: Positive = 0.1
