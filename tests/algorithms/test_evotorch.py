@@ -342,6 +342,49 @@ def test_one_update_uses_the_rows_of_all_its_generations() -> None:
     assert not torch.equal(rows[0], rows[1])
 
 
+@pytest.mark.parametrize("limits", [{"steps_per_update": 100}, {"steps_per_update": 1000, "max_rows": 2 * BATCH}])
+def test_updates_of_growing_populations_equal_those_of_evotorch(
+    evotorch: Any, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm, task = growing(**limits), make_task("sphere", parameters=LENGTH)
+    rows_of_update = 3 * BATCH if len(limits) == 1 else 2 * BATCH  # a row takes one step
+    seeds = iter(range(100))
+
+    def fill(distribution: Any, out: Tensor, *, generator: Any) -> None:
+        (seed,) = Streams(3).seeds(Purpose.SEARCHER, next(seeds), [0])
+        generator.generator.manual_seed(int(seed))
+        fill_in_pairs(distribution, out, generator=generator)
+
+    monkeypatch.setattr(evotorch.distributions.SymmetricSeparableGaussian, "_fill", fill)
+    problem = evotorch.Problem(
+        "max",
+        lambda rows: task.evaluate(candidates(rows.as_subclass(Tensor))).fitness,
+        solution_length=LENGTH,
+        initial_bounds=(-1, 1),
+        vectorized=True,
+        seed=0,
+    )
+    done: list[int] = []
+    problem.after_eval_hook.append(lambda batch: done.append(len(batch)) or {"total_interaction_count": sum(done)})
+    search = evotorch.algorithms.PGPE(
+        problem,
+        popsize=BATCH,
+        num_interactions=limits["steps_per_update"],
+        popsize_max=limits.get("max_rows"),
+        center_init=algorithm.mean,
+        radius_init=9.0,
+        center_learning_rate=0.3,
+        stdev_learning_rate=0.1,
+        optimizer_config={"max_speed": 0.6},
+    )
+    for update in range(5):
+        search.step()  # the first step draws only
+        assert len(search.population) == rows_of_update
+        np.testing.assert_allclose(algorithm.mean, search.status["center"], rtol=1e-5, atol=1e-6, err_msg=str(update))
+        advance(algorithm, rows_of_update // BATCH)
+    assert algorithm.generation == 5 * rows_of_update // BATCH
+
+
 def test_a_search_restored_within_an_update_continues_with_the_same_bits(tmp_path: Path) -> None:
     algorithm, restored = (growing(steps_per_update=4 * BATCH) for _ in range(2))
     advance(algorithm, 6)
