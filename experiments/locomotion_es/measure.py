@@ -91,7 +91,8 @@ def held_out_test(archive: StoredArchive, episodes: int, worlds: int) -> list[di
     seeds = Streams(int(archive.attributes["seed"])).held_out_seeds(episodes).tolist()
     genome, generation = champion_genome(archive), int((archive.champion or {})["generation"][0])
     usual, normalization = _bonus(archive), normalization_of(archive, generation)
-    returns, steps = {}, None
+    returns: dict[str, list[float]] = {}
+    steps: list[int] = []
     for name, bonus in {"without_bonus": 0.0, "with_bonus": usual}.items():
         task = task_of(with_bonus(archive, bonus), worlds)
         assert isinstance(task, EpisodicTask)

@@ -37,12 +37,13 @@ def main() -> None:
         return int(task.evaluate(rows).steps.sum())
 
     def single() -> int:
-        weights, lost = np.zeros((observed, controls), np.float32), True
+        weights = np.zeros((observed, controls), np.float32)
+        observation, _ = environment.reset()
         for _ in range(STEPS):
-            if lost:
+            action = np.asarray(observation, np.float32) @ weights
+            observation, _, terminated, truncated, _ = environment.step(action)
+            if terminated or truncated:
                 observation, _ = environment.reset()
-            observation, _, terminated, truncated, _ = environment.step(np.float32(observation) @ weights)
-            lost = terminated or truncated
         return STEPS
 
     tasks: dict[str, tuple[int, Callable[[], int]]] = {

@@ -21,7 +21,7 @@ archive only if the objective is novelty.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,14 @@ from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 _SPARE = 10_000  # growth of the tree, in nodes, below which it is never pruned
+
+
+class _Child(NamedTuple):
+    """Node of the parent, seed of the mutation or of the initial genome, and standard deviation of the mutation."""
+
+    parent: int
+    seed: int
+    sigma: float
 
 
 class DeepGa(Algorithm):
@@ -196,22 +204,21 @@ class DeepGa(Algorithm):
         numbers = [row // self.settings.episodes_per_child for row in rows]
         children = self._children(sorted(set(numbers)))
         planned = [children[number] for number in numbers]
-        parents, seeds, sigmas = ([child[part] for child in planned] for part in range(3))
-        return parents, seeds, sigmas, "mutation" if len(self.parents) else "random"
+        return *_columns(planned), "mutation" if len(self.parents) else "random"
 
-    def _children(self, numbers: Sequence[int]) -> dict[int, tuple[int, int, float]]:
-        """Return parent, seed and standard deviation by number of the child; the copy of the elite has the last one."""
+    def _children(self, numbers: Sequence[int]) -> dict[int, _Child]:
+        """Return the children by number; the copy of the elite has the last number."""
         sigma, noise = float(np.float32(self.settings.mutation.at(self._births))), self._decoder.noise
-        children: dict[int, tuple[int, int, float]] = {}
+        children: dict[int, _Child] = {}
         for number in numbers:
             generator = self.streams.generator(Purpose.MUTATION, self.generation, number)
             if len(self.parents) == 0:
-                children[number] = NO_PARENT, int(generator.integers(2**32)), 0.0
+                children[number] = _Child(NO_PARENT, int(generator.integers(2**32)), 0.0)
             elif number < self.settings.batch_size:
                 parent = int(self.parents[generator.integers(len(self.parents))])
-                children[number] = parent, noise.draw(generator, self.task.parameters), sigma
+                children[number] = _Child(parent, noise.draw(generator, self.task.parameters), sigma)
             elif (copied := self._copied()) is not None:
-                children[number] = copied, 0, 0.0
+                children[number] = _Child(copied, 0, 0.0)
         return children
 
     def _copied(self) -> int | None:
@@ -248,7 +255,7 @@ class DeepGa(Algorithm):
     def _add_children(self) -> np.ndarray:
         """Add the children to the tree and return their nodes; the copy of the elite is the elite's own node."""
         children = self._children(range(self.settings.batch_size))
-        nodes = self.ancestry.add(*zip(*children.values(), strict=True))
+        nodes = self.ancestry.add(*_columns(list(children.values())))
         copied = self._copied()
         return nodes if copied is None else np.append(nodes, copied)
 
@@ -311,6 +318,12 @@ class DeepGa(Algorithm):
             numbers[nodes] for nodes in (self.parents, self._candidates, self._ranked)
         )
         self._decoder.renumber(numbers)
+
+
+def _columns(children: Sequence[_Child]) -> tuple[list[int], list[int], list[float]]:
+    """Return parents, seeds and standard deviations of children."""
+    parents, seeds = [child.parent for child in children], [child.seed for child in children]
+    return parents, seeds, [child.sigma for child in children]
 
 
 def _best_first(scores: np.ndarray) -> np.ndarray:

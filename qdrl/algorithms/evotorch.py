@@ -209,7 +209,7 @@ class EvoTorch(Algorithm):
     def _fitness_of_mean(self) -> float:
         """Return the mean fitness of the rows of the current mean; NaN without any."""
         first = self.generation - self._waiting.generations  # the first one since the last update
-        champion = self.champion or {"generation": [-1]}
+        champion = self.champion or {"generation": np.array([-1])}
         return float(champion["fitness"].mean()) if int(champion["generation"][0]) == first else np.nan
 
     def _is_due(self) -> bool:

@@ -350,7 +350,7 @@ def test_with_the_novelty_objective_the_most_novel_children_are_parents(distance
 def test_novelty_by_squared_distances_ranks_children_otherwise() -> None:
     places = torch.zeros(24, 2, dtype=torch.float64)
     places[:4, 0] = torch.tensor([100.0, 100.5, 102.0, 200.0])  # far from each other; the 20 others are at 0
-    first = {}
+    first: dict[str, Any] = {}
     for distance in ("euclidean", "squared_euclidean"):
         algorithm, task = novelty_ga(distance=distance, parents=1)
         algorithm._entries.k = 4  # pyright: ignore[reportOptionalMemberAccess]

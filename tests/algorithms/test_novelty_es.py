@@ -129,6 +129,7 @@ def test_a_mean_is_selected_with_probability_proportional_to_its_novelty() -> No
 
 def test_rerolled_means_are_compared_with_the_whole_archive() -> None:
     algorithm, task = started(reroll_means=True)
+    stored = behaviours = np.empty(0)
     assert algorithm.batch_size == (3 + 3) * 2
     advance(algorithm, task)
     for _ in range(3):
