@@ -16,9 +16,8 @@ conditioned on descriptors. After a generation the learners add all transitions 
 and actor. They broadcast what `ask` needs: the parameters of critic and actor, and the minibatches of observations for
 the next policy gradients.
 
-With `probe_order = "after_children"` probes are a generation of their own: even generations are children, odd ones are
-probes, and training follows the probes. Probes are then networks with the actor's layers, into whose first biases the
-target is folded; these layers may differ from those of the policies.
+With `probe_order = "after_children"` even generations are children, and odd ones are probes, which training follows.
+Probes are then networks with the actor's layers, which may differ from the policies'.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,13 +89,11 @@ class CriticGuided(MapElites):
         }
         self.emitters = ("random", *(name for name, count in counts.items() if count))
         self.counts_actor_evaluations = settings.count_probes
-        self._probes_apart = settings.probe_order == "after_children" and settings.probe_rows > 0
-        probes = {"probe": counts.pop("probe")} if self._probes_apart else {}
+        probes = {"probe": counts.pop("probe")} if settings.probes_apart else {}
         self._dealt_to = [deal(some, self.emitters) for some in (counts, probes)]
         self.dimensions = len(task.spec.axes) if self.conditioned else 0
-        device = archive.device
-        self.learner = Learner(self._policy, self.dimensions, settings, streams, device)
-        self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient, device)
+        self.learner = Learner(self._policy, self.dimensions, settings, streams, archive.device)
+        self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient, archive.device)
         self._learned: TrainingResult = {}
 
     @classmethod
@@ -106,7 +103,7 @@ class CriticGuided(MapElites):
             rows=settings.batch_size + settings.probe_rows,
             gradient_rows=settings.gradient_rows,
             probe_rows=0 if settings.count_probes else settings.probe_rows,
-            generations=2 if settings.probe_order == "after_children" and settings.probe_rows else 1,
+            generations=1 + settings.probes_apart,
         )
 
     @property
@@ -199,13 +196,13 @@ class CriticGuided(MapElites):
 
     @property
     def _varies(self) -> bool:
-        turn = self.generation // 2 if self._probes_apart else self.generation
+        turn = self.generation // (1 + self.settings.probes_apart)
         return turn >= self._initial_generations and len(self.archive) > 0 and bool(self._learned)
 
     @property
     def _is_for_probes(self) -> bool:
         """Return whether the next generation is probes alone."""
-        return self._probes_apart and self.generation % 2 == 1 and len(self.archive) > 0
+        return self.settings.probes_apart and self.generation % 2 == 1 and len(self.archive) > 0
 
     @property
     def _dealt(self) -> np.ndarray:
@@ -257,9 +254,9 @@ class CriticGuided(MapElites):
     def _injected_actors(self, targets: np.ndarray) -> Tensor:
         """Return the actor with each of the targets `(rows, d)` folded into its biases, `(rows, parameters)`."""
         aims = self._scaled(torch.from_numpy(targets)).to(self.archive.device)
-        learned = self._learned.get("actor")  # before the first training, TD3's is the same on every rank
-        actor = self.learner.td3.actor[0] if learned is None else torch.from_numpy(learned).to(aims.device)
-        return inject(self._actor_shape, actor, aims)
+        if not self._learned:  # TD3's initial actor is the same on every rank
+            return inject(self._actor_shape, self.learner.td3.actor[0], aims)
+        return inject(self._actor_shape, torch.from_numpy(self._learned["actor"]).to(aims.device), aims)
 
     def _scaled(self, descriptors: Tensor) -> Tensor:
         """Return the descriptors scaled to [-1, 1] and cut there, `(rows, dimensions)`."""
@@ -268,7 +265,7 @@ class CriticGuided(MapElites):
     def _train(self, evaluation: Evaluation, shards: Sequence[Transitions], learners: Learners) -> TrainingResult:
         """Label this learner's transitions and train on them. Collective over the learners."""
         kept = [self._label(drop_nonfinite(transitions), evaluation) for transitions in shards]
-        trains = not self._probes_apart or self.generation % 2 == 1
+        trains = self.generation % 2 == 1 or not self.settings.probes_apart
         return self.learner.train(self.generation, kept, learners, trains=trains)
 
     def _label(self, transitions: Transitions, evaluation: Evaluation) -> LabelledTransitions:

@@ -52,9 +52,8 @@ def check_rows(settings: CriticGuidedSettings, policy: Mlp) -> None:
         UserError: there are more learners than rows, or an actor with other layers than the policies' is used as a
             genome or evaluated in the generation of the children.
     """
-    apart = settings.probe_order == "after_children" and settings.probe_rows
-    counts = [settings.batch_size, settings.probe_rows] if apart else [settings.batch_size + settings.probe_rows]
-    if settings.learners > (least := min(counts)):
+    children, probes = settings.batch_size, settings.probe_rows
+    if settings.learners > (least := min(children, probes) if settings.probes_apart else children + probes):
         raise UserError(f"algorithm.learners: at most {least} (rows of a generation), got {settings.learners}")
     actor = policy.resized(settings.critic.actor_hidden_sizes)
     if actor is policy:
@@ -65,7 +64,7 @@ def check_rows(settings: CriticGuidedSettings, policy: Mlp) -> None:
             f"algorithm.critic.actor_hidden_sizes: {found}, so that the actor is no genome: set actor_rows = 0 or equal"
             " sizes"
         )
-    if settings.probe_rows and not apart:
+    if probes and not settings.probes_apart:
         raise UserError(
             f"algorithm.critic.actor_hidden_sizes: {found}, so that probes need a generation of their own: set"
             " probe_order = 'after_children'"

@@ -43,6 +43,11 @@ class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     """Offset added to each reward before negative rewards become zero; the task's own offset by default. Rewards of
     unconditioned critics are left unchanged unless this is set."""
 
+    @property
+    def probes_apart(self) -> bool:
+        """Return whether probes are a generation of their own."""
+        return self.probe_order == "after_children" and self.probe_rows > 0
+
     @model_validator(mode="after")
     def _fits(self) -> "CriticGuidedSettings":
         if self.gradient_rows + self.actor_rows > self.batch_size:

@@ -213,12 +213,11 @@ def _archive(experiment: Experiment, task: Task) -> Need:
 
 def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
     """Return memory of a rank's genomes and of the networks of its worlds; lineages are decoded one at a time."""
-    settings = experiment.algorithm
     held = 0 if _algorithm(experiment).holds_lineages else rows
     worlds = min(experiment.compute.worlds, rows) if _has_policies(task) else 0
     keys = f"algorithm.batch_size, compute.worlds and {_of_genomes(task)} ({task.parameters:,} parameters)"
-    largest = max(task.parameters, _actor_parameters(settings, task) if isinstance(settings, LearningSettings) else 0)
-    return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * largest)
+    actor = _actor_parameters(experiment.algorithm, task) if _learns(experiment.algorithm) else 0
+    return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * max(task.parameters, actor))
 
 
 def _widths(settings: Any, task: Task) -> tuple[int, int, int]:
@@ -254,9 +253,8 @@ def _weights(*layers: int) -> int:
 
 
 def _actor_parameters(settings: Any, task: Task) -> int:
-    """Return the number of parameters of the actor for one fixed descriptor."""
-    sizes = settings.critic.actor_hidden_sizes
-    return _weights(task.spec.observation_size, *sizes, task.spec.action_size) if sizes else task.parameters
+    inputs, outputs, sizes = task.spec.observation_size, task.spec.action_size, settings.critic.actor_hidden_sizes
+    return _weights(inputs, *sizes, outputs) if sizes else task.parameters
 
 
 def _critics(settings: LearningSettings, task: Task) -> Need:
