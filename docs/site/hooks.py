@@ -25,6 +25,7 @@ def pages_from_elsewhere() -> dict[str, str]:
         "CHANGELOG.md": "changelog.md",
         "CONTRIBUTING.md": "contributing.md",
         "SECURITY.md": "security.md",
+        "experiments/README.md": "experiments/index.md",
     }
     for readme in sorted(ROOT.glob("experiments/*/README.md")):
         pages[f"experiments/{readme.parent.name}/README.md"] = f"experiments/{readme.parent.name}/index.md"
@@ -39,7 +40,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     sections: dict[str, list[Any]] = {title: entry for each in config.nav or [] for title, entry in each.items()}
     sections["Decisions"] += [f"decisions/{path.name}" for path in sorted(ROOT.glob("docs/decisions/0*.md"))]
     for page in pages_from_elsewhere().values():
-        if page.startswith("experiments/") and page.endswith("/index.md"):
+        if page.startswith("experiments/") and page.endswith("/index.md") and page != "experiments/index.md":
             sections["Experiments"].append({page.split("/")[1]: page})
     return config
 

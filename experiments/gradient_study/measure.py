@@ -1,17 +1,19 @@
 """Measure finished runs of a study and write its results as CSV; README.md has commands and costs.
 
 `results/<study>_values.csv` has one row per run, `_curves.csv` about sixty generations of each run, and `_elites.csv`
-the archive with the median QD score of each algorithm. Runs that are missing or not finished are left out and named.
+the archive with the median QD score of each algorithm. Runs that are missing are left out and named,
+and so are those that are not finished unless `--unfinished` is given.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from experiments.gradient_study.studies import DEFAULT, RESULTS, STUDIES, folder_of
 from experiments.reports import elite_rows, is_finished, write_rows
-from qdrl.analysis.reevaluate import Reevaluation, reevaluate_actor, reevaluate_elites
+from qdrl.analysis.reevaluate import reevaluate_actor, reevaluate_elites
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.stored import StoredArchive
 from qdrl.run.resume import load
@@ -25,18 +27,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="number of seeds, in place of each study's default")
     parser.add_argument("--runs", type=Path, default=Path("runs/gradient_study"), help="folder of the runs")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the CSV files")
+    parser.add_argument("--unfinished", action="store_true", help="measure runs that have not spent their budget, too")
     arguments = parser.parse_args()
+    ready = has_archive if arguments.unfinished else is_finished
     for name in arguments.studies:
-        measure(name, arguments.seeds or STUDIES[name].seeds, arguments.runs, arguments.output)
+        measure(name, arguments.seeds or STUDIES[name].seeds, arguments.runs, arguments.output, ready)
 
 
-def measure(study: str, seeds: int, runs: Path, output: Path) -> None:
-    """Write the three CSV files of a study."""
+def has_archive(folder: Path) -> bool:
+    return (folder / "archive.h5").is_file()
+
+
+def measure(study: str, seeds: int, runs: Path, output: Path, ready: Callable[[Path], bool]) -> None:
+    """Write the three CSV files of a study, from the runs that are ready."""
     values, curves, elites = [], [], []
     for algorithm in STUDIES[study].algorithms:
         folders = {seed: folder_of(runs, study, algorithm, seed) for seed in range(seeds)}
-        for seed in [seed for seed, folder in folders.items() if not is_finished(folder)]:
-            print(f"{folders.pop(seed)}: not finished, left out")
+        for seed in [seed for seed, folder in folders.items() if not ready(folder)]:
+            print(f"{folders.pop(seed)}: missing or not finished, left out")
         archives = {seed: open_archive(folder / "archive.h5") for seed, folder in folders.items()}
         for seed, archive in archives.items():
             key = {"algorithm": algorithm, "seed": seed}
@@ -57,11 +65,11 @@ def values_of(archive: StoredArchive) -> dict[str, float]:
         "evaluations": int(archive.history["evaluations"][-1]),
         "env_steps": int(archive.history["env_steps"][-1]),
         "qd_score": statistics.qd_score,
-        "fitness_sum": float(archive.elites["fitness"].sum()),
+        "fitness_sum": statistics.fitness_sum,
         "coverage": statistics.coverage,
         "max_fitness": statistics.max_fitness,
         "corrected_qd_score": again.qd_score,
-        "corrected_fitness_sum": fitness_sum(again),
+        "corrected_fitness_sum": again.fitness_sum,
         "descriptor_error": again.descriptor_error,
     }
     if archive.axes[0].unit == "m":  # the final position; standing still is the fitness optimum
@@ -72,19 +80,16 @@ def values_of(archive: StoredArchive) -> dict[str, float]:
             found["unchanged_reach"] = float(np.nanmean(np.linalg.norm(again.descriptor, axis=-1)) / stored)
     if archive.actor is not None and int(archive.actor["dimensions"]):
         actor = reevaluate_actor(archive)
-        found["actor_qd_score"], found["actor_fitness_sum"] = actor.qd_score, fitness_sum(actor)
+        found["actor_qd_score"], found["actor_fitness_sum"] = actor.qd_score, actor.fitness_sum
         found["actor_descriptor_error"] = actor.descriptor_error
-    return found
-
-
-def fitness_sum(episodes: Reevaluation) -> float:
-    """Return the sum of mean fitness over elites or targets of which an episode succeeded, without any offset."""
-    worked = ~np.isnan(episodes.fitness).all(1)
-    return float(np.nanmean(episodes.fitness[worked], axis=1).sum())
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def gradient_reach(run: Path) -> float:
-    """Return the mean distance from (0, 0) of the next generation's gradient children over that of their parents."""
+    """Return the mean distance from (0, 0) of the next generation's gradient children over that of their parents.
+
+    NaN if that generation has no gradient children, as every second one of `probe_order = "after_children"`.
+    """
     parts = load(run)
     candidates = parts.algorithm.ask()
     children = candidates.emitter == parts.algorithm.emitters.index("gradient")
@@ -97,19 +102,15 @@ def gradient_reach(run: Path) -> float:
 def curve_of(archive: StoredArchive) -> list[dict[str, object]]:
     """Return the scores of evenly spaced generations, the first and the last included."""
     history = archive.history
+    if "fitness_sum" not in history:  # before format 1.2, when fitness contained no offset
+        history = history | {"fitness_sum": history["mean_fitness"] * history["elites"]}
     last = len(history["env_steps"]) - 1
-    rows = []
-    for row in np.unique(np.linspace(0, last, CURVE_POINTS).round().astype(int)):
-        total = history["mean_fitness"][row] * history["elites"][row]
-        rows.append(
-            {
-                "env_steps": int(history["env_steps"][row]),
-                "qd_score": f"{history['qd_score'][row]:.7g}",
-                "fitness_sum": f"{total:.7g}",
-                "coverage": f"{history['coverage'][row]:.7g}",
-            }
-        )
-    return rows
+    shown = np.unique(np.linspace(0, last, CURVE_POINTS).round().astype(int))
+    scores = ("qd_score", "fitness_sum", "coverage")
+    return [
+        {"env_steps": int(history["env_steps"][row])} | {name: f"{history[name][row]:.7g}" for name in scores}
+        for row in shown
+    ]
 
 
 if __name__ == "__main__":

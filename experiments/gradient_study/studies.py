@@ -1,7 +1,7 @@
 """The studies: tasks, the settings of each algorithm, seeds, and what is measured."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,23 @@ class Study:
     """One task and the algorithms that run on it.
 
     Attributes:
-        base: path of the experiment file, relative to this folder; `{}` stands for the algorithm's name.
+        base: path of the experiment file, relative to this folder; `{}` stands for the file's stem.
         algorithms: the `[algorithm]` table of each algorithm; an empty one keeps the table of the file.
         changes: tables that replace those of the file.
         seeds: default number of seeds.
+        stems: stem of the experiment file by algorithm; the algorithm's name where left out.
     """
 
     base: str
     algorithms: dict[str, dict[str, Any]]
     changes: dict[str, dict[str, Any]]
     seeds: int
+    stems: dict[str, str] = field(default_factory=dict)
 
     def experiment(self, algorithm: str) -> dict[str, Any]:
         """Return the experiment of an algorithm, as in an experiment file."""
-        file = tomllib.loads((HERE / self.base.format(algorithm)).read_text(encoding="utf-8"))
+        stem = self.stems.get(algorithm, algorithm)
+        file = tomllib.loads((HERE / self.base.format(stem)).read_text(encoding="utf-8"))
         if table := self.algorithms[algorithm]:
             file["algorithm"] = {"name": algorithm, **table}
         return file | self.changes | {"name": "gradient_study"}
@@ -61,6 +64,13 @@ STUDIES = {
         {name: table | (NEAR if "critic" in table else {}) for name, table in SMALL.items()},
         {},
         seeds=10,
+    ),
+    "ant_omni_fixed_start": Study(
+        "../ant_omni/{}.toml",
+        {name: {} for name in LABELS},
+        {},
+        seeds=1,
+        stems={name: f"fixed_start_{name}" for name in LABELS} | {"dcg_map_elites": "dcg_gecco"},
     ),
     "ant_omni_paper": Study("../ant_omni/{}.toml", PAPER, {"run": PAPER_RUN, "task": {"name": "ant_omni"}}, seeds=2),
     "walker2d_uni_paper": Study(

@@ -64,7 +64,7 @@ def ends_figure(values: Rows, ends: Rows) -> Figure:
         axes.plot(*maze.start, "o", color="#e07b39", label="start")
         axes.plot(*maze.goal, "*", color="#d62728", markersize=12, label="goal")
         spent, nearest = int(run["evaluations"]), float(run["distance"])
-        axes.set_title(f"{words}, seed {seed}: {spent:,} evaluations, {nearest:.1f} units from the goal", fontsize=9)
+        axes.set_title(f"{words}, seed {seed}\n{spent:,} evaluations, {nearest:.1f} units from the goal", fontsize=9)
         axes.set_aspect("equal")
         axes.invert_yaxis()  # as in the papers
         axes.set_axis_off()
