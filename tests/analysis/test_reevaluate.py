@@ -214,6 +214,21 @@ def test_invalid_arguments_are_errors(archive: StoredArchive) -> None:
         reevaluate_elites(archive, repeats=0)
 
 
+def test_elites_of_a_fixed_initial_state_are_reproduced_exactly(tmp_path: Path) -> None:
+    ant = {"name": "ant_omni", "episode_length": 20, "initial_noise": 0.0}
+    plain = {"name": "map_elites", "batch_size": 8}
+    experiment = EXPERIMENT | {"task": ant, "algorithm": plain, "run": {"generations": 2}}
+    stored = open_archive(
+        start(parse_experiment(experiment), OneProcess(), folder=tmp_path / "run", progress=False).archive
+    )
+    found = reevaluate_elites(stored, repeats=2, seed=5)
+    assert found.descriptor_error == 0.0
+    np.testing.assert_array_equal(found.fitness, np.repeat(stored.elites["fitness"][:, None], 2, axis=1))
+    np.testing.assert_array_equal(found.steps, np.repeat(stored.elites["steps"][:, None], 2, axis=1))
+    statistics = stored.statistics()
+    assert (found.qd_score, found.fitness_sum) == (statistics.qd_score, statistics.fitness_sum)
+
+
 def test_metrics_by_hand() -> None:
     found = Reevaluation(
         target=np.array([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]),
