@@ -26,7 +26,7 @@ import h5py
 import mujoco
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from xxhash import xxh3_128
 
 from experiments.benchmarks.measure import line, take_turns
@@ -86,10 +86,11 @@ def rows_independent_of_batch() -> Results:
             alone = np.concatenate([product(left[row : row + 1], right[row : row + 1]) for row in range(64)])
             differ = sum(not np.array_equal(product(left[:size], right[:size]), alone[:size]) for size in sizes)
             found[f"{name}_128x{outputs}_differs"] = (differ, f"of {len(sizes)}")
+    arithmetics: dict[str, Arithmetic] = {"ours": PORTABLE, "blas": BLAS}
     for rows, layers in ((64, (17, 128, 128, 6)), (1, (17, 128, 128, 6)), (64, (17, 6, 6)), (1, (17, 6, 6))):
         sides = {
             f"{rows}_of_{'_'.join(map(str, layers))}_{name}": acting(rows, layers, arithmetic)
-            for name, arithmetic in (("ours", PORTABLE), ("blas", BLAS))
+            for name, arithmetic in arithmetics.items()
         }
         found |= timed(sides, calls=50)
     return found
@@ -101,7 +102,7 @@ def torch_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def acting(rows: int, layers: Sequence[int], arithmetic: Arithmetic) -> Callable[[], object]:
     """Return a call in which policies act once."""
-    policy = Mlp(layers[0], layers[-1], MlpSettings(hidden_sizes=layers[1:-1]), arithmetic)
+    policy = Mlp(layers[0], layers[-1], MlpSettings(hidden_sizes=tuple(layers[1:-1])), arithmetic)
     population = policy.population(rows)
     draw = np.random.default_rng(0)
     population.load(range(rows), torch.from_numpy(np.stack([policy.initial(draw) for _ in range(rows)])))
@@ -185,7 +186,7 @@ def cvt_masses() -> Results:
     points = np.random.default_rng(1).uniform(lower, upper, (1_000_000, 2))
     found: Results = {}
     for name, scale in (("scaled", upper), ("raw", np.ones(2))):
-        cells = cKDTree(centroids / scale).query(points / scale)[1]
+        cells = KDTree(centroids / scale).query(points / scale)[1]
         masses = np.bincount(np.asarray(cells), minlength=1024)
         found[f"deviation_of_masses_{name}"] = (float(masses.std() / masses.mean()), "of_mean")
     return found

@@ -100,7 +100,7 @@ def held_out_test(archive: StoredArchive, episodes: int, worlds: int) -> list[di
         returns[name], steps = run.fitness.tolist(), run.steps.tolist()
         task.close()
     return [
-        {"seed": seed, "steps": steps[row]} | {name: f"{values[row]:.6g}" for name, values in returns.items()}
+        {"seed": seed, "steps": steps[row], **{name: f"{values[row]:.6g}" for name, values in returns.items()}}
         for row, seed in enumerate(seeds)
     ]
 

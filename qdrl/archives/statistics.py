@@ -91,8 +91,8 @@ def statistics(fitness: np.ndarray, steps: np.ndarray, cells: int | None, offset
     coverage = float("nan") if cells is None else len(fitness) / cells
     if len(fitness) == 0:
         return Statistics(0, coverage, 0.0, 0.0, float("nan"), float("nan"))
-    sums = (float(np.sum(values(fitness, steps))) for values in (offsets.scores, offsets.without))
-    return Statistics(len(fitness), coverage, *sums, float(fitness.max()), float(fitness.mean()))
+    score, total = (float(np.sum(values(fitness, steps))) for values in (offsets.scores, offsets.without))
+    return Statistics(len(fitness), coverage, score, total, float(fitness.max()), float(fitness.mean()))
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ class WithoutLineages(MapElites):
 
 
 class WithoutBatchSize(MapElites):
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        del self.batch_size
+    @property
+    def batch_size(self) -> int:
+        raise AttributeError("batch_size")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_an_actor_of_other_layers_is_stored_and_evaluated_with_them(of_other_lay
     assert of_other_layers.normalizer is not None
     seen = torch.zeros(1, 11)
     mean, var = of_other_layers.normalizer["mean"], of_other_layers.normalizer["var"]
-    normalize_(seen, torch.from_numpy(mean).float(), deviation_of(var))
+    normalize_(seen, torch.from_numpy(mean).float(), deviation_of(var, 0.4), 1.5)
     np.testing.assert_allclose(policy.act(np.zeros(11), [0.35]), plain.act(seen)[0], atol=1e-6)
     found = reevaluate_actor(of_other_layers, repeats=2)
     assert found.fitness.shape == (len(of_other_layers), 2)

@@ -15,8 +15,8 @@ from qdrl.policies.populations import LibraryPopulation
 REFERENCE = Path(__file__).parents[2] / "archives" / "reference" / "walker2d_uni.h5"
 DIGEST = "6299a5a493a89dc0fba3d66f11c370ee196396956f4bb38edc98b90dadf20dd0"
 PORTABLE_DIGESTS = {
-    "walker2d_uni_portable": "1f30a41cba8421e325eeb36194b9981c521cb5039d2fbf4fd04e64c1420c6374",
-    "ant_uni_portable": "94bac11eaf9170cb280b605ca43a35fd4bf98e34aaad5ab9820d3b7e833ced00",
+    "walker2d_uni_portable": "df41dd38014994c18444f32c944d2ffefd67df91d87333beb786e191f78c48e5",
+    "ant_uni_portable": "6688c128102795fe6a46814eecc30e2486814fbe127b4b1ce4e5db54c592e398",
 }
 
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_p_values_without_ties_are_those_of_the_exact_test(ours: int, theirs: in
 def test_p_values_with_ties_are_those_of_all_splits_of_the_ranks(seed: int) -> None:
     random = np.random.default_rng(seed)
     values, others = random.integers(0, 4, 6), random.integers(1, 5, 7)
-    every_split = PermutationMethod(n_resamples=10_000)  # of 1,716 splits
+    every_split: Any = PermutationMethod(n_resamples=10_000)  # of 1,716 splits
     assert mann_whitney_p(values, others) == pytest.approx(mannwhitneyu(values, others, method=every_split).pvalue)
 
 

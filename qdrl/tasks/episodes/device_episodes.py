@@ -139,7 +139,9 @@ class DeviceEpisodes:
 
     def _normalized(self, observations: Tensor) -> Tensor:
         """Normalise observations in place if the policies normalise them."""
-        return normalize_(observations, *self._shift, self._clip) if self._normalizes else observations
+        if not self._normalizes:
+            return observations
+        return normalize_(observations, self._shift[0], self._shift[1], self._clip)
 
     def _update_moments(self, observations: Tensor) -> None:
         """Update mean and sum of squared deviations of the observations (Welford 1962)."""
