@@ -45,7 +45,7 @@ def name_of(archive: StoredArchive) -> str:
 
 
 def summary_of(archive: StoredArchive) -> tuple[str, ...]:
-    """Return elites, coverage and QD score; of a novelty archive entries, mean novelty and best fitness."""
+    """Return coverage and QD score; of a novelty archive entries, mean novelty and best fitness."""
     now = archive.statistics()
     if archive.unstructured:
         spread = f"mean novelty {archive.mean_novelty():.3g}", f"best {now.max_fitness:.4g}"
@@ -54,8 +54,7 @@ def summary_of(archive: StoredArchive) -> tuple[str, ...]:
     if now.qd_score != now.fitness_sum:
         score += f", {_score(now.fitness_sum)} without offset"
     return (
-        f"{now.elites:,} elites in {archive.cells:,} cells",
-        f"coverage {now.coverage:.3g}",
+        f"{now.elites:,} of {archive.cells:,} cells ({100 * now.coverage:.3g} %)",
         f"QD score {score}",
     )
 

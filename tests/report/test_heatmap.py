@@ -72,7 +72,7 @@ def test_the_plot_names_axes_units_task_and_fitness() -> None:
     assert axes.get_title(loc="left") == "toy"
     assert axes.get_xlim() == (0, 1)
     assert axes.get_ylim() == (-1, 2)
-    assert axes.texts[0].get_text().startswith("7 elites in 20 cells   coverage 0.35")
+    assert axes.texts[0].get_text().startswith("7 of 20 cells (35 %)   QD score ")
     assert axes.figure.axes[1].get_ylabel() == "episode return"
 
 
