@@ -177,7 +177,7 @@ def test_the_requeue_script_of_the_docs_starts_again_while_the_exit_code_is_75(t
 
 _DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/**/*.md", "archives/*.md", "experiments/*/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "archives/*.md", "experiments/*.md", "experiments/*/*.md")
     for path in ROOT.glob(pattern)
 )
 

@@ -78,6 +78,27 @@ def test_galleries_show_the_archives_of_median_score(values: Path) -> None:
         assert floats(own, "fitness").sum() == pytest.approx(float(run["fitness_sum"]), rel=1e-6)
 
 
+def test_the_figure_of_the_readme_is_drawn_from_the_quickstart(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.quickstart.figures", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    results = EXPERIMENTS / "quickstart" / "results"
+    assert (tmp_path / "quickstart.md").read_bytes() == (results / "quickstart.md").read_bytes()
+    assert (tmp_path / "walker2d_gaits.png").stat().st_size > 10_000
+    (run,) = read_rows(results / "quickstart_values.csv")
+    elites = read_rows(results / "quickstart_elites.csv")
+    assert floats(elites, "fitness").sum() == pytest.approx(float(run["fitness_sum"]), rel=1e-6)
+    assert (floats(elites, "steps") < 250).sum() == int(run["end_early"])
+    printed = (
+        f"({run['elites']} of {run['cells']} cells)",
+        f"{float(run['qd_score']):.6g}",
+        f"{float(run['max_fitness']):.6g}",
+    )
+    assert [each for each in printed if each not in (ROOT / "README.md").read_text()] == []
+    pages = ("docs/decisions/0008-reward-offsets.md", "experiments/quickstart/README.md")
+    for score in (f"{float(run[name]):,.0f}" for name in ("qd_score", "fitness_sum")):
+        assert [page for page in pages if score not in (ROOT / page).read_text()] == []
+
+
 # Numbers in prose
 
 _NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
