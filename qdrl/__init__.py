@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the types of the public names; keep equal to _PUBLIC
     from qdrl.archives.hdf5 import open_archive as open_archive
     from qdrl.archives.novelty import novelty as novelty
     from qdrl.archives.novelty_archive import NoveltyArchive as NoveltyArchive
+    from qdrl.archives.statistics import Offsets as Offsets
     from qdrl.archives.stored import StoredArchive as StoredArchive
     from qdrl.config import Experiment as Experiment
     from qdrl.engine import evolve as evolve
@@ -53,6 +54,7 @@ _PUBLIC = {
     "IsoLine": "qdrl.genomes.variation",
     "MapElites": "qdrl.algorithms.map_elites",
     "NoveltyArchive": "qdrl.archives.novelty_archive",
+    "Offsets": "qdrl.archives.statistics",
     "StoredArchive": "qdrl.archives.stored",
     "Streams": "qdrl.streams",
     "UserError": "qdrl.errors",

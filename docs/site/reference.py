@@ -14,7 +14,16 @@ from qdrl.settings.describe import Setting, as_markdown
 
 API_SECTIONS = {
     "Tasks": ("make_task", "check_task", "task_names"),
-    "Archives": ("Archive", "NoveltyArchive", "Grid", "CentroidalVoronoi", "open_archive", "StoredArchive", "novelty"),
+    "Archives": (
+        "Archive",
+        "NoveltyArchive",
+        "Grid",
+        "CentroidalVoronoi",
+        "open_archive",
+        "StoredArchive",
+        "Offsets",
+        "novelty",
+    ),
     "Algorithms": ("Algorithm", "MapElites", "IsoLine", "Gaussian", "Candidates", "Evaluation", "Streams"),
     "Runs": ("Experiment", "evolve", "UserError"),
     "Analysis": (

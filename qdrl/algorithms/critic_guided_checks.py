@@ -33,8 +33,13 @@ def reward_offset_of(task: Task, settings: CriticGuidedSettings, *, conditioned:
         conditioned: whether its critics take a descriptor as input.
 
     Raises:
-        UserError: the critics need an offset and there is none.
+        UserError: the critics need an offset and there is none, or rewards contain one already.
     """
+    if settings.reward_offset and task.spec.included_offset:
+        raise UserError(
+            f"algorithm.reward_offset: {settings.reward_offset:g} would be added to rewards that contain"
+            f" {task.spec.included_offset:g} by task.offset_in_fitness; leave it out"
+        )
     if settings.reward_offset is not None or not conditioned:
         return settings.reward_offset
     if task.spec.reward_offset is None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from qdrl.archives.base import FIELDS, Geometry, Insertion, Numbers, width_of
 from qdrl.archives.batches import allocate, cells_of, copy_rows, draw_cells, genomes_of_rows, read_batch, tensor_of
 from qdrl.archives.described import Described
-from qdrl.archives.statistics import Offsets, Statistics, statistics
+from qdrl.archives.statistics import NO_OFFSETS, Offsets, Statistics, statistics
 
 
 class Archive:
@@ -29,10 +29,8 @@ class Archive:
     Args:
         geometry: `Grid` or `CentroidalVoronoi`.
         parameters: length of a genome.
-        qd_offset: subtracted from every elite's fitness in the QD score; with a lower bound of fitness the score
-            never decreases when a cell is filled.
-        step_offset: added in the QD score for every control step of an elite's episode; `add` then needs `steps`.
-        included_offset: see `qdrl.archives.statistics.Offsets`.
+        offsets: of the QD score, `task.spec.offsets` for the archive of a task; none when left out. With an offset per
+            step, `add` needs `steps`.
         dtype: of genomes; an archive of lineages holds one int64 number a genome.
         device: of genomes, fitness and descriptors.
     """
@@ -42,15 +40,13 @@ class Archive:
         geometry: Geometry,
         parameters: int,
         *,
-        qd_offset: float = 0.0,
-        step_offset: float = 0.0,
-        included_offset: float = 0.0,
+        offsets: Offsets = NO_OFFSETS,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
         self.geometry = geometry
         self.parameters = parameters
-        self.offsets = Offsets(qd_offset, step_offset, included_offset)
+        self.offsets = offsets
         self.device = torch.device(device)
         cells, dimensions = geometry.cells, len(geometry.lower)
         self.fitness = torch.full((cells,), -torch.inf, dtype=torch.float64, device=self.device)

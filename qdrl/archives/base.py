@@ -81,7 +81,7 @@ class AnyArchive(Protocol):
 
     Attributes:
         parameters: length of a genome.
-        offsets: of the QD score.
+        offsets: of the QD score; set again when a run of older files is continued.
         device: of the genomes.
     """
 

@@ -18,7 +18,7 @@ from qdrl.archives.batches import allocate, copy_rows, draw_cells, genomes_of_ro
 from qdrl.archives.described import Described
 from qdrl.archives.entries import Entries
 from qdrl.archives.grid import bounds_in_words, check_bounds
-from qdrl.archives.statistics import Offsets, Statistics, statistics
+from qdrl.archives.statistics import NO_OFFSETS, Offsets, Statistics, statistics
 
 
 class Unstructured:
@@ -55,9 +55,8 @@ class NoveltyArchive:
         k: number of neighbours over which novelty is averaged.
         rule: admits rows; all valid ones when left out.
         capacity: maximum number of stored entries, of which the oldest are dropped; unlimited when left out.
-        qd_offset: subtracted from every entry's fitness in the QD score.
-        step_offset: added in the QD score for every control step of an entry's episode; `add` then needs `steps`.
-        included_offset: see `qdrl.archives.statistics.Offsets`.
+        offsets: of the QD score, `task.spec.offsets` for the archive of a task; none when left out. With an offset per
+            step, `add` needs `steps`.
         dtype: of genomes.
         device: of genomes; novelty is computed on the host.
 
@@ -75,9 +74,7 @@ class NoveltyArchive:
         k: int = 15,
         rule: Rule | None = None,
         capacity: int | None = None,
-        qd_offset: float = 0.0,
-        step_offset: float = 0.0,
-        included_offset: float = 0.0,
+        offsets: Offsets = NO_OFFSETS,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -89,7 +86,7 @@ class NoveltyArchive:
         self.k = k
         self.rule = All() if rule is None else rule
         self.capacity = capacity
-        self.offsets = Offsets(qd_offset, step_offset, included_offset)
+        self.offsets = offsets
         self.device = torch.device(device)
         self._entries = Entries(parameters, len(lower), capacity, dtype, self.device)
 

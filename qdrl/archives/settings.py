@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from qdrl.archives.admission import Rule
     from qdrl.archives.base import AnyArchive, Geometry
+    from qdrl.archives.statistics import Offsets
 
 MOST_CELLS = 10_000_000
 
@@ -32,7 +33,7 @@ class ArchiveRequest:
         lower: lower bound of each axis, in its unit.
         upper: upper bound of each axis.
         parameters: numbers in a genome; 1 for lineages, which the archive holds by number.
-        qd_offset: subtracted from every elite's fitness in the QD score.
+        offsets: of the QD score; pass them to the archive.
         dtype: of genomes: float32, int64 for lineages.
         device: where genomes live.
         seed: the run's seed.
@@ -42,7 +43,7 @@ class ArchiveRequest:
     lower: Sequence[float]
     upper: Sequence[float]
     parameters: int
-    qd_offset: float
+    offsets: "Offsets"
     dtype: "torch.dtype"
     device: "torch.device"
     seed: int
@@ -194,7 +195,7 @@ class NoveltySettings(ArchiveSettings):
             k=self.k,
             rule=self._rule(request.seed),
             capacity=self.capacity,
-            qd_offset=request.qd_offset,
+            offsets=request.offsets,
             dtype=request.dtype,
         )
 
@@ -216,5 +217,5 @@ def _archive(geometry: "Geometry", request: ArchiveRequest) -> "AnyArchive":
 
     if request.device.type == "cuda":
         check_archive(geometry.cells, request.parameters, request.device)
-    form = {"qd_offset": request.qd_offset, "dtype": request.dtype, "device": request.device}
+    form = {"offsets": request.offsets, "dtype": request.dtype, "device": request.device}
     return Archive(geometry, request.parameters, **form)

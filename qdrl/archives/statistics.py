@@ -15,8 +15,8 @@ class Offsets:
     Attributes:
         qd_offset: subtracted from the fitness of every elite.
         step_offset: added for every control step of an elite's episode.
-        included_offset: what fitness already contains for every control step, from `task.offset_in_fitness`. Only the
-            sum without offsets uses it.
+        included_offset: offset per control step that fitness contains (`task.offset_in_fitness`). Only the sum without
+            offsets uses it.
     """
 
     qd_offset: float = 0.0
@@ -41,7 +41,7 @@ class Offsets:
     def without(self, fitness: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Return fitness without any offset.
 
-        A negative reward that an offset in fitness did not lift above zero counts as minus that offset.
+        Where reward + offset was clipped at zero, the reward counts as -`included_offset`.
 
         Args:
             fitness: any shape.
@@ -56,6 +56,9 @@ class Offsets:
         parts = [f"{self.step_offset:g} per step"] if self.step_offset else []
         parts += [f"{self.qd_offset:g} per elite"] if self.qd_offset or not parts else []
         return "offset " + " and ".join(parts)
+
+
+NO_OFFSETS = Offsets()
 
 
 @dataclass(frozen=True)

@@ -106,11 +106,13 @@ def _archive(experiment: Experiment, task: Task, device: torch.device, *, lineag
         lower=spec.lower,
         upper=spec.upper,
         parameters=1 if lineages else task.parameters,
-        qd_offset=spec.qd_offset,
+        offsets=spec.offsets,
         dtype=torch.int64 if lineages else torch.float32,
         device=device,
         seed=experiment.seed,
     )
     archive = build_archive(experiment.archive, request)
-    archive.offsets = spec.offsets  # users' own kinds need not pass them on
+    if getattr(archive, "offsets", None) != spec.offsets:
+        kind = experiment.archive.kind
+        raise UserError(f"archive.kind '{kind}': build must pass offsets=request.offsets to the archive")
     return archive

@@ -71,7 +71,8 @@ class TaskSpec:
         episode_length: Control steps after which an episode is truncated; 1 for a function of the genome.
         qd_offset: Lower bound of fitness, which the QD score subtracts.
         step_offset: Number that the QD score adds for every control step of an elite's episode.
-        included_offset: Number that every reward already contains, so that fitness has it once for every control step.
+        included_offset: Number that every reward already contains, so that fitness has it once for every control step;
+            `reward_offset` is then 0.
         reward_offset: Number that descriptor-conditioned critics add to each step's reward before they clip it at zero;
             None if the task has no such number; such critics then reject the task.
         observation: The observation in words.

@@ -22,7 +22,7 @@ ISO, LINE = 0.05, 0.2
 def ours(seed: int) -> tuple[float, float]:
     """Return coverage and QD score of our MAP-Elites."""
     task = make_task("arm", parameters=JOINTS)
-    archive = Archive(Grid(task.spec.lower, task.spec.upper, SHAPE), JOINTS, qd_offset=task.spec.qd_offset)
+    archive = Archive(Grid(task.spec.lower, task.spec.upper, SHAPE), JOINTS, offsets=task.spec.offsets)
     settings = MapElitesSettings(batch_size=BATCH, variation=IsoLine(iso_sigma=ISO, line_sigma=LINE))
     algorithm = MapElites(task, archive, Streams(seed), settings)
     for _ in range(GENERATIONS):

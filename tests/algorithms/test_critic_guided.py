@@ -320,4 +320,7 @@ def test_tasks_without_policies_or_offset_are_errors() -> None:
     with pytest.raises(UserError, match=r"algorithm.reward_offset: .*task 'gym:Pendulum-v1' states no offset, set one"):
         started("dcrl_map_elites", pendulum)
     started("dcrl_map_elites", pendulum, reward_offset=17.0)
+    shifted: Any = make_task("walker2d_uni", episode_length=5, reward_offset=0.5, offset_in_fitness=True)
+    with pytest.raises(UserError, match=r"algorithm.reward_offset: 4 would be added to rewards that contain 0.5"):
+        started("pga_map_elites", shifted, reward_offset=4.0)
     started("pga_map_elites", pendulum)

@@ -27,7 +27,7 @@ def started(
 ) -> MapElites:
     """Return MAP-Elites on an arm with three joints."""
     task = make_task("arm", parameters=3)
-    archive = Archive(Grid(task.spec.lower, task.spec.upper, (6, 6)), task.parameters, qd_offset=task.spec.qd_offset)
+    archive = Archive(Grid(task.spec.lower, task.spec.upper, (6, 6)), task.parameters, offsets=task.spec.offsets)
     settings = MapElitesSettings(
         batch_size=batch, initial_generations=initial, variation=variation or IsoLine(iso_sigma=0.1)
     )

@@ -24,7 +24,7 @@ class Ring(ArchiveSettings):
     def build(self, request: ArchiveRequest) -> AnyArchive:
         angle = 2 * np.pi * np.arange(self.cells) / self.cells
         geometry = CentroidalVoronoi(np.stack([np.cos(angle), np.sin(angle)], 1), request.lower, request.upper)
-        return Archive(geometry, request.parameters, qd_offset=request.qd_offset, dtype=request.dtype)
+        return Archive(geometry, request.parameters, offsets=request.offsets, dtype=request.dtype)
 
 
 class Alternate:

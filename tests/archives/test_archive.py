@@ -15,7 +15,7 @@ from torch import Tensor
 from qdrl.archives.archive import FIELDS, Archive, Geometry
 from qdrl.archives.cvt import CentroidalVoronoi
 from qdrl.archives.grid import Grid
-from qdrl.archives.statistics import Statistics
+from qdrl.archives.statistics import Offsets, Statistics
 
 QD_OFFSET = -3.5
 PARAMETERS = 3
@@ -24,11 +24,11 @@ SHAPE = (4, 3)
 
 
 def grid_archive() -> Archive:
-    return Archive(Grid([-1, 0], [1, 5], SHAPE), PARAMETERS, qd_offset=QD_OFFSET)
+    return Archive(Grid([-1, 0], [1, 5], SHAPE), PARAMETERS, offsets=Offsets(QD_OFFSET))
 
 
 def cvt_archive() -> Archive:
-    return Archive(CentroidalVoronoi(CENTROIDS, [-1, 0], [1, 2]), PARAMETERS, qd_offset=QD_OFFSET)
+    return Archive(CentroidalVoronoi(CENTROIDS, [-1, 0], [1, 2]), PARAMETERS, offsets=Offsets(QD_OFFSET))
 
 
 def row_archive(cells: int = 10) -> Archive:
@@ -375,7 +375,7 @@ def test_empty_batches_and_archives_have_statistics():
 
 
 def test_statistics_are_those_of_the_current_elites():
-    archive = Archive(Grid([0], [4], [4]), PARAMETERS, qd_offset=-10)
+    archive = Archive(Grid([0], [4], [4]), PARAMETERS, offsets=Offsets(-10))
     archive.add(genomes(1, 2), floats(1, 2), in_cells(0, 2))
     assert archive.statistics() == Statistics(2, 0.5, qd_score=23, fitness_sum=3, max_fitness=2, mean_fitness=1.5)
     archive.add(genomes(3, 4), floats(-4, 5), in_cells(1, 2))
@@ -384,7 +384,7 @@ def test_statistics_are_those_of_the_current_elites():
 
 
 def test_the_qd_score_adds_an_offset_for_every_step_of_each_elite():
-    archive = Archive(Grid([0], [4], [4]), PARAMETERS, qd_offset=-1, step_offset=0.5)
+    archive = Archive(Grid([0], [4], [4]), PARAMETERS, offsets=Offsets(-1, step_offset=0.5))
     archive.add(genomes(1, 2, 3), floats(1, 2, -9), in_cells(0, 2, 2), steps=[10, 4, 100])
     assert archive.fields["steps"][archive.occupied_cells].tolist() == [10, 4]
     found = archive.statistics()
@@ -396,7 +396,7 @@ def test_the_qd_score_adds_an_offset_for_every_step_of_each_elite():
 
 
 def test_an_offset_that_fitness_contains_is_part_of_the_score_and_not_of_the_sum_without_it():
-    archive = Archive(Grid([0], [4], [4]), PARAMETERS, included_offset=0.5)
+    archive = Archive(Grid([0], [4], [4]), PARAMETERS, offsets=Offsets(included_offset=0.5))
     archive.add(genomes(1, 2), floats(6, 4), in_cells(0, 2), steps=[10, 4])
     assert archive.statistics().qd_score == 6 + 4
     assert archive.statistics().fitness_sum == (6 - 5) + (4 - 2)

@@ -13,6 +13,7 @@ from torch import Tensor
 from qdrl.archives.admission import Adaptation, All, Probability, Rule, Threshold
 from qdrl.archives.base import FIELDS
 from qdrl.archives.novelty_archive import NoveltyArchive
+from qdrl.archives.statistics import Offsets
 from qdrl.errors import UserError
 from qdrl.streams import Streams
 
@@ -20,7 +21,8 @@ PARAMETERS = 3
 
 
 def growing(rule: Rule | None = None, capacity: int | None = None, **options) -> NoveltyArchive:
-    return NoveltyArchive([0.0], [10.0], PARAMETERS, k=2, rule=rule, capacity=capacity, qd_offset=-1.0, **options)
+    options = {"k": 2, "offsets": Offsets(-1.0), **options}
+    return NoveltyArchive([0.0], [10.0], PARAMETERS, rule=rule, capacity=capacity, **options)
 
 
 def batch(*numbers: int) -> dict[str, Any]:

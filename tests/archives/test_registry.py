@@ -1,5 +1,6 @@
 """Kinds of archives: built-in ones, and users' ones by reference."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,12 @@ from qdrl.config import parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
 from qdrl.report.heatmap import plot_heatmap
+from qdrl.run.build import build
 from qdrl.run.resume import resume
 from qdrl.run.start import start
 
 OWN = "tests.archives.own_kinds"
-REQUEST = ArchiveRequest(("x", "y"), [-1, -1], [1, 2], 3, -5.0, torch.float32, torch.device("cpu"), seed=7)
+REQUEST = ArchiveRequest(("x", "y"), [-1, -1], [1, 2], 3, Offsets(-5.0), torch.float32, torch.device("cpu"), seed=7)
 
 
 def experiment(**archive: object) -> Any:
@@ -43,6 +45,20 @@ def test_a_built_in_kind_builds_an_empty_archive_of_that_kind(kind: str, options
     assert settings.most_elites == most
     assert settings.limited_by in type(settings).model_fields
     assert archive.geometry.lower.tolist() == [-1, -1]
+
+
+def test_an_archive_without_the_offsets_of_the_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    walker = {"task": {"name": "walker2d_uni", "episode_length": 5}, "policy": {"hidden_sizes": [4]}}
+    table = {"name": "x", **walker, "archive": {"kind": "grid", "shape": [2, 2]}, "algorithm": {"batch_size": 4}}
+    table |= {"run": {"generations": 1}}
+    built = build(parse_experiment(table))
+    assert built.archive.offsets == built.task.spec.offsets == Offsets(step_offset=1.413)
+    forgetful = GridSettings.build
+    monkeypatch.setattr(
+        GridSettings, "build", lambda self, request: forgetful(self, replace(request, offsets=Offsets()))
+    )
+    with pytest.raises(UserError, match=r"archive.kind 'grid': build must pass offsets=request.offsets"):
+        build(parse_experiment(table))
 
 
 @pytest.mark.parametrize(

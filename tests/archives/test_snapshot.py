@@ -84,7 +84,7 @@ def test_an_archive_that_files_cannot_store_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_an_unnamed_task_has_generic_names_and_its_own_bounds() -> None:
-    archive = qdrl.Archive(qdrl.Grid([-1, 0], [1, 5], (4, 4)), 8, qd_offset=-2)
+    archive = qdrl.Archive(qdrl.Grid([-1, 0], [1, 5], (4, 4)), 8, offsets=Offsets(-2))
     stored = snapshot(archive)
     assert [axis.label for axis in stored.axes] == ["descriptor 0", "descriptor 1"]
     assert [(axis.lower, axis.upper) for axis in stored.axes] == [(-1, 1), (0, 5)]

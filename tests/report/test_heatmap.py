@@ -15,6 +15,7 @@ from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
 from qdrl.archives.hdf5 import open_archive
 from qdrl.archives.novelty_archive import NoveltyArchive
+from qdrl.archives.statistics import Offsets
 from qdrl.archives.stored import StoredArchive
 from qdrl.errors import UserError
 from qdrl.report.curves import figure_of_curves
@@ -44,7 +45,7 @@ def batch() -> dict[str, np.ndarray]:
 
 
 def live_archive() -> Archive:
-    archive = Archive(Grid([-1, -1], [1, 1], (6, 6)), 3, qd_offset=-4)
+    archive = Archive(Grid([-1, -1], [1, 1], (6, 6)), 3, offsets=Offsets(-4))
     archive.add(**batch())
     return archive
 

@@ -36,7 +36,7 @@ class RobotSettings(TaskSettings):
     """Append the fraction of the episode left to the observation."""
     reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
     """Number that the QD score and descriptor-conditioned critics add to the reward of every control step; the
-    robot's own if left out."""
+    robot's own if left out. The QD score of a robot with a `qd_offset` uses that instead."""
     offset_in_fitness: bool = False
     """Make fitness the sum of max(reward + `reward_offset`, 0) over the steps, as in the published code of PGA-, DCG-
     and DCRL-MAP-Elites. Elites then compete by it, and all critics receive these rewards."""

@@ -102,7 +102,7 @@ def _spec(robot: Behaviour, model: mujoco.MjModel, observation_size: int, arithm
 def _rewards(robot: Behaviour) -> dict[str, Any]:
     """Return the attributes of `TaskSpec` that say what fitness is and which offsets belong to it."""
     if (shift := robot.shift) is not None:
-        name = f"sum of max(reward + {shift:g}, 0) over the episode; without the offset: {robot.fitness_name}"
+        name = f"sum of max(reward + {shift:g}, 0)"
         return {"fitness_name": name, "qd_offset": 0.0, "reward_offset": 0.0, "included_offset": shift}
     offset = robot.offset
     known = {"fitness_name": robot.fitness_name, "reward_offset": offset, "gymnasium": robot.gymnasium}
