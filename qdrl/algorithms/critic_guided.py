@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from qdrl.algorithms.base import Workload
-from qdrl.algorithms.critic_guided_checks import check_rows, policy_of, reward_offset_of
+from qdrl.algorithms.critic_guided_checks import check_learned, check_negatives, check_rows, policy_of, reward_offset_of
 from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings
 from qdrl.algorithms.dealing import Plan, deal
 from qdrl.algorithms.map_elites import MapElites
@@ -68,7 +68,8 @@ class CriticGuided(MapElites):
 
     Raises:
         UserError: the task's genomes are not deterministic policies of continuous actions in [-1, 1], the critic is
-            conditioned but the task states no reward offset, or rows do not fit the learners or the actor's layers.
+            conditioned but the task states no reward offset, the critic is not conditioned but there are negatives, or
+            rows do not fit the learners or the actor's layers.
     """
 
     settings: CriticGuidedSettings
@@ -79,14 +80,10 @@ class CriticGuided(MapElites):
         super().__init__(task, archive, streams, settings)
         self._policy = policy_of(task, settings.name)
         check_rows(settings, self._policy)
+        check_negatives(settings, conditioned=self.conditioned)
         self._actor_shape = self._policy.resized(settings.critic.actor_hidden_sizes)
         self._offset = reward_offset_of(task, settings, conditioned=self.conditioned)
-        counts = {
-            "variation": settings.batch_size - settings.gradient_rows - settings.actor_rows,
-            "gradient": settings.gradient_rows,
-            "actor": settings.actor_rows,
-            "probe": settings.probe_rows,
-        }
+        counts = settings.emitter_rows
         self.emitters = ("random", *(name for name, count in counts.items() if count))
         self.counts_actor_evaluations = settings.count_probes
         probes = {"probe": counts.pop("probe")} if settings.probes_apart else {}
@@ -95,6 +92,8 @@ class CriticGuided(MapElites):
         self.learner = Learner(self._policy, self.dimensions, settings, streams, archive.device)
         self._gradient = PolicyGradient(self._policy, self.learner.td3.critic_mlp, settings.gradient, archive.device)
         self._learned: TrainingResult = {}
+        # Not the learner's actor now: if a rank is lost during the first training, only some ranks have trained.
+        self._initial_actor = self.learner.td3.actor[0].clone()
 
     @classmethod
     def workload(cls, settings: CriticGuidedSettings) -> Workload:
@@ -184,9 +183,7 @@ class CriticGuided(MapElites):
         td3, seen = self.learner.td3, self._policy.sizes[0]
         expected = {"critic": tuple(td3.critic[0].shape), "actor": tuple(td3.actor[0].shape)}
         expected["states"] = (*learned["states"].shape[:2], seen) if learned else ()
-        for name, array in learned.items():
-            if array.shape != expected[name] or array.ndim > 3:
-                raise ValueError(f"the learned {name} has shape {array.shape}, expected {expected[name]}")
+        check_learned(learned, expected)
         self._learned = learned
 
     def continue_from_elites(self, generation: int) -> None:
@@ -254,9 +251,9 @@ class CriticGuided(MapElites):
     def _injected_actors(self, targets: np.ndarray) -> Tensor:
         """Return the actor with each of the targets `(rows, d)` folded into its biases, `(rows, parameters)`."""
         aims = self._scaled(torch.from_numpy(targets)).to(self.archive.device)
-        if not self._learned:  # TD3's initial actor is the same on every rank
-            return inject(self._actor_shape, self.learner.td3.actor[0], aims)
-        return inject(self._actor_shape, torch.from_numpy(self._learned["actor"]).to(aims.device), aims)
+        learned = self._learned
+        actor = torch.from_numpy(learned["actor"]).to(aims.device) if learned else self._initial_actor
+        return inject(self._actor_shape, actor, aims)
 
     def _scaled(self, descriptors: Tensor) -> Tensor:
         """Return the descriptors scaled to [-1, 1] and cut there, `(rows, dimensions)`."""

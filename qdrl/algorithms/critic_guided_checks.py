@@ -1,5 +1,9 @@
 """Checks of what the algorithms with critics need from a task and from their settings."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings
 from qdrl.errors import UserError
 from qdrl.policies.mlp import Mlp
@@ -74,3 +78,27 @@ def check_rows(settings: CriticGuidedSettings, policy: Mlp) -> None:
             f"algorithm.critic.actor_hidden_sizes: {found}, so that probes need a generation of their own: set"
             " probe_order = 'after_children'"
         )
+
+
+def check_negatives(settings: CriticGuidedSettings, *, conditioned: bool) -> None:
+    """Check that negatives differ from the transitions they repeat.
+
+    Raises:
+        UserError: `flipped_negatives` is set, but the critics take no descriptor as input.
+    """
+    if settings.critic.flipped_negatives and not conditioned:
+        raise UserError(
+            f"algorithm.critic.flipped_negatives: the critics of {settings.name} take no descriptor, so that half of"
+            " each minibatch would repeat the other half: remove the setting"
+        )
+
+
+def check_learned(learned: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the shapes of a training's arrays in a checkpoint.
+
+    Raises:
+        ValueError: an array has another shape than the expected one.
+    """
+    for name, array in learned.items():
+        if array.shape != expected[name] or array.ndim > 3:
+            raise ValueError(f"the learned {name} has shape {array.shape}, expected {expected[name]}")

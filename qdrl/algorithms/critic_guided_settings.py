@@ -26,7 +26,8 @@ class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     """When probes are evaluated. "with_children": in the same generation, with targets from the archive before it.
     "after_children": in a generation of their own, with targets from the archive that the children have entered, also
     after random genomes. Training follows the probes, so that one generation of the algorithm takes two of the run.
-    That is the order in Faldor et al. 2023, algorithm 1, and in the code of Faldor et al. 2023 and 2024."""
+    That is the order in Faldor et al. 2023, algorithm 1, and in the code of Faldor et al. 2023 and 2024. Failed probes
+    in a generation of their own do not end the run (`run.max_failed_share`)."""
     count_probes: bool = False
     """Whether probes count in `evaluations` and `run.evaluations`. Faldor et al. 2023 do not count them; the plots of
     the code of Faldor et al. 2024 do: 320 for 256 children and 64 probes. `env_steps` always counts them."""
@@ -42,6 +43,16 @@ class CriticGuidedSettings(MapElitesSettings, LearningSettings):
     reward_offset: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
     """Offset added to each reward before negative rewards become zero; the task's own offset by default. Rewards of
     unconditioned critics are left unchanged unless this is set."""
+
+    @property
+    def emitter_rows(self) -> dict[str, int]:
+        """Return the number of rows of each emitter, once genomes are no longer random."""
+        return {
+            "variation": self.batch_size - self.gradient_rows - self.actor_rows,
+            "gradient": self.gradient_rows,
+            "actor": self.actor_rows,
+            "probe": self.probe_rows,
+        }
 
     @property
     def probes_apart(self) -> bool:

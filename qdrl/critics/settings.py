@@ -49,7 +49,8 @@ class Td3Settings(SettingsModel):
     flipped_negatives: bool = False
     """Draw only half of a minibatch. The other half are the same transitions with their target descriptors in reverse
     order, and S(d, d') scales their rewards accordingly. These are the artificial negatives in the code of Faldor et
-    al. 2023, an ablation of their section 5.5. Each shard's part of `batch_size` must be even."""
+    al. 2023, an ablation of their section 5.5. Each shard's part of `batch_size` must be even, and the critics must be
+    conditioned on descriptors."""
     truncation: Literal["mask", "bootstrap"] = "mask"
     """Weight of the last transition of a truncated episode in the critics' loss. "mask": zero, and the mean is still
     over the whole minibatch, as in the code of Faldor et al. "bootstrap": one, like all other transitions, as in the

@@ -1,5 +1,7 @@
 """Measurements of a generation: its row of history, and whether too many evaluations failed."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from qdrl.algorithms.base import Algorithm
@@ -34,16 +36,19 @@ def history_row(
     return row
 
 
-def failure_of(evaluation: Evaluation, limit: float, task: Task) -> str | None:
+def failure_of(evaluation: Evaluation, counts: Mapping[str, float], limit: float, task: Task) -> str | None:
     """Return why the failed evaluations of a generation end the run, None where they do not; equal on every rank.
+
+    A generation of `actor_evaluations` alone ends no run: none of its rows could enter the archive.
 
     Args:
         evaluation: all rows of the generation.
+        counts: metrics that `tell` returned.
         limit: largest share of failed rows that a run survives, see `run.max_failed_share`.
         task: its `first_failure` is the cause; the evaluation's, if it is None.
     """
     failed, rows = int(evaluation.failed.sum()), len(evaluation.rows)
-    if rows == 0 or (failed < rows and failed <= limit * rows):
+    if rows <= counts.get("actor_evaluations", 0) or (failed < rows and failed <= limit * rows):
         return None
     what = f"all {rows} evaluations failed" if failed == rows else f"{failed} of {rows} evaluations failed"
     limit_said = "" if failed == rows else f", more than run.max_failed_share = {limit:g}"

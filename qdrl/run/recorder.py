@@ -150,7 +150,7 @@ class Recorder:
         new_columns = self.history.append(row)
         self.generations += 1
         self._test_fitness = None  # of the champion that an earlier job ended with
-        self.failure = failure_of(evaluation, self._parts.experiment.run.max_failed_share, self._parts.task)
+        self.failure = failure_of(evaluation, counts, self._parts.experiment.run.max_failed_share, self._parts.task)
         if not self._log.is_open:
             return
         self._metrics.follow(self.history, rewrite=new_columns)

@@ -28,7 +28,7 @@ class RunSettings(SettingsModel):
     exits with code 75; `qdrl resume` continues the run."""
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Largest share of failed evaluations in a generation; a larger one ends the run with exit code 1. A generation in
-    which all evaluations failed always does."""
+    which all evaluations failed always does. Generations that only evaluate a critic's actor are exempt."""
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """Shortest time between the starts of two checkpoints, in seconds; 0 for a checkpoint after every generation."""
     checkpoint_share: Annotated[float, Field(gt=0, le=1)] = 0.05

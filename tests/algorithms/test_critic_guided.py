@@ -308,6 +308,15 @@ def test_invalid_settings_are_errors(settings: dict[str, Any], message: str) -> 
         started("dcrl_map_elites", **settings)
 
 
+def test_flipped_negatives_of_unconditioned_critics_are_an_error() -> None:
+    flipped = {"critic": {**SMALL["critic"], "flipped_negatives": True}}
+    with pytest.raises(
+        UserError, match=r"^algorithm\.critic\.flipped_negatives: the critics of pga_map_elites .*remove"
+    ):
+        started("pga_map_elites", **flipped)
+    started("dcg_map_elites", **flipped)
+
+
 def test_tasks_without_policies_or_offset_are_errors() -> None:
     arm: Any = make_task("arm", parameters=3)
     with pytest.raises(UserError, match=r"dcrl_map_elites needs a task whose genomes are policies, not arm"):

@@ -11,7 +11,9 @@ from qdrl.algorithms.critic_guided import CriticGuided
 from qdrl.archives.hdf5 import open_archive
 from qdrl.config import parse_experiment
 from qdrl.critics.injection import conditioned
-from qdrl.errors import UserError
+from qdrl.errors import RankLost, RunFailed, UserError
+from qdrl.evaluation import Candidates, Evaluation, evaluated
+from qdrl.parallel.exchange import LocalExchange, Training, TrainingResult
 from qdrl.parallel.ranks import OneProcess
 from qdrl.policies.mlp import Mlp
 from qdrl.run.start import start
@@ -109,6 +111,21 @@ def test_a_restored_algorithm_continues_with_the_same_bits(generations: int) -> 
     assert np.array_equal(algorithm.learner.td3.actor, other.learner.td3.actor)
 
 
+def test_probes_are_the_same_when_a_rank_is_lost_after_the_learner_trained() -> None:
+    class LosesARank(LocalExchange):
+        def train(self, evaluation: Evaluation, training: Training, shards: int = 1) -> TrainingResult:
+            super().train(evaluation, training, shards)
+            raise RankLost("on purpose")
+
+    algorithm = apart()
+    advance(algorithm)
+    first, untrained = algorithm.ask(), algorithm.learner.td3.actor.clone()
+    with pytest.raises(RankLost):
+        algorithm.tell(algorithm.task.evaluate(first), LosesARank())
+    assert not torch.equal(algorithm.learner.td3.actor, untrained)
+    assert torch.equal(torch.as_tensor(algorithm.ask().genomes), torch.as_tensor(first.genomes))
+
+
 def test_asking_for_probes_in_parts_gives_the_same_rows() -> None:
     algorithm = apart()
     advance(algorithm, 3)
@@ -136,13 +153,10 @@ def test_an_actor_of_the_policies_layers_may_be_a_genome() -> None:
     assert "layers" not in (algorithm.actor or {})
 
 
-@pytest.mark.parametrize(("counted", "expected"), [(False, [8, 8, 16, 16]), (True, [8, 13, 21, 26])])
-def test_probes_count_as_evaluations_if_the_experiment_says_so(
-    counted: bool, expected: list[int], tmp_path: Path
-) -> None:
+def history_of(folder: Path, run: dict[str, Any], **settings: Any) -> dict[str, np.ndarray]:
     experiment = parse_experiment(
         {
-            "name": "counts",
+            "name": "probes",
             "task": {"name": "point_omni", "episode_length": 10},
             "policy": {"hidden_sizes": [4]},
             "archive": {"kind": "grid", "shape": [6, 6]},
@@ -152,15 +166,41 @@ def test_probes_count_as_evaluations_if_the_experiment_says_so(
                 "gradient_rows": 4,
                 "probe_rows": 5,
                 "probe_order": "after_children",
-                "count_probes": counted,
                 "replay_capacity": 500,
                 "critic": {"steps": 2, "batch_size": 8, "hidden_sizes": [4]},
                 "gradient": {"steps": 2, "batch_size": 8},
+                **settings,
             },
-            "run": {"evaluations": expected[-1]} if counted else {"generations": 4},
+            "run": run,
         }
     )
-    history = open_archive(start(experiment, OneProcess(), folder=tmp_path / "run", progress=False).archive).history
+    return open_archive(start(experiment, OneProcess(), folder=folder, progress=False).archive).history
+
+
+@pytest.mark.parametrize(("order", "ends"), [("after_children", False), ("with_children", True)])
+def test_failed_probes_end_no_run_if_they_are_a_generation_of_their_own(
+    order: str, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_failed_probes(candidates: Candidates, **results: Any) -> Evaluation:
+        return evaluated(candidates, **results | {"failed": candidates.emitter == 3})
+
+    monkeypatch.setattr("qdrl.tasks.episodic.evaluated", with_failed_probes)
+    run = {"generations": 4, "max_failed_share": 0.1}
+    if ends:
+        with pytest.raises(
+            RunFailed, match=r"generation 1: 5 of 13 evaluations failed, more than run\.max_failed_share"
+        ):
+            history_of(tmp_path / "run", run, probe_order=order)
+    else:
+        assert history_of(tmp_path / "run", run, probe_order=order)["failed"].tolist() == [0, 5, 5, 10]
+
+
+@pytest.mark.parametrize(("counted", "expected"), [(False, [8, 8, 16, 16]), (True, [8, 13, 21, 26])])
+def test_probes_count_as_evaluations_if_the_experiment_says_so(
+    counted: bool, expected: list[int], tmp_path: Path
+) -> None:
+    run = {"evaluations": expected[-1]} if counted else {"generations": 4}
+    history = history_of(tmp_path / "run", run, count_probes=counted)
     assert history["evaluations"].tolist() == expected
     assert history["actor_evaluations"].tolist() == [0, 5, 5, 10]
     assert history["env_steps"].tolist() == [80, 130, 210, 260]
