@@ -21,19 +21,20 @@ archive only if the objective is novelty.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from qdrl.algorithms.base import Algorithm, Workload, make_champion, require_novelty_archive
+from qdrl.algorithms.base import Algorithm, Workload, require_novelty_archive
+from qdrl.algorithms.champions import make_champion
+from qdrl.algorithms.deep_ga_selection import best_candidate, best_first, novelty_of_rows
 from qdrl.algorithms.deep_ga_settings import DeepGaSettings
 from qdrl.algorithms.episode_means import mean_over_episodes
 from qdrl.archives.base import AnyArchive
 from qdrl.archives.lineages import StoredLineages
-from qdrl.archives.novelty import novelty
 from qdrl.evaluation import Candidates, Evaluation
-from qdrl.genomes.ancestry import NO_PARENT, Ancestry
+from qdrl.genomes.ancestry import NO_PARENT, Ancestry, Node, columns_of
 from qdrl.genomes.lineage_weights import Decoder, Offspring
 from qdrl.genomes.noise import share_noise, source_for
 from qdrl.parallel.exchange import LOCAL, Exchange
@@ -42,14 +43,6 @@ from qdrl.streams import Purpose, Streams
 from qdrl.tasks.base import Task
 
 _SPARE = 10_000  # growth of the tree, in nodes, below which it is never pruned
-
-
-class _Child(NamedTuple):
-    """Node of the parent, seed of the mutation or of the initial genome, and standard deviation of the mutation."""
-
-    parent: int
-    seed: int
-    sigma: float
 
 
 class DeepGa(Algorithm):
@@ -148,18 +141,8 @@ class DeepGa(Algorithm):
         Args:
             genomes: `(n, 1)` int64 nodes, genomes of the archive.
         """
-        lineages = [self.ancestry.lineage(int(node)) for node in genomes[:, 0]]
-        keyframes = self.ancestry.keyframes
-        return StoredLineages(
-            offsets=np.cumsum([0, *(len(lineage) for lineage in lineages)]),
-            seeds=np.concatenate([np.empty(0, np.uint32), *(lineage.seeds for lineage in lineages)]),
-            sigmas=np.concatenate([np.empty(0, np.float32), *(lineage.sigmas for lineage in lineages)]),
-            noise=self.settings.noise.model_dump(),
-            keyframe_numbers=np.array(sorted(keyframes), np.int64),
-            keyframes=np.array([keyframes[number] for number in sorted(keyframes)], np.float32).reshape(
-                len(keyframes), self.task.parameters
-            ),
-        )
+        arrays = self.ancestry.arrays_of(genomes[:, 0].tolist(), self.task.parameters)
+        return StoredLineages(noise=self.settings.noise.model_dump(), **arrays)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tree of lineages, the elite, and the nodes of parents, candidates, children and archive."""
@@ -204,21 +187,21 @@ class DeepGa(Algorithm):
         numbers = [row // self.settings.episodes_per_child for row in rows]
         children = self._children(sorted(set(numbers)))
         planned = [children[number] for number in numbers]
-        return *_columns(planned), "mutation" if len(self.parents) else "random"
+        return *columns_of(planned), "mutation" if len(self.parents) else "random"
 
-    def _children(self, numbers: Sequence[int]) -> dict[int, _Child]:
+    def _children(self, numbers: Sequence[int]) -> dict[int, Node]:
         """Return the children by number; the copy of the elite has the last number."""
         sigma, noise = float(np.float32(self.settings.mutation.at(self._births))), self._decoder.noise
-        children: dict[int, _Child] = {}
+        children: dict[int, Node] = {}
         for number in numbers:
             generator = self.streams.generator(Purpose.MUTATION, self.generation, number)
             if len(self.parents) == 0:
-                children[number] = _Child(NO_PARENT, int(generator.integers(2**32)), 0.0)
+                children[number] = Node(NO_PARENT, int(generator.integers(2**32)), 0.0)
             elif number < self.settings.batch_size:
                 parent = int(self.parents[generator.integers(len(self.parents))])
-                children[number] = _Child(parent, noise.draw(generator, self.task.parameters), sigma)
+                children[number] = Node(parent, noise.draw(generator, self.task.parameters), sigma)
             elif (copied := self._copied()) is not None:
-                children[number] = _Child(copied, 0, 0.0)
+                children[number] = Node(copied, 0, 0.0)
         return children
 
     def _copied(self) -> int | None:
@@ -233,12 +216,13 @@ class DeepGa(Algorithm):
         if episodes > 1:
             evaluation, columns = mean_over_episodes(evaluation, episodes)
         nodes = self._add_children()
-        new, handles = self._novelty(evaluation), torch.from_numpy(nodes)[:, None]
+        squared, handles = self.settings.distance == "squared_euclidean", torch.from_numpy(nodes)[:, None]
+        new = None if self._entries is None else novelty_of_rows(evaluation, self._entries, squared=squared)
         counts = self.insert(evaluation, ~evaluation.failed, handles, **columns)
         self._births += 1
         fitness = evaluation.fitness.cpu().numpy()
-        fittest = _best_first(fitness)
-        self._ranked = nodes[fittest if new is None else _best_first(new)]
+        fittest = best_first(fitness)
+        self._ranked = nodes[fittest if new is None else best_first(new)]
         if not self.settings.candidate_episodes:
             if len(fittest) and not (len(self._elite_scores) and self._elite_scores.mean() >= fitness[fittest[0]]):
                 of_best = scores.reshape(-1, episodes)[fittest[0]]
@@ -255,30 +239,15 @@ class DeepGa(Algorithm):
     def _add_children(self) -> np.ndarray:
         """Add the children to the tree and return their nodes; the copy of the elite is the elite's own node."""
         children = self._children(range(self.settings.batch_size))
-        nodes = self.ancestry.add(*_columns(list(children.values())))
+        nodes = self.ancestry.add(*columns_of(list(children.values())))
         copied = self._copied()
         return nodes if copied is None else np.append(nodes, copied)
-
-    def _novelty(self, evaluation: Evaluation) -> np.ndarray | None:
-        """Return the novelty of each row, `(rows,)`, NaN for failed rows; None if the objective is fitness."""
-        if self._entries is None:
-            return None
-        descriptor = evaluation.descriptor.cpu().numpy()
-        alive = np.flatnonzero(~evaluation.failed.cpu().numpy())
-        known, found = self._entries.descriptor.cpu().numpy(), np.full(len(descriptor), np.nan)
-        references = np.concatenate([known, descriptor[alive]])
-        own, squared = len(known) + np.arange(len(alive)), self.settings.distance == "squared_euclidean"
-        found[alive] = novelty(descriptor[alive], references, self._entries.k, own=own, squared=squared)
-        return found
 
     def _compare(self, evaluation: Evaluation) -> dict[str, float]:
         """Make the candidate with the best mean fitness the elite; failed episodes do not count."""
         scores = evaluation.fitness.cpu().numpy().reshape(len(self._candidates), -1)
-        known = np.isfinite(scores)
-        means = np.where(known, scores, 0).sum(1) / np.maximum(known.sum(1), 1)
-        means[~known.any(1)] = -np.inf
-        best = int(means.argmax())  # the first of equal ones: the elite so far
-        self.elite, self._elite_scores = int(self._candidates[best]), scores[best][known[best]]
+        best, self._elite_scores = best_candidate(scores)
+        self.elite = int(self._candidates[best])
         self._elite_of = evaluation.generation
         self._candidates = np.empty(0, np.int64)
         self._set_parents()
@@ -318,15 +287,3 @@ class DeepGa(Algorithm):
             numbers[nodes] for nodes in (self.parents, self._candidates, self._ranked)
         )
         self._decoder.renumber(numbers)
-
-
-def _columns(children: Sequence[_Child]) -> tuple[list[int], list[int], list[float]]:
-    """Return parents, seeds and standard deviations of children."""
-    parents, seeds = [child.parent for child in children], [child.seed for child in children]
-    return parents, seeds, [child.sigma for child in children]
-
-
-def _best_first(scores: np.ndarray) -> np.ndarray:
-    """Return rows by descending score, the lower row first among equal ones; NaN rows are omitted."""
-    order = np.argsort(-scores, kind="stable")
-    return order[~np.isnan(scores[order])]

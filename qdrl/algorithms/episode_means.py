@@ -26,27 +26,14 @@ def mean_over_episodes(evaluation: Evaluation, episodes: int) -> tuple[Evaluatio
     failed = evaluation.failed.reshape(-1, episodes)
     count = (~failed).sum(1)
     first = torch.arange(len(failed)) * episodes + (~failed).int().argmax(1).cpu()
-
-    def mean_and_spread(column: Tensor) -> tuple[Tensor, Tensor]:
-        values = column.double().reshape(len(failed), episodes, -1).cpu().numpy()
-        alive = ~failed.cpu().numpy()
-        found = np.full((2, len(values), values.shape[2]), np.nan)
-        for row in np.flatnonzero(alive.any(1)):
-            known = values[row][alive[row]]
-            found[0, row] = known.mean(0)
-            if len(known) > 1:
-                found[1, row] = known.std(0)
-        mean, spread = (torch.from_numpy(part.reshape(len(failed), *column.shape[1:])) for part in found)
-        return mean, spread
-
-    fitness, fitness_std = mean_and_spread(evaluation.fitness)
-    descriptor, descriptor_std = mean_and_spread(evaluation.descriptor)
+    fitness, fitness_std = _mean_and_spread(evaluation.fitness, failed)
+    descriptor, descriptor_std = _mean_and_spread(evaluation.descriptor, failed)
     reduced = replace(
         evaluation,
         rows=range(len(failed)),
         fitness=fitness,
         descriptor=descriptor,
-        steps=mean_and_spread(evaluation.steps)[0].nan_to_num(0.0),
+        steps=_mean_and_spread(evaluation.steps, failed)[0].nan_to_num(0.0),
         failed=count == 0,
         seeds=evaluation.seeds[first],
         emitter=evaluation.emitter[first],
@@ -55,3 +42,22 @@ def mean_over_episodes(evaluation: Evaluation, episodes: int) -> tuple[Evaluatio
     )
     spread = {"fitness_std": fitness_std, "descriptor_std": descriptor_std}
     return reduced, {"n_evaluations": count.clamp(min=1), **spread}
+
+
+def _mean_and_spread(column: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over the episodes of each genome that did not fail; NaN where undefined.
+
+    Args:
+        column: `(genomes * episodes, ...)`, one value for each row.
+        failed: `(genomes, episodes)` bool.
+    """
+    values = column.double().reshape(*failed.shape, -1).cpu().numpy()
+    alive = ~failed.cpu().numpy()
+    found = np.full((2, len(values), values.shape[2]), np.nan)
+    for row in np.flatnonzero(alive.any(1)):
+        known = values[row][alive[row]]
+        found[0, row] = known.mean(0)
+        if len(known) > 1:
+            found[1, row] = known.std(0)
+    mean, spread = (torch.from_numpy(part.reshape(len(failed), *column.shape[1:])) for part in found)
+    return mean, spread

@@ -24,7 +24,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from qdrl.algorithms.base import Algorithm, Workload, make_champion, restored_champion
+from qdrl.algorithms.base import Algorithm, Workload
+from qdrl.algorithms.champions import make_champion, restored_champion
 from qdrl.algorithms.searcher_settings import Cem, Cmaes, Pgpe, SearcherSettings, Xnes
 from qdrl.algorithms.waiting_rows import WaitingRows
 from qdrl.archives.base import AnyArchive
@@ -49,11 +50,11 @@ class EvoTorchSettings(SettingsModel):
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 256
     """Population size: rows per generation that the searcher draws."""
     steps_per_update: Annotated[int, Field(ge=0)] = 0
-    """Control steps that the rows of one update reach in total: until then each generation draws `batch_size` further
-    rows from the same distribution. 0 for an update after every generation. Toklu et al. 2020 use 150,000 on Humanoid
-    and 75,000 on Walker2d."""
+    """Minimum number of control steps per update. Until it is reached, each generation draws `batch_size` further rows
+    from the same distribution. 0 for an update after every generation. Toklu et al. 2020 use 150,000 on Humanoid and
+    75,000 on Walker2d."""
     max_rows: Annotated[int, Field(ge=2)] | None = None
-    """Number of rows from which on an update takes place whatever their control steps; unlimited by default. Toklu et
+    """Rows after which an update takes place even if `steps_per_update` is not reached; unlimited by default. Toklu et
     al. 2020 use 3,200 on Humanoid and 800 on Walker2d. Only with `steps_per_update`."""
     mean_rows: Annotated[int, Field(ge=0, le=10_000)] = 1
     """Evaluations of the searcher's mean per update, in addition to `batch_size`. They count in every budget, but not
@@ -137,8 +138,7 @@ class EvoTorch(Algorithm):
 
         Returns:
             The counts of `insert`; `champion_fitness`, the mean fitness of the rows of the mean; `stdev`, the mean
-            standard deviation; `skipped_updates`; with `steps_per_update` also `waiting_rows`, the number of rows that
-            wait for further ones.
+            standard deviation; `skipped_updates`; with `steps_per_update` also `waiting_rows`, rows not used yet.
         """
         self.check_turn(evaluation)
         # Insertion is collective and comes first: if a rank is lost, the generation is repeated with the same searcher.

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from qdrl.algorithms.base import Algorithm, Workload, make_champion, require_novelty_archive, restored_champion
+from qdrl.algorithms.base import Algorithm, Workload, require_novelty_archive
+from qdrl.algorithms.champions import make_champion, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.admission import All
 from qdrl.archives.base import AnyArchive

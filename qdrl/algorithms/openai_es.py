@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdrl.algorithms.base import Algorithm, Workload, make_champion, restored_champion
+from qdrl.algorithms.base import Algorithm, Workload
+from qdrl.algorithms.champions import make_champion, restored_champion
 from qdrl.algorithms.evolution_strategy import EvolutionStrategySettings, Mean, centred_ranks
 from qdrl.archives.base import AnyArchive
 from qdrl.evaluation import Candidates, Evaluation

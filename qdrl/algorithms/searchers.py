@@ -45,8 +45,8 @@ class Searcher(Protocol):
         """Update the distribution from the fitness of rows that it drew.
 
         Args:
-            rows: `(rows, parameters)`, the result of the last `ask`, or of several ones in their order. CMA-ES needs
-                those of the last one alone.
+            rows: `(rows, parameters)`, the result of the last `ask`, or of several calls, concatenated in order. CMA-ES
+                accepts only one call.
             fitness: `(rows,)`; higher is better.
 
         Raises:

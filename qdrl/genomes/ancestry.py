@@ -8,7 +8,7 @@ A keyframe is a stored dense genome. A lineage may start from a keyframe instead
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,19 @@ class Lineage:
     def keyframe(self) -> int | None:
         """Return the number of the keyframe that the lineage starts from; None where it starts from a seed."""
         return int(self.seeds[0]) if np.isnan(self.sigmas[0]) else None
+
+
+class Node(NamedTuple):
+    """A node of the tree: its parent's number, the seed of its mutation or initial genome, and the mutation's power."""
+
+    parent: int
+    seed: int
+    sigma: float
+
+
+def columns_of(nodes: Sequence[Node]) -> tuple[list[int], list[int], list[float]]:
+    """Return parents, seeds and powers of nodes."""
+    return [node.parent for node in nodes], [node.seed for node in nodes], [node.sigma for node in nodes]
 
 
 class Ancestry:
@@ -112,6 +125,27 @@ class Ancestry:
         sigmas = self.sigma[path].copy()
         sigmas[0] = np.nan if self.parent[path[0]] == KEYFRAME else 0.0
         return Lineage(self.seed[path], sigmas)
+
+    def arrays_of(self, nodes: Iterable[int], parameters: int) -> dict[str, np.ndarray]:
+        """Return the lineages of nodes one after the other, and all keyframes; the counterpart of `insert_all`.
+
+        Args:
+            nodes: n numbers of nodes.
+            parameters: length of a genome.
+
+        Returns:
+            `offsets`, `seeds` and `sigmas` as arguments of `insert_all`; `keyframe_numbers`, `(k,)`, ascending;
+            `keyframes`, `(k, parameters)`.
+        """
+        lineages, numbers = [self.lineage(node) for node in nodes], sorted(self.keyframes)
+        keyframes = np.array([self.keyframes[number] for number in numbers], np.float32)
+        return {
+            "offsets": np.cumsum([0, *map(len, lineages)]),
+            "seeds": np.concatenate([np.empty(0, np.uint32), *(lineage.seeds for lineage in lineages)]),
+            "sigmas": np.concatenate([np.empty(0, np.float32), *(lineage.sigmas for lineage in lineages)]),
+            "keyframe_numbers": np.array(numbers, np.int64),
+            "keyframes": keyframes.reshape(len(numbers), parameters),
+        }
 
     def insert(self, lineage: Lineage) -> int:
         """Add the nodes of a lineage of another tree and return the number of its last node.

@@ -8,6 +8,7 @@ import torch
 
 from qdrl.algorithms import deep_ga
 from qdrl.algorithms.deep_ga import DeepGa, DeepGaSettings
+from qdrl.algorithms.deep_ga_selection import novelty_of_rows
 from qdrl.archives.admission import Probability
 from qdrl.archives.archive import Archive
 from qdrl.archives.grid import Grid
@@ -347,16 +348,23 @@ def test_with_the_novelty_objective_the_most_novel_children_are_parents(distance
     assert len(algorithm.archive) > 3
 
 
-def test_novelty_by_squared_distances_ranks_children_otherwise() -> None:
+def test_novelty_by_squared_distances_is_that_computed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[np.ndarray] = []
+
+    def noted(*arguments: Any, **options: Any) -> np.ndarray:
+        found.append(novelty_of_rows(*arguments, **options))
+        return found[-1]
+
+    monkeypatch.setattr(deep_ga, "novelty_of_rows", noted)
     places = torch.zeros(24, 2, dtype=torch.float64)
     places[:4, 0] = torch.tensor([100.0, 100.5, 102.0, 200.0])  # far from each other; the 20 others are at 0
-    first: dict[str, Any] = {}
     for distance in ("euclidean", "squared_euclidean"):
         algorithm, task = novelty_ga(distance=distance, parents=1)
         algorithm._entries.k = 4  # pyright: ignore[reportOptionalMemberAccess]
         evaluation = task.evaluate(algorithm.ask())
         evaluation.descriptor.copy_(places)
-        first[distance] = algorithm._novelty(evaluation)
+        algorithm.tell(evaluation)
+    plain, squared = found
     by_hand = {
         0: [0.5, 2, 100, 100],
         1: [0.5, 1.5, 99.5, 100.5],
@@ -365,8 +373,8 @@ def test_novelty_by_squared_distances_ranks_children_otherwise() -> None:
         4: [0] * 4,
     }
     for row, distances in by_hand.items():
-        assert first["euclidean"][row] == pytest.approx(np.mean(distances))
-        assert first["squared_euclidean"][row] == pytest.approx(np.mean(np.square(distances)))
+        assert plain[row] == pytest.approx(np.mean(distances))
+        assert squared[row] == pytest.approx(np.mean(np.square(distances)))
 
 
 def test_the_champion_of_novelty_search_is_the_fittest_and_survives_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
