@@ -29,7 +29,8 @@ class Workload:
     """The work of a run as far as settings state it.
 
     Attributes:
-        rows: most rows of a generation; 0 if settings do not state it.
+        rows: rows of the largest generation; 0 if settings do not state it.
+        further_rows: rows of the other generations that do this work.
         gradient_rows: rows by policy-gradient variation.
         probe_rows: rows that do not count in `run.evaluations`.
         generations: number of generations of the run that do this work together.
@@ -37,10 +38,16 @@ class Workload:
     """
 
     rows: int = 0
+    further_rows: int = 0
     gradient_rows: int = 0
     probe_rows: int = 0
     generations: int = 1
     noise_table: int = 0
+
+    @property
+    def total_rows(self) -> int:
+        """Return the rows of all generations that do this work together."""
+        return self.rows + self.further_rows
 
 
 class Algorithm(ABC):

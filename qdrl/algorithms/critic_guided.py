@@ -98,8 +98,10 @@ class CriticGuided(MapElites):
     @classmethod
     def workload(cls, settings: CriticGuidedSettings) -> Workload:
         """Return the work that settings state."""
+        children, probes, apart = settings.batch_size, settings.probe_rows, settings.probes_apart
         return Workload(
-            rows=settings.batch_size + settings.probe_rows,
+            rows=max(children, probes) if apart else children + probes,
+            further_rows=min(children, probes) if apart else 0,
             gradient_rows=settings.gradient_rows,
             probe_rows=0 if settings.count_probes else settings.probe_rows,
             generations=1 + settings.probes_apart,

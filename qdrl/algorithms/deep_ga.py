@@ -91,8 +91,14 @@ class DeepGa(Algorithm):
     @classmethod
     def workload(cls, settings: DeepGaSettings) -> Workload:
         """Return the work that settings state."""
-        rows = (settings.batch_size + settings.copy_elite) * settings.episodes_per_child
-        return Workload(rows=rows, noise_table=settings.noise.table_size)
+        children = (settings.batch_size + settings.copy_elite) * settings.episodes_per_child
+        candidates = settings.candidates * settings.candidate_episodes
+        return Workload(
+            rows=max(children, candidates),
+            further_rows=min(children, candidates),
+            generations=2 if candidates else 1,
+            noise_table=settings.noise.table_size,
+        )
 
     def share_memory(self, ranks: Ranks) -> None:
         """Create the noise table once per node. Collective."""

@@ -121,8 +121,14 @@ class NoveltyEs(Algorithm):
     @classmethod
     def workload(cls, settings: NoveltyEsSettings) -> Workload:
         """Return the work that settings state."""
-        means = 1 + (settings.means if settings.reroll_means else 0)
-        return Workload(rows=settings.batch_size + means * settings.mean_rows, noise_table=settings.noise.table_size)
+        again = settings.means if settings.reroll_means else 0
+        first, later = ((count + again) * settings.mean_rows for count in (settings.means, 1))
+        return Workload(
+            rows=max(settings.batch_size, first),
+            further_rows=min(settings.batch_size, later),
+            generations=2,
+            noise_table=settings.noise.table_size,
+        )
 
     def share_memory(self, ranks: Ranks) -> None:
         """Create the noise table once per node. Collective."""

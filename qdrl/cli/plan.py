@@ -21,7 +21,7 @@ def print_plan(experiment: Experiment, ranks: Ranks) -> None:
         UserError: the parts do not fit each other, or do not fit into memory.
     """
     parts = build(experiment)
-    needed = estimate(experiment, parts.task, rows=parts.algorithm.batch_size, ranks=ranks.size)
+    needed = estimate(experiment, parts.task, rows=parts.most_rows, ranks=ranks.size)
     measured = experiment.compute.device == "cpu"
     if measured:
         parts.algorithm.share_memory(ranks)  # as a run does: a node has one noise table

@@ -48,6 +48,11 @@ class Parts:
         """The algorithm's name in the settings."""
         return self.experiment.algorithm_name
 
+    @property
+    def most_rows(self) -> int:
+        """Return the rows of the largest generation, as far as they are known."""
+        return max(self.algorithm.batch_size, self.algorithm.workload(self.experiment.algorithm).rows)
+
 
 def build(experiment: Experiment, *, on_host: bool = False, arithmetic: Arithmetic = PORTABLE) -> Parts:
     """Return the parts of an experiment as they are before its first generation. Writes nothing.

@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 from qdrl.algorithms.base import Algorithm
 from qdrl.algorithms.critic_guided import CriticGuided
+from qdrl.algorithms.critic_guided_settings import CriticGuidedSettings
 from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.base import FIELDS
 from qdrl.compute.resource_limits import allowed_cores, core_quota, memory_limit
@@ -21,14 +22,13 @@ from qdrl.config import Experiment
 from qdrl.critics.settings import LearningSettings
 from qdrl.errors import UserError
 from qdrl.parallel.launcher import local_size
+from qdrl.policies.mlp import Mlp
+from qdrl.run.file_sizes import archive_file_bytes
 from qdrl.tasks.base import Task
+from qdrl.tasks.episodic import EpisodicTask
 
 _FLOAT = 4  # bytes
 _FLAGS = 8 + 4 + 1 + 1  # of a transition besides observations and action: row, reward, terminated, truncated
-_ELITE = 48 + 120  # bytes of an elite in a file besides genome and descriptors: columns, and HDF5's index (measured)
-_FILE = 42_000  # bytes of a file without elites and history (measured)
-_METRIC = 2_600  # bytes of a metric in a file besides its values (measured)
-_METRICS, _METRICS_OF_LEARNING = 16, 10  # in a history, and those that critics add
 _ADAM = 5  # copies of a network that training keeps: weights, target, gradient and two moments
 
 
@@ -123,7 +123,7 @@ def estimate(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Es
     Args:
         experiment: the run's settings.
         task: made of them.
-        rows: rows of a generation.
+        rows: rows of the largest generation.
         ranks: number of ranks.
     """
     on_host = experiment.compute.device != "cuda"
@@ -133,7 +133,7 @@ def estimate(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Es
         needs += _transitions(settings, task, rows, ranks)
     if numbers := _algorithm(experiment).workload(settings).noise_table:
         needs.append(Need("noise table", "algorithm.noise.size", _FLOAT * numbers, "node", 1))
-    archive_bytes = _file_bytes(experiment, task, rows)
+    archive_bytes = archive_file_bytes(experiment, task, rows)
     learned = _replay_bytes(settings, task) + _td3_bytes(settings, task) if _learns(settings) else 0
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     return Estimate(
@@ -212,12 +212,25 @@ def _archive(experiment: Experiment, task: Task) -> Need:
 
 
 def _genomes(experiment: Experiment, task: Task, rows: int) -> Need:
-    """Return memory of a rank's genomes and of the networks of its worlds; lineages are decoded one at a time."""
+    """Return memory of a rank's genomes and of the networks of its worlds; lineages are decoded one at a time.
+
+    Actors of other layers than the policies' act in worlds of their own.
+    """
     held = 0 if _algorithm(experiment).holds_lineages else rows
     worlds = min(experiment.compute.worlds, rows) if _has_policies(task) else 0
     keys = f"algorithm.batch_size, compute.worlds and {_of_genomes(task)} ({task.parameters:,} parameters)"
-    actor = _actor_parameters(experiment.algorithm, task) if _learns(experiment.algorithm) else 0
-    return Need("genomes of a generation", keys, (held + worlds) * _FLOAT * max(task.parameters, actor))
+    actor = _parameters_of_other_actors(experiment.algorithm, task)
+    numbers = held * max(task.parameters, actor) + worlds * (task.parameters + actor)
+    return Need("genomes of a generation", keys, numbers * _FLOAT)
+
+
+def _parameters_of_other_actors(settings: Any, task: Task) -> int:
+    """Return the parameters of actors that are evaluated with other layers than the policies'; 0 if there are none."""
+    if not (isinstance(settings, CriticGuidedSettings) and settings.probes_apart and isinstance(task, EpisodicTask)):
+        return 0
+    policy, sizes = task.policy, settings.critic.actor_hidden_sizes
+    differs = isinstance(policy, Mlp) and policy.resized(sizes) is not policy
+    return _actor_parameters(settings, task) if differs else 0
 
 
 def _widths(settings: Any, task: Task) -> tuple[int, int, int]:
@@ -274,27 +287,3 @@ def _transitions(settings: Any, task: Task, rows: int, ranks: int) -> list[Need]
         Need("transitions of a rank's rows", keys, length * own),
         Need("transitions of a generation", keys, length * learned, "learner", holders),
     ]
-
-
-def _file_bytes(experiment: Experiment, task: Task, rows: int) -> int:
-    """Return the size of archive.h5 with all cells full; 0 where nothing limits them.
-
-    A lineage is counted as some 60 mutations.
-    """
-    count = cells(experiment)
-    genome = 512 if _algorithm(experiment).holds_lineages else _FLOAT * task.parameters
-    elite = genome + _ELITE + 3 * 8 * len(task.spec.axes)
-    if task.state_dict(()) is not None:  # mean and variance of each generation that has an elite
-        elite += 2 * 8 * task.spec.observation_size
-    model = len(task.mjcf or "") + 2 * sum(map(len, task.assets.values()))
-    return count and _FILE + model + count * elite + _history_bytes(experiment, rows)
-
-
-def _history_bytes(experiment: Experiment, rows: int) -> int:
-    """Return the size of the history at the end of the run.
-
-    Without a budget in generations or evaluations its length is unknown, and only its columns count.
-    """
-    run, metrics = experiment.run, _METRICS + _METRICS_OF_LEARNING * _learns(experiment.algorithm)
-    generations = min(run.generations or inf, ceil((run.evaluations or inf) / rows) if run.evaluations else inf)
-    return metrics * (_METRIC + 8 * (int(generations) if generations < inf else 0))

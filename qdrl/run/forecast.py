@@ -95,7 +95,7 @@ def forecast(paces: list[Pace], parts: Parts, ranks: int) -> Forecast:
         ranks: number of ranks.
     """
     work = parts.algorithm.workload(parts.experiment.algorithm)
-    rows = work.rows if work.generations > 1 else parts.algorithm.batch_size
+    rows = work.total_rows if work.generations > 1 else parts.algorithm.batch_size
     share, gradient = ceil(rows / ranks), ceil(work.gradient_rows / ranks)
     critics = max(pace.learning_seconds for pace in paces)
     climbing = gradient * max(pace.gradient_row_seconds for pace in paces)

@@ -214,7 +214,7 @@ class Recorder:
         self._metrics.follow(self.history, rewrite=True)  # a killed run may have left rows that are computed anew
         threads = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in THREAD_VARIABLES[:3])
         parts = self._parts
-        needed = estimate(parts.experiment, parts.task, rows=parts.algorithm.batch_size, ranks=self._ranks.size)
+        needed = estimate(parts.experiment, parts.task, rows=parts.most_rows, ranks=self._ranks.size)
         begun = f"ranks {self._ranks.size}, from generation {parts.algorithm.generation}, {threads}"
         for line in (begun, needed.in_a_line()):
             LOGGER.info(line)

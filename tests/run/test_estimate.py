@@ -6,15 +6,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from qdrl.algorithms.base import Workload
+from qdrl.algorithms.registry import algorithm_class
 from qdrl.archives.archive import Archive
+from qdrl.archives.hdf5 import open_archive
 from qdrl.cli.evolve import command as evolve
-from qdrl.config import parse_experiment
+from qdrl.config import Experiment, parse_experiment
 from qdrl.errors import UserError
 from qdrl.parallel.ranks import OneProcess
 from qdrl.run.build import Parts, build
 from qdrl.run.estimate import Estimate, Need, estimate, refuse_what_cannot_fit, size
+from qdrl.run.file_sizes import history_length, history_metrics
 from qdrl.run.forecast import Forecast, Pace, duration, forecast
 from qdrl.run.start import start
+from qdrl.tasks.base import Task
 
 ARM = {"name": "arm", "task": {"name": "arm"}, "archive": {"shape": [8, 8]}, "run": {"generations": 3}}
 DCRL = {
@@ -41,7 +46,7 @@ def _parts(data: dict[str, Any]) -> Parts:
 
 
 def _needs(parts: Parts, ranks: int = 1) -> dict[str, Need]:
-    found = estimate(parts.experiment, parts.task, rows=parts.algorithm.batch_size, ranks=ranks)
+    found = estimate(parts.experiment, parts.task, rows=parts.most_rows, ranks=ranks)
     return {need.purpose: need for need in found.needs}
 
 
@@ -89,6 +94,68 @@ def test_files_are_at_most_as_large_as_estimated_and_not_much_smaller(tmp_path: 
     log = (outcome.folder / "log.txt").read_text()
     assert log.count("memory up to") == 1
     assert "archive.h5 up to" in log
+
+
+APART = {"name": "dcg_map_elites", "actor_rows": 0, "probe_rows": 20, "probe_order": "after_children"}
+GA = {"name": "deep_ga", "batch_size": 4, "parents": 2, "candidates": 3, "candidate_episodes": 5}
+
+
+def test_the_estimated_size_of_an_elite_has_all_columns_of_files() -> None:
+    few, many = (_parts(ARM | {"archive": {"shape": [side, 10]}}) for side in (10, 20))
+    sizes = [estimate(p.experiment, p.task, rows=1, ranks=1).archive_bytes for p in (few, many)]
+    indices, floats = 4 * 4 + 4, 4 * 8  # cell, generation, emitter, parent, n_evaluations; fitness, seed, steps, spread
+    vectors = 3 * 2 * 8  # descriptor, its spread and the centroid
+    assert sizes[1] - sizes[0] == 100 * (4 * few.task.parameters + indices + floats + vectors + 124)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [{"name": "map_elites", "batch_size": 4}, DCRL["algorithm"], DCRL["algorithm"] | APART, GA]
+)
+def test_the_estimated_history_has_at_least_the_metrics_and_generations_of_a_run(
+    tmp_path: Path, algorithm: dict[str, Any]
+) -> None:
+    parts = _parts(DCRL | {"algorithm": algorithm, "run": {"evaluations": 30}})
+    outcome = start(parts.experiment, OneProcess(), folder=tmp_path / "run", progress=False)
+    history = open_archive(outcome.archive).history
+    assert len(history) <= history_metrics(parts.experiment, parts.task) <= len(history) + 5
+    length = len(history["generation"])
+    assert length <= history_length(parts.experiment, parts.most_rows) <= length + 1
+
+
+def test_probes_apart_are_not_added_to_the_rows_of_a_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def noted(experiment: Experiment, task: Task, *, rows: int, ranks: int) -> Estimate:
+        seen.append(rows)
+        return estimate(experiment, task, rows=rows, ranks=ranks)
+
+    for place in ("build", "recorder"):
+        monkeypatch.setattr(f"qdrl.run.{place}.estimate", noted)
+    experiment = parse_experiment(DCRL | {"algorithm": DCRL["algorithm"] | APART, "run": {"generations": 1}})
+    start(experiment, OneProcess(), folder=tmp_path / "run", progress=False)
+    assert set(seen) == {20}  # 8 children and 20 probes
+
+
+def test_actors_of_other_layers_have_networks_in_worlds_of_their_own() -> None:
+    def bytes_of(*sizes: int) -> int:
+        critic = DCRL["algorithm"]["critic"] | {"actor_hidden_sizes": sizes}
+        return _needs(_parts(DCRL | {"algorithm": DCRL["algorithm"] | APART | {"critic": critic}}))[purpose].bytes
+
+    purpose, policy = "genomes of a generation", _parts(DCRL).task.parameters
+    inputs, outputs = 5, 2
+    actor = (inputs + 1) * 16 + (16 + 1) * outputs
+    assert bytes_of(8) == 4 * 20 * (policy + policy)  # 20 genomes, and networks of 20 worlds
+    assert bytes_of(16) == 4 * 20 * (actor + policy + actor)
+
+
+def test_the_work_of_an_algorithm_that_alternates_is_that_of_two_generations() -> None:
+    ga, novelty = (algorithm_class(name) for name in ("deep_ga", "novelty_es"))
+    assert ga.workload(ga.Settings(**GA)) == Workload(rows=15, further_rows=4, generations=2)
+    assert ga.workload(ga.Settings(**GA | {"candidate_episodes": 0})) == Workload(rows=4)
+    settings = {"batch_size": 40, "means": 3, "mean_rows": 5, "noise": {"name": "keyed"}}
+    assert novelty.workload(novelty.Settings(**settings)) == Workload(rows=40, further_rows=5, generations=2)
 
 
 @pytest.mark.parametrize(
