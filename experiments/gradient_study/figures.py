@@ -75,6 +75,8 @@ def table(study: str, rows: Rows) -> str:
     values = values_of(rows)
     tests = p_values(values)
     lines = [f"`{study}`: {heading(len(tests))}", ""]
+    if without_offset(rows):
+        lines.insert(1, "The task has no reward offset, so QD scores are sums of fitness.")
     body = [["seeds", *(str(len(found["evaluations"])) for found in values.values())]]
     for metric, label in METRICS.items():
         cells = [
@@ -104,7 +106,14 @@ def values_of(rows: Rows) -> dict[str, dict[str, np.ndarray]]:
     for name, own in by_algorithm(rows):
         values[name] = {metric: floats(own, metric) for metric in METRICS}
         values[name]["relative_reach"] = values[name]["gradient_reach"] / values[name]["unchanged_reach"]
+        if without_offset(rows):  # the same numbers again
+            values[name] |= {metric: np.array([]) for metric in METRICS if metric.endswith("fitness_sum")}
     return values
+
+
+def without_offset(rows: Rows) -> bool:
+    """Return whether QD scores are sums of fitness."""
+    return np.allclose(floats(rows, "qd_score"), floats(rows, "fitness_sum"), rtol=1e-6)
 
 
 def by_algorithm(rows: Rows) -> Iterator[tuple[str, Rows]]:
@@ -133,8 +142,9 @@ def p_values(values: dict[str, dict[str, np.ndarray]]) -> dict[tuple[str, str], 
 
 def curves(rows: Rows) -> Figure:
     """Plot scores over environment steps: medians, quartiles shaded."""
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 3), ("qd_score", "fitness_sum", "coverage"), strict=True):
+    shown = ("qd_score", "coverage") if without_offset(rows) else ("qd_score", "fitness_sum", "coverage")
+    figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(shown)), shown, strict=True):
         for name, own in by_algorithm(rows):
             seeds = [[row for row in own if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in own)]
             first, last = (np.array([floats(run, "env_steps")[end] for run in seeds]) for end in (0, -1))

@@ -103,7 +103,7 @@ def test_the_figure_of_the_readme_is_drawn_from_the_quickstart(tmp_path: Path) -
 
 _NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 _NOT_PROSE = (r"```.*?```", r"`[^`]*`", r"!?\[[^\]]*\]\([^)]*\)", r"\d{4}-\d\d-\d\d")
-_REPORTS = {"hard_maze": "## Results"}
+_REPORTS = {"gradient_study": "## Results", "hard_maze": "## Results"}
 
 
 def numbers_of(text: str) -> set[str]:
@@ -159,7 +159,7 @@ def test_the_overview_has_a_verdict_for_every_claim() -> None:
     assert len(rows) > 5
     for row in rows:
         assert len(row) == 9, row
-        assert row[-1].split(":")[0].strip("*") in ("confirmed", "contradicted", "not yet", "in part"), row
+        assert re.split("[:;]", row[-1])[0].strip("*") in ("confirmed", "contradicted", "not yet", "in part"), row
 
 
 def test_the_overview_states_what_the_tables_of_its_experiments_have() -> None:
