@@ -108,7 +108,7 @@ def curve_of(archive: StoredArchive) -> list[dict[str, object]]:
     shown = np.unique(np.linspace(0, last, CURVE_POINTS).round().astype(int))
     scores = ("qd_score", "fitness_sum", "coverage")
     return [
-        {"env_steps": int(history["env_steps"][row])} | {name: f"{history[name][row]:.7g}" for name in scores}
+        {"env_steps": int(history["env_steps"][row]), **{name: f"{history[name][row]:.7g}" for name in scores}}
         for row in shown
     ]
 

@@ -309,7 +309,7 @@ def test_invalid_settings_are_errors(settings: dict[str, Any], message: str) -> 
 
 
 def test_flipped_negatives_of_unconditioned_critics_are_an_error() -> None:
-    flipped = {"critic": {**SMALL["critic"], "flipped_negatives": True}}
+    flipped: dict[str, Any] = {"critic": {**SMALL["critic"], "flipped_negatives": True}}
     with pytest.raises(
         UserError, match=r"^algorithm\.critic\.flipped_negatives: the critics of pga_map_elites .*remove"
     ):

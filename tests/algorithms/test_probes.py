@@ -182,7 +182,8 @@ def test_failed_probes_end_no_run_if_they_are_a_generation_of_their_own(
     order: str, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_failed_probes(candidates: Candidates, **results: Any) -> Evaluation:
-        return evaluated(candidates, **results | {"failed": candidates.emitter == 3})
+        changed: dict[str, Any] = results | {"failed": candidates.emitter == 3}
+        return evaluated(candidates, **changed)
 
     monkeypatch.setattr("qdrl.tasks.episodic.evaluated", with_failed_probes)
     run = {"generations": 4, "max_failed_share": 0.1}
