@@ -46,7 +46,7 @@ def expected(device: str, name: str = "walker2d_uni", *, normalize: bool = True)
 def evaluated(
     device: str, name: str = "walker2d_uni", *, worlds: int = ROWS, normalize: bool = True, length: int = LENGTH
 ) -> Evaluation:
-    policy = {"hidden_sizes": (8,), "normalize_observations": normalize, "observation_clip": 0.5, "deviation_floor": 2}
+    policy = {"hidden_sizes": (8,), "normalize_observations": normalize, "observation_clip": 1, "deviation_floor": 0.5}
     task: Any = make_task(name, policy=policy, worlds=worlds, device=device, episode_length=length)
     genomes = np.stack([3 * task.initial(np.random.default_rng(row)) for row in range(ROWS)])
     none = torch.zeros(ROWS, dtype=torch.int64)
