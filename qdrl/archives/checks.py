@@ -56,7 +56,7 @@ def not_finite(dataset: Any, place: str) -> list[str]:
 
 
 def below(dataset: Any, place: str, least: int) -> list[str]:
-    """Return a problem with the first rows in which a dataset of integers is below a bound."""
+    """Return a problem with the first rows in which a dataset of numbers is below a bound; NaN is not."""
     rows = np.flatnonzero(dataset[:] < least).tolist()
     return [f"{place}: below {least} in rows {rows[:5]}"] if rows else []
 

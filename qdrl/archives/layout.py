@@ -61,7 +61,7 @@ _ATTRIBUTES = {
 }
 _ROOT_ATTRIBUTES = {"created_utc": "string", "qdrl_version": "string", "git_commit": "string"}
 _OPTIONAL_ATTRIBUTES = {"seed": "integer", "license": "string"}
-_OPTIONAL_OFFSETS = {"step_offset": "number", "included_offset": "number"}
+_OPTIONAL_OFFSETS = dict.fromkeys(OFFSETS[1:], "number")
 _LEAST = {"evaluation_seed": 0, "generation": 0, "parent_cell": -1, "n_evaluations": 1}
 
 
@@ -199,7 +199,7 @@ def _problems_of_elites(file: Any) -> list[str]:
 
 def _problems_of_steps(elites: Any, attributes: Any) -> list[str]:
     """Return the problems of the episodes' lengths, which are unknown in older files."""
-    needed = any(attributes.get(name) for name in OFFSETS[1:])
+    needed = any(attributes.get(name) for name in _OPTIONAL_OFFSETS)
     if "steps" not in elites:
         return ["/elites/steps: missing, although the QD score uses it"] if needed else []
     return (not_finite(elites["steps"], "/elites/steps") if needed else []) + below(elites["steps"], "/elites/steps", 0)

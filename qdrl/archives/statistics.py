@@ -25,7 +25,7 @@ class Offsets:
 
     @property
     def uses_steps(self) -> bool:
-        """Whether scores depend on the number of steps."""
+        """Whether the QD score, or the sum without offsets, needs the steps of each elite."""
         return bool(self.step_offset or self.included_offset)
 
     def scores(self, fitness: np.ndarray, steps: np.ndarray) -> np.ndarray:
